@@ -1,0 +1,212 @@
+"""The scene index: everything about a data set except its labels, in one small file.
+
+``python -m world_model.prepare`` writes it once; training, evaluation and the environment read only this file and
+the label files it points to. It is a plain npz of numbers and strings (no pickles), frames in columns.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from world_model.errors import DataError
+from world_model.files import write_npz
+from world_model.grid import FREE
+
+INDEX_NAME = "iiworld_index.npz"
+INDEX_VERSION = 1
+COMMANDS = ("right", "left", "straight")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Boxes:
+    """Annotated objects of one keyframe, in its ego frame.
+
+    Attributes:
+        center_m: (N, 3) box centres, metres.
+        size_m: (N, 3) length, width, height, metres.
+        yaw_rad: (N,) heading, 0 along ego x.
+        velocity_mps: (N, 2) ground velocity along the ego axes, NaN where unknown.
+        class_id: (N,) uint8 class ids 0..16.
+        instance: (N,) int64 identity, stable over a scene.
+    """
+
+    center_m: np.ndarray
+    size_m: np.ndarray
+    yaw_rad: np.ndarray
+    velocity_mps: np.ndarray
+    class_id: np.ndarray
+    instance: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneIndex:
+    """All keyframes of a data set, scene after scene, each scene in time order.
+
+    S scenes, F keyframes, N boxes.
+
+    Attributes:
+        root: folder that ``label_path`` is relative to (not stored: it is where the index lies unless given).
+        source: what the data is, e.g. "synthetic" or "nuscenes"; shown beside every result.
+        scene_name: (S,) str.
+        scene_split: (S,) str, "train" or "val".
+        scene_start: (S + 1,) int64, first frame of each scene; the last entry is F.
+        token: (F,) str sample tokens.
+        label_path: (F,) str, relative to ``root``; empty where the frame has no labels.
+        timestamp_us: (F,) int64 microseconds.
+        translation_m: (F, 3) float64 ego position in the global frame.
+        rotation: (F, 4) float64 unit quaternion (w, x, y, z) ego -> global.
+        command: (F,) int8: 0 right, 1 left, 2 straight.
+        motion: (F, 3) float32: velocity along ego x and y (m/s) and yaw rate (rad/s), over the step into the frame.
+        box_start: (F + 1,) int64, first box of each frame.
+        box_center_m, box_size_m, box_yaw_rad, box_velocity_mps, box_class, box_instance: see `Boxes`.
+    """
+
+    root: Path
+    source: str
+    scene_name: np.ndarray
+    scene_split: np.ndarray
+    scene_start: np.ndarray
+    token: np.ndarray
+    label_path: np.ndarray
+    timestamp_us: np.ndarray
+    translation_m: np.ndarray
+    rotation: np.ndarray
+    command: np.ndarray
+    motion: np.ndarray
+    box_start: np.ndarray
+    box_center_m: np.ndarray
+    box_size_m: np.ndarray
+    box_yaw_rad: np.ndarray
+    box_velocity_mps: np.ndarray
+    box_class: np.ndarray
+    box_instance: np.ndarray
+
+    def __post_init__(self) -> None:
+        scenes, frames, boxes = len(self.scene_name), len(self.token), len(self.box_class)
+        wanted = {
+            "scene_split": (scenes,),
+            "scene_start": (scenes + 1,),
+            "label_path": (frames,),
+            "timestamp_us": (frames,),
+            "translation_m": (frames, 3),
+            "rotation": (frames, 4),
+            "command": (frames,),
+            "motion": (frames, 3),
+            "box_start": (frames + 1,),
+            "box_center_m": (boxes, 3),
+            "box_size_m": (boxes, 3),
+            "box_yaw_rad": (boxes,),
+            "box_velocity_mps": (boxes, 2),
+            "box_instance": (boxes,),
+        }
+        remedy = "run `python -m world_model.prepare` again on the data set"
+        for name, shape in wanted.items():
+            if getattr(self, name).shape != shape:
+                raise DataError(f"index column {name} has shape {getattr(self, name).shape}", str(shape), remedy)
+        for name, end in (("scene_start", frames), ("box_start", boxes)):
+            start = getattr(self, name)
+            if start[0] != 0 or start[-1] != end or (np.diff(start) < 0).any():
+                found = f"index column {name} is not a list of offsets from 0 to {end}"
+                raise DataError(found, "rising offsets", remedy)
+        if not (np.isfinite(self.translation_m).all() and np.isfinite(self.rotation).all()):
+            raise DataError("the index holds ego poses that are not finite", "finite poses", remedy)
+        if frames and not ((self.command >= 0) & (self.command < 3)).all():
+            raise DataError("the index holds commands outside 0..2", "0 right, 1 left, 2 straight", remedy)
+        if boxes and not (self.box_class < FREE).all():
+            raise DataError("the index holds box classes outside 0..16", "Occ3D class ids", remedy)
+
+    def scenes(self, split: str) -> list[int]:
+        """Scene numbers of a split ("train", "val", or "all").
+
+        Raises:
+            DataError: the split has no scenes.
+        """
+        found = [i for i, s in enumerate(self.scene_split) if split in ("all", s)]
+        if not found:
+            known = ", ".join(f"{name} ({(self.scene_split == name).sum()})" for name in sorted(set(self.scene_split)))
+            raise DataError(
+                f"split {split!r} of {self.root} has no scenes", f"one of: {known or 'none'}", "choose another split"
+            )
+        return found
+
+    def frames(self, scene: int) -> range:
+        """Frame numbers of a scene, in time order."""
+        return range(int(self.scene_start[scene]), int(self.scene_start[scene + 1]))
+
+    def boxes(self, frame: int) -> Boxes:
+        """Annotated objects of a keyframe, in its ego frame."""
+        part = slice(int(self.box_start[frame]), int(self.box_start[frame + 1]))
+        return Boxes(
+            center_m=self.box_center_m[part],
+            size_m=self.box_size_m[part],
+            yaw_rad=self.box_yaw_rad[part],
+            velocity_mps=self.box_velocity_mps[part],
+            class_id=self.box_class[part],
+            instance=self.box_instance[part],
+        )
+
+    @cached_property
+    def ego_to_global(self) -> np.ndarray:
+        """(F, 4, 4) float64 poses."""
+        w, x, y, z = (self.rotation / np.linalg.norm(self.rotation, axis=1, keepdims=True)).T
+        pose = np.zeros((len(self.token), 4, 4))
+        pose[:, 0, :3] = np.stack((1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)), -1)
+        pose[:, 1, :3] = np.stack((2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)), -1)
+        pose[:, 2, :3] = np.stack((2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)), -1)
+        pose[:, :3, 3] = self.translation_m
+        pose[:, 3, 3] = 1
+        return pose
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Short hash of what the frames are (tokens, poses, commands, splits): stored with every checkpoint."""
+        digest = hashlib.sha256(self.source.encode())
+        for column in (self.scene_name, self.scene_split, self.token, self.label_path):
+            digest.update("\n".join(column.tolist()).encode())
+        for column in (self.scene_start, self.timestamp_us, self.translation_m, self.rotation, self.command):
+            digest.update(np.ascontiguousarray(column).tobytes())
+        return digest.hexdigest()[:16]
+
+    def save(self, path: str | Path) -> None:
+        """Write the index atomically."""
+        columns = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("root", "source")}
+        meta = json.dumps({"format": "iiworld-index", "version": INDEX_VERSION, "source": self.source})
+        write_npz(path, meta=np.array(meta), **columns)
+
+    @classmethod
+    def load(cls, path: str | Path, root: str | Path | None = None) -> SceneIndex:
+        """Read an index file, or the one inside a data folder.
+
+        Args:
+            path: the index file, or a folder that holds one.
+            root: folder of the labels; where the index lies, unless given.
+
+        Raises:
+            DataError: there is no index, or it is damaged or of another version.
+        """
+        path = Path(path)
+        if path.is_dir():
+            path = path / INDEX_NAME
+        remedy = f"run `python -m world_model.prepare --data-root {path.parent}`"
+        if not path.exists():
+            raise DataError(f"no index at {path}", f"the file {INDEX_NAME} that prepare writes", remedy)
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                columns = {name: archive[name] for name in archive.files}
+            meta = json.loads(str(columns.pop("meta")))
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            found = f"the index {path} cannot be read ({error})"
+            raise DataError(found, "an npz that prepare wrote", remedy) from error
+        if meta.get("format") != "iiworld-index" or meta.get("version") != INDEX_VERSION:
+            raise DataError(f"the index {path} says {meta}", f"format iiworld-index, version {INDEX_VERSION}", remedy)
+        wanted = {f.name for f in fields(cls)} - {"root", "source"}
+        if set(columns) != wanted:
+            raise DataError(f"the index {path} has columns {sorted(columns)}", f"{sorted(wanted)}", remedy)
+        return cls(root=Path(root) if root else path.parent, source=str(meta["source"]), **columns)

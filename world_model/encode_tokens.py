@@ -1,0 +1,105 @@
+"""Encode every frame of a data set into tokens: ``python -m world_model.encode_tokens``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+
+from world_model.checkpoint import load_tokenizer
+from world_model.data.index import SceneIndex
+from world_model.data.labels import read_labels
+from world_model.data.tokens import TokenCache
+from world_model.errors import IIWorldError
+from world_model.runtime import choose_device, keep_memory
+from world_model.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    """Run a trained tokenizer over whole scenes and store the tokens that the forecaster learns from.
+
+    Scenes are read in order, several side by side; the memory starts afresh with every scene. A killed run goes on
+    with the scenes that are missing.
+    """
+
+    index: Path
+    """Index file that `world_model.prepare` wrote, or the folder it lies in."""
+    tokenizer: Path
+    """tokenizer.safetensors, or the folder it lies in."""
+    out: Path
+    """Folder for the token cache (float16; nano takes 0.32 MB a frame, base 0.64 MB)."""
+    split: str = "all"
+    """train, val or all."""
+    batch: int = 4
+    """Scenes side by side."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+
+
+@torch.inference_mode()
+def encode_scenes(
+    model: Tokenizer, index: SceneIndex, scenes: list[int], device: torch.device
+) -> Iterator[tuple[list[int], torch.Tensor]]:
+    """Encode scenes side by side, frame after frame.
+
+    Yields:
+        Frame numbers and their tokens (n, C, Xl, Yl), once per time step; scenes that have ended drop out.
+    """
+    scenes = sorted(scenes, key=lambda s: -len(index.frames(s)))
+    memory, poses = model.empty_memory(len(scenes)), index.ego_to_global
+    with ThreadPoolExecutor(max_workers=2) as pool:
+
+        def read(step: int) -> list[np.ndarray]:
+            frames = [index.frames(s)[step] for s in scenes if step < len(index.frames(s))]
+            return [read_labels(index.root / str(index.label_path[f])) for f in frames]
+
+        length = len(index.frames(scenes[0]))
+        waiting = pool.submit(read, 0)
+        for step in range(length):
+            labels = torch.from_numpy(np.stack(waiting.result())).to(device)
+            if step + 1 < length:
+                waiting = pool.submit(read, step + 1)
+            frames = [index.frames(s)[step] for s in scenes if step < len(index.frames(s))]
+            motion = [np.linalg.inv(poses[f - 1]) @ poses[f] if step else np.eye(4) for f in frames]
+            transforms = torch.from_numpy(np.stack(motion).astype(np.float32)).to(device)
+            start = torch.full((len(frames),), step == 0, device=device)
+            out = model.encode(labels, memory.index(slice(0, len(frames))), transforms, start)
+            memory = out.memory
+            yield frames, out.token
+
+
+def main(args: Args) -> Path:
+    """Encode, and return the folder of the cache."""
+    keep_memory()
+    index = SceneIndex.load(args.index)
+    device = choose_device(args.device)
+    model, card = load_tokenizer(args.tokenizer, device)
+    shape = (model.config.latent, *model.config.latent_shape)
+    cache = TokenCache.create(args.out, index, card["weights"], shape)
+    scenes = [s for s in index.scenes(args.split) if s not in cache.done]
+    total, count, begin = sum(len(index.frames(s)) for s in scenes), 0, time.perf_counter()
+    for first in range(0, len(scenes), args.batch):
+        group = scenes[first : first + args.batch]
+        for frames, tokens in encode_scenes(model, index, group, device):
+            cache.tokens[frames] = tokens.to(torch.float16).cpu().numpy()
+            count += len(frames)
+        for scene in group:
+            cache.finish(scene)
+        pace = count / (time.perf_counter() - begin)
+        print(f"[{count}/{total}] {pace:.1f} frames/s, {(total - count) / pace / 60:.1f} min left", flush=True)
+    print(f"tokens: {args.out} ({len(cache.done)} scenes)\nnext: python -m world_model.train_forecaster", flush=True)
+    return args.out
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Args))
+    except IIWorldError as error:
+        raise SystemExit(f"error: {error}") from error

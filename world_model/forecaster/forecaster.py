@@ -1,0 +1,186 @@
+"""The forecaster: from tokens and poses seen so far, and a motion to come, to the next token.
+
+State goes in and comes out; nothing is remembered on the module. Source: I2-World (ICCV 2025, arXiv 2507.09144).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from world_model.errors import DataError
+from world_model.forecaster.config import ForecasterConfig
+from world_model.forecaster.motion import PoseEncoder, observed_slots, slot_of, step_pose
+from world_model.forecaster.transformer import Transformer, to_cells, to_map
+from world_model.geometry import invert_pose, warp_bev, yaw_from_matrix
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForecastState:
+    """All that a forecast goes on from. B samples, H remembered frames, oldest to newest, the current one last.
+
+    Attributes:
+        tokens: (B, H, C, Xl, Yl).
+        poses: (B, H, 4, 4) ego -> the ego frame at the start of the forecast, float32.
+        motions: (B, H, 9) motion slots.
+    """
+
+    tokens: Tensor
+    poses: Tensor
+    motions: Tensor
+
+    @property
+    def token(self) -> Tensor:
+        """(B, C, Xl, Yl) current token."""
+        return self.tokens[:, -1]
+
+    def index(self, i: Tensor | slice | list[int]) -> ForecastState:
+        """Some of the samples."""
+        return ForecastState(**{f.name: getattr(self, f.name)[i] for f in fields(self)})
+
+    def expand(self, n: int) -> ForecastState:
+        """Every sample n times in a row."""
+        return ForecastState(**{f.name: getattr(self, f.name).repeat_interleave(n, 0) for f in fields(self)})
+
+    def clone(self) -> ForecastState:
+        """An independent copy."""
+        return ForecastState(**{f.name: getattr(self, f.name).clone() for f in fields(self)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """One forecast step.
+
+    Attributes:
+        token: (B, C, Xl, Yl) next token.
+        curr_to_next: (B, 4, 4) the motion it was conditioned on: current ego frame -> next ego frame.
+        motion: (B, 6) the ego head's own prediction: dx, dy in the current ego frame (m), quaternion (w, x, y, z).
+        predicted_motion: (B, 3) the same as dx, dy (m), dyaw (rad).
+    """
+
+    token: Tensor
+    curr_to_next: Tensor
+    motion: Tensor
+    predicted_motion: Tensor
+
+
+class Forecaster(nn.Module):
+    """Tokens -> next tokens, step by step."""
+
+    def __init__(self, config: ForecasterConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.pose_encoder = PoseEncoder(config.width, config.pose_width, config.history)
+        self.transformer = Transformer(config)
+        if config.transport:
+            self.phase_embed = nn.Linear(4, config.width)
+            self.change = nn.Linear(config.width, config.width)
+            # At first the forecast is the moved token itself.
+            nn.init.zeros_(self.change.weight)
+            nn.init.zeros_(self.change.bias)
+
+    def start(self, tokens: Tensor, poses: Tensor) -> ForecastState:
+        """Begin a forecast.
+
+        Args:
+            tokens: (B, P, C, Xl, Yl) tokens of the observed frames, oldest to newest, P >= 1.
+            poses: (B, P, 4, 4) their ego poses in any common frame (float64 for global coordinates).
+
+        Raises:
+            DataError: tokens of another size than the configured one.
+        """
+        config = self.config
+        expected = (config.width, *config.latent_shape)
+        if tokens.shape[2:] != expected or poses.shape != (*tokens.shape[:2], 4, 4):
+            raise DataError(
+                f"tokens {tuple(tokens.shape)} with poses {tuple(poses.shape)}",
+                f"(B, P, {', '.join(map(str, expected))}) with (B, P, 4, 4)",
+                "use tokens of the tokenizer that this forecaster was trained with",
+            )
+        # Relative poses first, then float32: global coordinates run to kilometres.
+        local = (invert_pose(poses[:, -1:]) @ poses).float()
+        motions = observed_slots(local, config.history)
+        if not config.transport:
+            # As published: the past reaches the network through the tokenizer's memory and the motions alone.
+            tokens, local = tokens[:, -1:], local[:, -1:]
+        tokens, local = tokens[:, -config.history :], local[:, -config.history :]
+        missing = config.history - tokens.shape[1]
+        return ForecastState(
+            tokens=torch.cat((tokens[:, :1].expand(-1, missing, -1, -1, -1), tokens), 1),
+            poses=torch.cat((local[:, :1].expand(-1, missing, -1, -1), local), 1),
+            motions=motions.to(tokens.dtype),
+        )
+
+    def step(
+        self, state: ForecastState, command: Tensor, curr_to_next: Tensor | None = None
+    ) -> tuple[ForecastState, Forecast]:
+        """Forecast half a second.
+
+        Args:
+            state: from `start` or the previous step.
+            command: (B,) long: 0 right, 1 left, 2 straight.
+            curr_to_next: (B, 4, 4) current ego frame -> next ego frame; None lets the model choose by the command.
+        """
+        forecast = self.predict(state, command, curr_to_next)
+        return self.advance(state, forecast.token, invert_pose(forecast.curr_to_next)), forecast
+
+    def predict(self, state: ForecastState, command: Tensor, curr_to_next: Tensor | None = None) -> Forecast:
+        """The forecast of `step` without moving on."""
+        present, motions = self.transformer.encode(state.token, self.pose_encoder(state.motions))
+        motion = motions[torch.arange(len(command), device=command.device), command].float()
+        predicted = step_pose(motion)
+        if curr_to_next is None:
+            curr_to_next = invert_pose(predicted)
+        decode = self._decode_moved if self.config.transport else self._decode_published
+        token = decode(state, present, curr_to_next.float())
+        return Forecast(
+            token=token,
+            curr_to_next=curr_to_next,
+            motion=motion,
+            predicted_motion=torch.cat((motion[:, :2], yaw_from_matrix(predicted)[:, None]), -1),
+        )
+
+    def advance(self, state: ForecastState, token: Tensor, next_in_curr: Tensor) -> ForecastState:
+        """Take a token and the next ego frame's pose in the current one (B, 4, 4) as what happened."""
+        pose = state.poses[:, -1] @ next_in_curr.to(state.poses.dtype)
+        slot = slot_of(next_in_curr).to(state.motions.dtype)
+        # The copy in the history carries no gradient; the current token does.
+        past = torch.cat((state.tokens[:, 1:-1], state.tokens[:, -1:].detach()), 1)
+        return ForecastState(
+            tokens=torch.cat((past, token[:, None].to(past.dtype)), 1),
+            poses=torch.cat((state.poses[:, 1:], pose[:, None]), 1),
+            motions=torch.cat((state.motions[:, 1:], slot[:, None].detach()), 1),
+        )
+
+    def _decode_published(self, state: ForecastState, present: Tensor, curr_to_next: Tensor) -> Tensor:
+        return self.transformer.decode(present, state.tokens, curr_to_next)
+
+    def _decode_moved(self, state: ForecastState, present: Tensor, curr_to_next: Tensor) -> Tensor:
+        """Move what is known into the next frame first: the network only has to say what geometry cannot."""
+        config = self.config
+        batch, slots, width, size_x, size_y = state.tokens.shape
+        next_pose = state.poses[:, -1] @ invert_pose(curr_to_next)
+        next_to_slot = invert_pose(state.poses) @ next_pose[:, None]
+        maps = torch.cat((state.tokens.flatten(0, 1), present), 0)
+        transforms = torch.cat((next_to_slot.flatten(0, 1), next_to_slot[:, -1]), 0)
+        moved = warp_bev(maps, transforms, config.lower_m, config.cell_m, 0.0)
+        history = moved[: batch * slots].view(batch, slots, width, size_x, size_y)
+        present = moved[batch * slots :] + self._phase(next_to_slot[:, -1], present.dtype)
+        change = self.change(to_cells(self.transformer.decode(present, history, curr_to_next)))
+        return history[:, -1] + to_map(change, config.latent_shape)
+
+    def _phase(self, next_to_curr: Tensor, dtype: torch.dtype) -> Tensor:
+        """(B, C, Xl, Yl) where between two cells each moved cell was read: what interpolation has blurred."""
+        size_x, size_y = self.config.latent_shape
+        x = torch.arange(size_x, device=next_to_curr.device) + 0.5
+        y = torch.arange(size_y, device=next_to_curr.device) + 0.5
+        low = torch.tensor(self.config.lower_m, device=next_to_curr.device) / self.config.cell_m
+        points = torch.stack(torch.meshgrid(x, y, indexing="ij"), -1) + low
+        source = torch.einsum("bij,xyj->bxyi", next_to_curr[:, :2, :2], points)
+        source = source + next_to_curr[:, None, None, :2, 3] / self.config.cell_m - low
+        turn = 2 * torch.pi * (source - 0.5)
+        waves = torch.cat((turn.sin(), turn.cos()), -1).to(dtype)
+        return F.linear(waves, self.phase_embed.weight, self.phase_embed.bias).permute(0, 3, 1, 2)
