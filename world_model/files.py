@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +16,20 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from world_model.errors import OutputError
+
+DAMAGED_NPZ = (
+    OSError,
+    ValueError,
+    EOFError,
+    KeyError,
+    RuntimeError,
+    OverflowError,
+    SyntaxError,
+    struct.error,
+    zlib.error,
+    zipfile.BadZipFile,
+)
+"""What numpy and zipfile raise for one or another kind of damage to an npz file."""
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from world_model.errors import DataError
-from world_model.files import write_npz
+from world_model.files import DAMAGED_NPZ, write_npz
 from world_model.grid import FREE
 
 INDEX_NAME = "iiworld_index.npz"
@@ -201,7 +200,7 @@ class SceneIndex:
             with np.load(path, allow_pickle=False) as archive:
                 columns = {name: archive[name] for name in archive.files}
             meta = json.loads(str(columns.pop("meta")))
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except DAMAGED_NPZ as error:
             found = f"the index {path} cannot be read ({error})"
             raise DataError(found, "an npz that prepare wrote", remedy) from error
         if meta.get("format") != "iiworld-index" or meta.get("version") != INDEX_VERSION:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 
 from world_model.errors import DataError
+from world_model.files import DAMAGED_NPZ
 from world_model.grid import FREE, OCC3D
 
 
@@ -37,7 +36,7 @@ def read_labels(path: str | Path, key: str = "semantics", shape: tuple[int, ...]
         raise DataError(f"{path} does not exist", "an Occ3D labels.npz", remedy) from error
     except DataError:
         raise
-    except (OSError, ValueError, EOFError, KeyError, zlib.error, zipfile.BadZipFile) as error:
+    except DAMAGED_NPZ as error:
         raise DataError(f"{path} cannot be read ({error})", "an intact npz file", remedy) from error
     if labels.shape != tuple(shape) or labels.dtype.kind not in "iu":
         raise DataError(f"{path}: {key} is {labels.dtype} {labels.shape}", f"integers of shape {tuple(shape)}", remedy)

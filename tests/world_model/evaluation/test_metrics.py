@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from world_model.errors import DataError
+from world_model.evaluation.metrics import Confusion
+from world_model.grid import MOVABLE, STATIC
+
+
+def labels(seed: int, shape: tuple[int, ...] = (4, 10, 9, 8), highest: int = 18) -> Tensor:
+    return torch.randint(0, highest, shape, generator=torch.Generator().manual_seed(seed)).to(torch.uint8)
+
+
+def counted(prediction: Tensor, truth: Tensor, mask: Tensor | None = None) -> Confusion:
+    confusion = Confusion()
+    confusion.add(prediction, truth, mask)
+    return confusion
+
+
+def slow_per_class(prediction: np.ndarray, truth: np.ndarray) -> list[float]:
+    keep = truth != 255
+    prediction, truth = prediction[keep], truth[keep]
+    scores = []
+    for c in range(18):
+        union = ((prediction == c) | (truth == c)).sum()
+        scores.append(((prediction == c) & (truth == c)).sum() / union if union else float("nan"))
+    return scores
+
+
+def test_agrees_with_a_slow_twin_and_leaves_its_inputs_alone() -> None:
+    prediction, truth = labels(0, highest=12), labels(1)
+    truth[truth == 14] = 17
+    truth[0, :2] = 255
+    before = prediction.clone(), truth.clone()
+    confusion = counted(prediction, truth)
+    assert torch.equal(prediction, before[0]) and torch.equal(truth, before[1])
+    slow = slow_per_class(prediction.numpy(), truth.numpy())
+    np.testing.assert_allclose(confusion.per_class(), slow)
+    assert confusion.miou() == pytest.approx(np.nanmean(slow[:17]))
+    published = [s for s in slow[:17] if not math.isnan(s) and s > 0]
+    assert confusion.miou_published() == pytest.approx(np.mean(published))
+    assert len(published) < 17 and confusion.miou_published() > confusion.miou()
+    keep = truth != 255
+    occupied, hit = truth[keep] != 17, prediction[keep] != 17
+    assert confusion.iou() == pytest.approx(float((occupied & hit).sum() / (occupied | hit).sum()))
+    assert confusion.total == int(keep.sum())
+
+
+def test_any_order_and_batch_gives_identical_sums() -> None:
+    prediction, truth = labels(2), labels(3)
+    whole = counted(prediction, truth)
+    parts = Confusion()
+    for i in (2, 0, 3, 1):
+        parts.add(prediction[i], truth[i])
+    assert (parts.counts == whole.counts).all()
+    assert ((counted(prediction[:1], truth[:1]) + counted(prediction[1:], truth[1:])).counts == whole.counts).all()
+
+
+def test_perfect_and_empty() -> None:
+    truth = labels(4)
+    assert counted(truth, truth).miou() == counted(truth, truth).iou() == 1.0
+    free = torch.full_like(truth, 17)
+    assert counted(free, truth).iou() == 0.0
+    assert math.isnan(counted(free, free).iou()) and math.isnan(counted(free, free).miou())
+    assert math.isnan(Confusion().miou_published())
+
+
+def test_absent_class_neither_helps_nor_hurts() -> None:
+    truth = torch.tensor([4, 4, 11, 17], dtype=torch.uint8)
+    prediction = torch.tensor([4, 17, 11, 17], dtype=torch.uint8)
+    assert counted(prediction, truth).miou() == pytest.approx((0.5 + 1.0) / 2)
+
+
+def test_mask_counts_only_inside() -> None:
+    prediction, truth = labels(5), labels(6)
+    mask = labels(7, highest=2).bool()
+    inside, outside = counted(prediction, truth, mask), counted(prediction, truth, ~mask)
+    assert ((inside + outside).counts == counted(prediction, truth).counts).all()
+    assert inside.total == int(mask.sum())
+
+
+def test_class_subsets() -> None:
+    truth = torch.tensor([4, 4, 11, 11, 17], dtype=torch.uint8)
+    prediction = torch.tensor([4, 11, 11, 17, 10], dtype=torch.uint8)
+    confusion = counted(prediction, truth)
+    assert confusion.iou(MOVABLE) == pytest.approx(1 / 3)
+    assert confusion.miou(MOVABLE) == pytest.approx((0.5 + 0.0) / 2)
+    assert confusion.miou(STATIC) == pytest.approx(1 / 3)
+
+
+def test_bad_labels_are_named() -> None:
+    good = labels(8)
+    with pytest.raises(DataError, match="equal shapes"):
+        counted(good, good[:1])
+    with pytest.raises(DataError, match="18"):
+        counted(good, torch.full_like(good, 18))
+    with pytest.raises(DataError, match="255"):
+        counted(torch.full_like(good, 255), good)
