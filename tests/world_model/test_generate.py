@@ -1,0 +1,176 @@
+"""Rolling scenes forward from the command line: the right motion, whole files, and nothing done twice."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from world_model.data.clips import load_clips
+from world_model.data.index import SceneIndex
+from world_model.errors import DataError, OptionError
+from world_model.files import write_npz
+from world_model.generate import FILES, Generate, generate
+from world_model.grid import CLASS_ID, FREE
+from world_model.rollout import parse_trajectory, roll
+from world_model.visualize import Visualize, visualize
+from world_model.worlds.build import build_world
+
+FRAMES = 8
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two scenes of eight frames: 2 m forward and 0.05 rad to the left a step, past one car that stands still."""
+    root = tmp_path_factory.mktemp("data")
+    yaw = np.arange(FRAMES) * 0.05
+    steps = np.stack((np.cos(yaw), np.sin(yaw)), 1) * 2
+    place = np.cumsum(steps, 0) - steps + np.array((500.0, 900.0))
+    paths = []
+    for scene in range(2):
+        for frame in range(FRAMES):
+            labels = np.full((200, 200, 16), FREE, np.uint8)
+            labels[60:140, 80:120, 2] = CLASS_ID["driveable_surface"]
+            labels[130 - 5 * frame : 140 - 5 * frame, 84:90, 3:7] = CLASS_ID["car"]
+            paths.append(f"gts/scene-{scene}/{frame}/labels.npz")
+            write_npz(root / paths[-1], semantics=labels)
+    count = 2 * FRAMES
+    rotation = np.stack((np.cos(yaw / 2), 0 * yaw, 0 * yaw, np.sin(yaw / 2)), 1)
+    SceneIndex(
+        root=root,
+        source="synthetic",
+        scene_name=np.array(["scene-0", "scene-1"]),
+        scene_split=np.array(["train", "val"]),
+        scene_start=np.array([0, FRAMES, count]),
+        token=np.array([f"t{i}" for i in range(count)]),
+        label_path=np.array(paths),
+        timestamp_us=np.tile(np.arange(FRAMES) * 500_000, 2),
+        translation_m=np.tile(np.concatenate((place, np.zeros((FRAMES, 1))), 1), (2, 1)),
+        rotation=np.tile(rotation, (2, 1)),
+        command=np.full(count, 2, np.int8),
+        motion=np.zeros((count, 3), np.float32),
+        box_start=np.zeros(count + 1, np.int64),
+        box_center_m=np.zeros((0, 3), np.float32),
+        box_size_m=np.zeros((0, 3), np.float32),
+        box_yaw_rad=np.zeros(0, np.float32),
+        box_velocity_mps=np.zeros((0, 2), np.float32),
+        box_class=np.zeros(0, np.uint8),
+        box_instance=np.zeros(0, np.int64),
+    ).save(root / "iiworld_index.npz")
+    return root
+
+
+def test_the_log_replayed_is_the_log(data: Path, tmp_path: Path) -> None:
+    options = Generate(index=data, world="replay", frame=2, steps=3, out=tmp_path, scene=("scene-1",))
+    (folder,) = generate(options)
+    index = SceneIndex.load(data)
+    with np.load(folder / "forecast.npz") as archive:
+        occupancy, poses = archive["occupancy"], archive["ego_to_global"]
+    clips = load_clips(index, [FRAMES + 2], future=3, with_future_labels=True)
+    assert clips.future_occupancy is not None
+    assert (occupancy == clips.future_occupancy[0].numpy()).all()
+    assert np.allclose(poses, index.ego_to_global[FRAMES + 2 : FRAMES + 6])
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["steps"] == 3 and summary["distance_m"] == pytest.approx(6)
+    for name in FILES[1:]:
+        assert Image.open(folder / name).size[0] > 300
+    assert Image.open(folder / "drive.gif").n_frames == 4
+
+
+def test_a_given_trajectory_is_followed(data: Path) -> None:
+    clips = load_clips(SceneIndex.load(data), [4], future=3, with_future_labels=True)
+    motions = np.array([(4.0, 0.0, np.pi / 2), (3.0, 0.0, 0.0), (0.0, 0.0, 0.0)])
+    done: list[int] = []
+    rollout = roll(build_world("transport"), clips, "fine", motions, 3, done.append)
+    relative = np.linalg.inv(rollout.ego_to_global[0]) @ rollout.ego_to_global
+    assert np.allclose(relative[:, :2, 3], [(0, 0), (4, 0), (4, 3), (4, 3)])
+    assert np.allclose(np.arctan2(relative[:, 1, 0], relative[:, 0, 0]), [0, np.pi / 2, np.pi / 2, np.pi / 2])
+    assert (rollout.occupancy[2] == rollout.occupancy[1]).all()
+    assert done == [1, 2, 3]
+
+
+def test_finished_scenes_are_skipped_and_others_are_not(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = Generate(index=data, world="transport", frame=5, steps=1, out=tmp_path, scene=("all",))
+    first, second = generate(options)
+    before = (first / "forecast.npz").stat().st_mtime_ns
+    (second / "drive.gif").unlink()  # as if it had been stopped in the middle
+    capsys.readouterr()
+    assert generate(options) == [first, second]
+    said = capsys.readouterr().out
+    assert said.count("already there") == 1
+    assert (first / "forecast.npz").stat().st_mtime_ns == before and (second / "drive.gif").exists()
+    generate(dataclasses.replace(options, steps=2, scene=("scene-0",)))  # another question: not the same answer
+    assert json.loads((first / "summary.json").read_text())["steps"] == 2
+
+
+def test_steps_end_with_the_log(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder,) = generate(Generate(index=data, world="transport", frame=5, steps=16, out=tmp_path))
+    assert "2 steps instead of 16" in capsys.readouterr().out
+    with np.load(folder / "forecast.npz") as archive:
+        assert archive["occupancy"].shape == (2, 200, 200, 16)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scene": ("scene-9",)}, "scene-0, scene-1"),
+        ({"frame": 99}, "0..7"),
+        ({"frame": 7}, "last of the scene"),
+        ({"control": "left"}, "no motion model"),
+        ({"split": "test"}, "train"),
+    ],
+)
+def test_bad_options_are_named(data: Path, tmp_path: Path, options: dict[str, object], message: str) -> None:
+    with pytest.raises((OptionError, DataError), match=message):
+        generate(Generate(index=data, world="transport", out=tmp_path, **options))  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
+
+
+def test_contradicting_options_are_refused() -> None:
+    for options in ({"steps": 0}, {"control": "fine"}, {"control": "left", "trajectory": "1,0,0"}):
+        with pytest.raises(OptionError):
+            Generate(**options)  # type: ignore[arg-type]
+
+
+def test_trajectories_from_text_and_from_file(tmp_path: Path) -> None:
+    expected = [(4, 0, 0), (3.5, 0.25, -0.1)]
+    assert np.array_equal(parse_trajectory("4,0,0; 3.5,0.25,-0.1"), expected)
+    (tmp_path / "a.csv").write_text("dx, dy, dyaw\n4,0,0\n\n3.5,0.25,-0.1\n")
+    assert np.array_equal(parse_trajectory(str(tmp_path / "a.csv")), expected)
+
+
+@pytest.mark.parametrize("text", ["", " ; ", "1,2", "1,2,x", "1,2,nan", "1,0,0;1,inf,0", "dx,dy,dyaw", "missing.csv"])
+def test_bad_trajectories_say_what_is_expected(text: str) -> None:
+    with pytest.raises(OptionError, match="dx,dy,dyaw"):
+        parse_trajectory(text)
+
+
+def test_one_npz_becomes_a_picture(data: Path, tmp_path: Path) -> None:
+    labels = data / "gts/scene-0/3/labels.npz"
+    (picture,) = visualize(Visualize(file=labels, out=tmp_path / "frame", height=200))
+    assert picture == tmp_path / "frame.png" and Image.open(picture).size[0] > 400
+    (narrow,) = visualize(Visualize(file=labels, out=tmp_path / "bev", height=200, view="bev"))
+    assert Image.open(narrow).size[0] == 200
+
+
+def test_a_forecast_becomes_strips_and_a_film(data: Path, tmp_path: Path) -> None:
+    (folder,) = generate(Generate(index=data, world="transport", frame=5, steps=2, out=tmp_path))
+    written = visualize(Visualize(file=folder / "forecast.npz", out=tmp_path / "seen"))
+    assert [p.name for p in written] == ["seen.png", "seen_3d.png", "seen.gif"]
+    assert Image.open(written[2]).n_frames == 3
+
+
+def test_files_that_cannot_be_shown_are_named(tmp_path: Path) -> None:
+    (tmp_path / "torn.npz").write_bytes(b"PK\x03\x04 torn")
+    write_npz(tmp_path / "other.npz", numbers=np.zeros(3))
+    write_npz(tmp_path / "odd.npz", occupancy=np.full((1, 4, 4, 2), 99), ego_to_global=np.zeros((2, 4, 4)))
+    write_npz(tmp_path / "short.npz", occupancy=np.zeros((1, 4, 4, 2), np.uint8), ego_to_global=np.zeros((1, 4, 4)))
+    for name in ("missing.npz", "torn.npz", "other.npz", "odd.npz", "short.npz"):
+        with pytest.raises(DataError, match=name):
+            visualize(Visualize(file=tmp_path / name))

@@ -1,0 +1,134 @@
+"""Pictures of a whole drive: one picture a step, a strip over time, a film."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from world_model.grid import OCC3D, STEP_S, VoxelGrid
+from world_model.pictures.bev import birds_eye
+from world_model.pictures.camera import Camera
+from world_model.pictures.strip import beside, caption, strip
+from world_model.pictures.voxels import CHASE, voxels_3d
+
+
+def path_from(ego_to_global: np.ndarray, step: int, first: int = 0) -> np.ndarray:
+    """The ego's positions as seen from one of its poses.
+
+    Args:
+        ego_to_global: (T, 4, 4) poses.
+        step: the pose to look from.
+        first: the first pose to include.
+
+    Returns:
+        (T - first, 2) metres in the ego frame of ``step``.
+    """
+    pose = ego_to_global[step]
+    offset = ego_to_global[first:, :3, 3] - pose[:3, 3]
+    return (offset @ pose[:3, :3])[:, :2]
+
+
+def scene_picture(
+    labels: np.ndarray,
+    *,
+    text: str = "",
+    path_m: np.ndarray | None = None,
+    route_m: np.ndarray | None = None,
+    goal_m: np.ndarray | tuple[float, float] | None = None,
+    height: int = 400,
+    camera: Camera = CHASE,
+    grid: VoxelGrid = OCC3D,
+) -> np.ndarray:
+    """The 3D view and the bird's-eye view of one moment side by side.
+
+    Args:
+        labels: (X, Y, Z) class ids.
+        text: a line in the corner.
+        path_m, route_m, goal_m: see `birds_eye`.
+        height: of the picture in pixels; the bird's-eye view takes the largest whole scale that fits.
+        camera: view of the 3D half.
+        grid: extent of the labels.
+
+    Returns:
+        (height, W, 3) uint8.
+    """
+    scale = max(1, height // grid.shape[0])
+    seen = voxels_3d(labels, size=(height * 4 // 3, height), camera=camera, grid=grid, path_m=path_m, route_m=route_m)
+    flat = birds_eye(labels, scale=scale, grid=grid, path_m=path_m, route_m=route_m, goal_m=goal_m)
+    return beside(caption(seen, text) if text else seen, flat)
+
+
+def drive_film(
+    occupancy: Sequence[np.ndarray],
+    ego_to_global: np.ndarray,
+    *,
+    title: str = "",
+    height: int = 400,
+    grid: VoxelGrid = OCC3D,
+) -> list[np.ndarray]:
+    """One picture for each moment of a drive, each with the way that is still ahead.
+
+    Args:
+        occupancy: T labels (X, Y, Z), each around the ego in its own frame.
+        ego_to_global: (T, 4, 4) poses.
+        title: goes before time and speed in the corner.
+        height: of the pictures in pixels.
+        grid: extent of the labels.
+
+    Returns:
+        T pictures (height, W, 3) uint8.
+    """
+    moved = np.linalg.norm(np.diff(ego_to_global[:, :2, 3], axis=0), axis=1) / STEP_S
+    speed = np.concatenate((moved[:1], moved)) if len(moved) else np.zeros(1)
+    return [
+        scene_picture(
+            labels,
+            text=f"{title}   {i * STEP_S:.1f} s   {speed[i]:.1f} m/s".strip(),
+            path_m=path_from(ego_to_global, i, i),
+            height=height,
+            grid=grid,
+        )
+        for i, labels in enumerate(occupancy)
+    ]
+
+
+def drive_strip(
+    rows: dict[str, Sequence[np.ndarray | None]],
+    ego_to_global: dict[str, np.ndarray],
+    *,
+    title: str = "",
+    columns: int = 6,
+    view: str = "bev",
+    grid: VoxelGrid = OCC3D,
+) -> np.ndarray:
+    """Several drives below each other, time to the right.
+
+    Args:
+        rows: name -> labels (X, Y, Z) of every step, None where there are none.
+        ego_to_global: name -> (T, 4, 4) poses of that row.
+        title: a line above.
+        columns: how many moments to show, spread evenly over the longest row.
+        view: "bev" from above, or "voxels" in 3D.
+        grid: extent of the labels.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    longest = max(len(row) for row in rows.values())
+    steps = np.unique(np.linspace(0, longest - 1, min(columns, longest)).round().astype(int)).tolist()
+    pictures = [[_moment(row, ego_to_global[name], step, view, grid) for step in steps] for name, row in rows.items()]
+    captions = ["now" if step == 0 else f"+{step * STEP_S:.1f} s" for step in steps]
+    return strip(pictures, columns=captions, labels=list(rows) if len(rows) > 1 else (), title=title)
+
+
+def _moment(
+    row: Sequence[np.ndarray | None], poses: np.ndarray, step: int, view: str, grid: VoxelGrid
+) -> np.ndarray | None:
+    labels = row[step] if step < len(row) else None
+    if labels is None:
+        return None
+    path = path_from(poses, step, step)
+    if view == "voxels":
+        return voxels_3d(labels, size=(288, 216), grid=grid, path_m=path)
+    return birds_eye(labels, scale=max(1, 200 // grid.shape[0]), grid=grid, path_m=path)
