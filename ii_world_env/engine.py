@@ -1,0 +1,382 @@
+"""The engine: state in, state out, batched over B environments. It knows no gymnasium and keeps nothing between calls.
+
+    world   = build_world("transport")
+    engine  = Engine(world)
+    state   = engine.reset(load_clips(index, frames, future=engine.frames_ahead))
+    state, out = engine.step(state, actions)          # one model forward for all B
+    plans   = engine.rollout(state.expand(64), plans)  # score 64 plans per environment
+
+Legend: B environments, A components of an action, F recorded future frames, H steps of a plan.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ii_world_env import footprint, route
+from ii_world_env.actions import ACTION_MODES, MAX_SPEED_MPS, SUBSTEPS, ActionMode, Motion
+from ii_world_env.footprint import FootprintConfig
+from ii_world_env.outcome import Outcome, discomfort
+from ii_world_env.planar import compose, inverse, relative
+from ii_world_env.rewards import RewardFunction, default
+from ii_world_env.route import Route
+from world_model.data.clips import Clips
+from world_model.errors import ActionError, ConfigError, OptionError
+from world_model.geometry import invert_pose, se2_matrix, warp_voxels
+from world_model.grid import STEP_S
+from world_model.worlds import TensorState, World, WorldState
+from world_model.worlds.replay import planar_from
+
+CAUSES = ("running", "collision", "off_road", "destination", "horizon", "route_end", "untrusted")
+"""Why an episode ended, by the number in `StepOutput.cause`."""
+TERMINATIONS = 3
+"""Causes 1..3 terminate, the later ones truncate."""
+TTC_S = (0.3, 0.6, 0.9)
+
+TrustFunction = Callable[[WorldState], Tensor]
+"""State of a world -> (B,) trust in its forecast, in [0, 1]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """How episodes run.
+
+    Args:
+        action: name of the action mode, see `ACTION_MODES`.
+        horizon: steps of 0.5 s until an episode is truncated.
+        footprint: what counts as touching something.
+        goal_tolerance_m: the destination counts as reached from this far before it.
+        goal_lateral_m: ... and not farther than this beside the route.
+        shortest_goal_m: a log that drives less than this has no destination: the task is to stay safe until the horizon.
+        least_trust: forecasts below this trust end the episode as "untrusted"; only with a trust function.
+    """
+
+    action: str = "kinematic"
+    horizon: int = 16
+    footprint: FootprintConfig = field(default_factory=FootprintConfig)
+    goal_tolerance_m: float = 1.0
+    goal_lateral_m: float = 4.0
+    shortest_goal_m: float = 5.0
+    least_trust: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.action not in ACTION_MODES:
+            raise OptionError(f"action={self.action!r}", f"one of {tuple(ACTION_MODES)}", "choose one of them")
+        if isinstance(self.horizon, bool) or not isinstance(self.horizon, int) or self.horizon < 1:
+            raise ConfigError(f"horizon={self.horizon!r}", "a whole number of steps >= 1", "give for example horizon=16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class State(TensorState):
+    """B environments at one moment. Everything that the next step depends on is here.
+
+    Attributes:
+        world: the world's own state.
+        labels: (B, X, Y, Z) uint8 occupancy in the current ego frame.
+        ground: (B, X, Y) int8 votes of the observed frames for drivable (> 0) or other ground (< 0), start frame.
+        pose: (B, 3) x, y in metres and yaw in rad of the ego in the start frame (the ego frame at reset).
+        speed_mps, accel_mps2, lateral_mps2, yaw_rate_rps: (B,) the ego's motion over the last step.
+        last_action: (B, A) float32.
+        commands: (B, F + 1) int64 command at each step.
+        route: the recorded route.
+        progress_m: (B,) arc length along the route.
+        steps: (B,) int64 steps since the reset.
+    """
+
+    world: WorldState
+    labels: Tensor
+    ground: Tensor
+    pose: Tensor
+    speed_mps: Tensor
+    accel_mps2: Tensor
+    lateral_mps2: Tensor
+    yaw_rate_rps: Tensor
+    last_action: Tensor
+    commands: Tensor
+    route: Route
+    progress_m: Tensor
+    steps: Tensor
+
+    @property
+    def batch(self) -> int:
+        """Number of environments B."""
+        return self.pose.shape[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepOutput:
+    """What one step gave.
+
+    Attributes:
+        reward: (B,) float32, the sum of the terms.
+        terms: (B,) float32 by name.
+        terminated: (B,) bool.
+        truncated: (B,) bool; never together with ``terminated``.
+        cause: (B,) int64, index into `CAUSES`.
+        outcome: the facts behind them.
+        path: (B, S, 3) driven x, y, yaw of the substeps, in the start frame.
+    """
+
+    reward: Tensor
+    terms: dict[str, Tensor]
+    terminated: Tensor
+    truncated: Tensor
+    cause: Tensor
+    outcome: Outcome
+    path: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollout:
+    """What whole plans gave.
+
+    Attributes:
+        reward: (B, H) float32, 0 after the end of an episode.
+        alive: (B, H) bool, the episode still ran before this step.
+        cause: (B,) int64, why the episode ended, index into `CAUSES` (0: it did not).
+        state: after the last step, also where the episode ended earlier.
+    """
+
+    reward: Tensor
+    alive: Tensor
+    cause: Tensor
+    state: State
+
+    @property
+    def total(self) -> Tensor:
+        """(B,) sum of rewards."""
+        return self.reward.sum(1)
+
+
+class Engine:
+    """Driving in a world.
+
+    Args:
+        world: what surrounds the ego.
+        config: how episodes run.
+        reward: from the facts of a step to named terms.
+        trust: optional forecast trust, see `TrustFunction`.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        config: EngineConfig | None = None,
+        reward: RewardFunction | None = None,
+        trust: TrustFunction | None = None,
+    ) -> None:
+        self.world = world
+        self.config = config or EngineConfig()
+        self.reward = reward or default()
+        self.trust = trust
+        self.action_mode: ActionMode = ACTION_MODES[self.config.action]
+
+    @property
+    def frames_ahead(self) -> int:
+        """Recorded future frames that clips should have: half as many again as the horizon, for those who drive faster."""
+        return self.config.horizon + (self.config.horizon + 1) // 2
+
+    @torch.inference_mode()
+    def reset(self, clips: Clips, speed_mps: Tensor | None = None, command: Tensor | None = None) -> State:
+        """Start at the current frames of clips.
+
+        Args:
+            clips: with at least one future frame; `frames_ahead` of them are best.
+            speed_mps: (B,) start speeds, NaN for the recorded one.
+            command: (B,) commands for the whole episode, -1 for the recorded ones.
+        """
+        if clips.ego_to_global.shape[1] < clips.past + 2:
+            raise OptionError("clips without a future frame", "at least one", "load them with future=engine.frames_ahead")
+        world = self.world.reset(clips)
+        labels = self.world.occupancy(world)
+        device, batch, current = labels.device, len(labels), clips.past
+        motion = _motion_at(clips, current)
+        before = _motion_at(clips, max(current - 1, 0))
+        speed = motion[:, 0].clamp(0, MAX_SPEED_MPS)
+        if speed_mps is not None:
+            speed = torch.where(speed_mps.isnan(), speed, speed_mps.float())
+        commands = clips.command[:, current:]
+        if command is not None:
+            commands = torch.where(command[:, None] < 0, commands, command[:, None])
+        zero = torch.zeros(batch, device=device)
+        return State(
+            world=world,
+            labels=labels,
+            ground=self._observed_ground(clips).to(device),
+            pose=torch.zeros(batch, 3, device=device),
+            speed_mps=speed.to(device),
+            accel_mps2=((motion[:, 0] - before[:, 0]) / STEP_S).to(device),
+            lateral_mps2=(speed * motion[:, 2]).to(device),
+            yaw_rate_rps=motion[:, 2].to(device),
+            last_action=torch.zeros(batch, self.action_mode.size, device=device),
+            commands=commands.to(device),
+            route=route.route_of(clips, self.config.horizon).map(lambda value: value.to(device)),
+            progress_m=zero,
+            steps=torch.zeros(batch, dtype=torch.long, device=device),
+        )
+
+    @torch.inference_mode()
+    def step(self, state: State, actions: Tensor) -> tuple[State, StepOutput]:
+        """Drive one step of 0.5 s in every environment.
+
+        Args:
+            state: stays valid and unchanged.
+            actions: (B, A) floats in [-1, 1]; values outside are clipped.
+
+        Raises:
+            ActionError: wrong shape or values that are not finite.
+        """
+        actions = self._checked(actions, state)
+        motion = self.action_mode.move(actions, state.speed_mps)
+        end = motion.path[:, -1]
+        command = state.commands.gather(1, state.steps.clamp(max=state.commands.shape[1] - 1)[:, None])[:, 0]
+        world = self.world.step(state.world, invert_pose(se2_matrix(*end.unbind(-1))), command)
+        labels, pose = self.world.occupancy(world), compose(state.pose, end)
+        progress, lateral = route.project(state.route, pose[:, :2], state.progress_m)
+        after = State(
+            world=world,
+            labels=labels,
+            ground=state.ground,
+            pose=pose,
+            speed_mps=motion.speed_mps,
+            accel_mps2=motion.accel_mps2,
+            lateral_mps2=motion.speed_mps * motion.yaw_rate_rps,
+            yaw_rate_rps=motion.yaw_rate_rps,
+            last_action=actions,
+            commands=state.commands,
+            route=state.route,
+            progress_m=progress,
+            steps=state.steps + 1,
+        )
+        outcome = self._outcome(state, motion, after, lateral)
+        terms = self.reward(outcome)
+        cause = self._cause(after, outcome)
+        output = StepOutput(
+            reward=torch.stack(list(terms.values())).sum(0),
+            terms=terms,
+            terminated=(cause > 0) & (cause <= TERMINATIONS),
+            truncated=cause > TERMINATIONS,
+            cause=cause,
+            outcome=outcome,
+            path=compose(state.pose[:, None].expand_as(motion.path), motion.path),
+        )
+        return after, output
+
+    def rollout(self, state: State, actions: Tensor) -> Rollout:
+        """Drive whole plans (B, H, A) and add up their rewards; see `step`."""
+        if actions.ndim != 3 or not actions.shape[1]:
+            raise ActionError(f"plans of shape {tuple(actions.shape)}", "(B, H, A) with H >= 1", "stack one action per step")
+        cause = torch.zeros(state.batch, dtype=torch.long, device=state.pose.device)
+        rewards, alive = [], []
+        for step in range(actions.shape[1]):
+            state, out = self.step(state, actions[:, step])
+            running = cause == 0
+            alive.append(running)
+            rewards.append(torch.where(running, out.reward, torch.zeros_like(out.reward)))
+            cause = torch.where(running, out.cause, cause)
+        return Rollout(reward=torch.stack(rewards, 1), alive=torch.stack(alive, 1), cause=cause, state=state)
+
+    def _checked(self, actions: Tensor, state: State) -> Tensor:
+        shape = (state.batch, self.action_mode.size)
+        if not isinstance(actions, Tensor) or tuple(actions.shape) != shape:
+            came = f"shape {tuple(actions.shape)}" if hasattr(actions, "shape") else f"a {type(actions).__name__}"
+            raise ActionError(f"actions of {came}", f"a tensor of shape {shape} for action={self.config.action!r}", "reshape them")
+        actions = actions.to(state.pose.device, torch.float32)
+        if not bool(torch.isfinite(actions).all()):
+            raise ActionError(f"actions that are not finite: {actions.tolist()}", "numbers in [-1, 1]", "look for NaN in the policy")
+        return actions.clamp(-1, 1)
+
+    def _observed_ground(self, clips: Clips) -> Tensor:
+        """Votes (B, X, Y) of all observed frames, laid over each other in the start frame."""
+        past, grid = clips.past, self.world.grid
+        observed = clips.occupancy.flatten(0, 1)
+        votes = footprint.ground_votes(observed, grid, self.config.footprint)
+        planar = planar_from(clips.ego_to_global[:, : past + 1])
+        # Start frame (the last one) -> each observed frame.
+        to_observed = (invert_pose(planar) @ planar[:, -1:]).flatten(0, 1)
+        moved = warp_voxels(votes[..., None], to_observed, grid, fill=0)
+        return moved.view(*clips.occupancy.shape[:4]).sum(1, dtype=torch.int8)
+
+    def _outcome(self, before: State, motion: Motion, after: State, lateral: Tensor) -> Outcome:
+        config, horizon = self.config, self.config.horizon
+        home = inverse(after.pose)
+        arrived = relative(motion.path[:, -1:].expand_as(motion.path), motion.path)
+        end = torch.zeros_like(arrived[:, -1:])
+        goal = after.route.goal_m
+        step = after.steps.clamp(max=after.route.log_m.shape[1] - 1)
+        logged = after.route.log_m.gather(1, step[:, None])[:, 0]
+        ratio = (after.progress_m / logged.clamp(min=1e-3)).clamp(0, 1)
+        return Outcome(
+            collision=self._collision(before, motion, after, arrived, home),
+            off_road=footprint.off_road(
+                after.labels, after.ground, torch.cat((arrived[:, 1::3], end), 1), home, self.world.grid, config.footprint
+            ).any(1),
+            destination=(goal >= config.shortest_goal_m)
+            & (after.progress_m >= goal - config.goal_tolerance_m)
+            & (lateral.abs() <= config.goal_lateral_m),
+            time_to_collision_s=self._time_to_collision(after, home),
+            progress_m=torch.minimum(after.progress_m, goal) - torch.minimum(before.progress_m, goal),
+            progress_ratio=torch.where(logged < config.shortest_goal_m, torch.ones_like(ratio), ratio),
+            goal_m=goal,
+            lateral_m=lateral,
+            discomfort=discomfort(
+                after.accel_mps2,
+                after.lateral_mps2,
+                after.yaw_rate_rps,
+                (before.accel_mps2, before.lateral_mps2, before.yaw_rate_rps),
+                STEP_S,
+            ),
+            steps_left=(horizon - after.steps).clamp(min=0).float(),
+            trust=None if self.trust is None else self.trust(after.world),
+        )
+
+    def _collision(self, before: State, motion: Motion, after: State, arrived: Tensor, home: Tensor) -> Tensor:
+        """The first half of the way is tested against the occupancy before, the second against the one after the step.
+
+        So every pose meets the moving objects where they are at about its own time, and no wall is jumped over.
+        """
+        grid, config = self.world.grid, self.config.footprint
+        half = SUBSTEPS // 2
+        early = footprint.contacts(before.labels, motion.path[:, :half], inverse(before.pose), grid, config)
+        late = footprint.contacts(after.labels, arrived[:, half:], home, grid, config)
+        # A vehicle that hardly moves is hit by others, not at fault.
+        moving = motion.path[:, -1, :2].norm(dim=-1) > 0.1
+        return moving & (torch.cat((early, late), 1) >= config.min_voxels).any(1)
+
+    def _time_to_collision(self, after: State, home: Tensor) -> Tensor:
+        times = after.speed_mps.new_tensor(TTC_S)
+        ahead = after.speed_mps[:, None] * times
+        poses = torch.stack((ahead, torch.zeros_like(ahead), torch.zeros_like(ahead)), -1)
+        hit = footprint.contacts(after.labels, poses, home, self.world.grid, self.config.footprint)
+        hit = (hit >= self.config.footprint.min_voxels) & (after.speed_mps[:, None] > 0.1)
+        return torch.where(hit, times, torch.full_like(times, math.inf)).amin(1)
+
+    def _cause(self, after: State, outcome: Outcome) -> Tensor:
+        """The most serious cause that holds."""
+        cause = torch.zeros_like(after.steps)
+        untrusted = torch.zeros_like(outcome.collision)
+        if outcome.trust is not None:
+            untrusted = outcome.trust < self.config.least_trust
+        held = (
+            untrusted,
+            after.steps >= after.route.recorded,
+            after.steps >= self.config.horizon,
+            outcome.destination,
+            outcome.off_road,
+            outcome.collision,
+        )
+        for number, holds in zip((6, 5, 4, 3, 2, 1), held, strict=True):
+            cause = torch.where(holds, number, cause)
+        return cause
+
+
+def _motion_at(clips: Clips, frame: int) -> Tensor:
+    """(B, 3) velocity and yaw rate at a frame: the mean of the recorded steps into and out of it."""
+    both = clips.valid[:, frame] & clips.valid[:, frame + 1]
+    mean = (clips.motion[:, frame] + clips.motion[:, frame + 1]) / 2
+    return torch.where(both[:, None], mean, clips.motion[:, frame])

@@ -1,0 +1,107 @@
+"""Rewards: named terms that sum to the reward, made of the facts of a step (`Outcome`) and nothing else.
+
+A user's own reward is any callable from an `Outcome` to a dict of (B,) float tensors.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ii_world_env.outcome import Outcome
+from world_model.errors import OptionError
+
+RewardFunction = Callable[[Outcome], dict[str, Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightedReward:
+    """A weighted sum; the weights carry the signs.
+
+    Args:
+        progress: for driving the whole route to the destination, paid in parts as the ego gets on.
+        destination: once, at the destination.
+        collision: once, for an at-fault collision.
+        off_road: once, for leaving the drivable ground.
+        ttc: per step with a collision ahead: full at 0.3 s, two thirds at 0.6 s, a third at 0.9 s.
+        comfort: per step and exceeded limit of comfort.
+        route: per step and metre beside the route, up to 4 m.
+    """
+
+    progress: float = 10.0
+    destination: float = 2.0
+    collision: float = -10.0
+    off_road: float = -5.0
+    ttc: float = -0.3
+    comfort: float = -0.1
+    route: float = -0.02
+
+    def __call__(self, outcome: Outcome) -> dict[str, Tensor]:
+        near = ((1.2 - outcome.time_to_collision_s) / 0.9).clamp(min=0.0)
+        return {
+            "progress": self.progress * outcome.progress_m / outcome.goal_m.clamp(min=10.0),
+            "destination": self.destination * outcome.destination.float(),
+            "collision": self.collision * outcome.collision.float(),
+            "off_road": self.off_road * outcome.off_road.float(),
+            "ttc": self.ttc * near,
+            "comfort": self.comfort * outcome.discomfort.float().sum(-1),
+            "route": self.route * outcome.lateral_m.abs().clamp(max=4.0),
+        }
+
+
+def default() -> WeightedReward:
+    """Dense: progress, with penalties for everything a driver should not do."""
+    return WeightedReward()
+
+
+def sparse() -> WeightedReward:
+    """+1 at the destination, -1 for a collision or for leaving the road, else 0."""
+    return WeightedReward(progress=0.0, destination=1.0, collision=-1.0, off_road=-1.0, ttc=0.0, comfort=0.0, route=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PDMScore:
+    """The gated score of NAVSIM (Dauner et al., 2024) per step: NC · DAC · (5 TTC + 5 EP + 2 C) / 12, in [0, 1].
+
+    Arriving early pays the remaining steps in full, otherwise slow drivers would collect more.
+    """
+
+    def __call__(self, outcome: Outcome) -> dict[str, Tensor]:
+        gate = (~outcome.collision & ~outcome.off_road).float()
+        comfortable = (~outcome.discomfort.any(-1)).float()
+        return {
+            "ttc": gate * torch.isinf(outcome.time_to_collision_s).float() * 5 / 12,
+            "progress": gate * outcome.progress_ratio * 5 / 12,
+            "comfort": gate * comfortable * 2 / 12,
+            "destination": gate * outcome.destination.float() * outcome.steps_left,
+        }
+
+
+PRESETS: dict[str, Callable[[], RewardFunction]] = {"default": default, "pdms": PDMScore, "sparse": sparse}
+
+
+def reward_function(reward: str | RewardFunction) -> RewardFunction:
+    """A reward by preset name, by import path "package.module:function", or as a callable itself.
+
+    Raises:
+        OptionError: there is no such reward.
+    """
+    if callable(reward):
+        return reward
+    if reward in PRESETS:
+        return PRESETS[reward]()
+    expected = f"one of {tuple(PRESETS)}, a callable, or 'package.module:function'"
+    module, colon, name = str(reward).partition(":")
+    if not colon:
+        raise OptionError(f"reward={reward!r}", expected, "choose one of them")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise OptionError(f"reward={reward!r} cannot be imported ({error})", expected, "check the path") from error
+    if not callable(found):
+        raise OptionError(f"reward={reward!r} is a {type(found).__name__}", expected, "name a function")
+    return found

@@ -1,0 +1,177 @@
+"""Where episodes start: a data set, a split, and the frames that have enough past and future.
+
+Without data the bundled demo scenes are used, and said so.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from world_model.data.clips import Clips, load_clips, windows
+from world_model.data.index import COMMANDS, INDEX_NAME, SceneIndex
+from world_model.errors import DataError, OptionError
+from world_model.grid import OCC3D, VoxelGrid
+
+PAST = 4
+"""Observed frames before the current one."""
+RESET_OPTIONS = {
+    "scene": "name or number of a scene",
+    "frame": "keyframe number within the scene, 0 is the first",
+    "command": f"one of {COMMANDS} or 0..2, held for the whole episode",
+    "speed_mps": "start speed, 0..20 m/s",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """One place to start from.
+
+    Attributes:
+        scene: scene number in the index.
+        frame: frame number in the index.
+        command: 0..2, or -1 for the recorded commands.
+        speed_mps: start speed, or NaN for the recorded one.
+    """
+
+    scene: int
+    frame: int
+    command: int = -1
+    speed_mps: float = float("nan")
+
+
+class Scenes:
+    """The frames of one split that episodes can start from.
+
+    Args:
+        index: the data set.
+        split: "train", "val" or "all".
+        horizon: steps of an episode; starts have that much recorded future, or else the most that the scenes offer.
+        demo: the data are the bundled demo scenes.
+    """
+
+    def __init__(self, index: SceneIndex, split: str, horizon: int, demo: bool = False) -> None:
+        self.index, self.split, self.demo = index, split, demo
+        self.numbers = index.scenes(split)
+        longest = max(len(index.frames(scene)) for scene in self.numbers)
+        self.starts = windows(index, split, past=PAST, future=max(1, min(horizon, longest - PAST - 1)))
+
+    @property
+    def source(self) -> str:
+        """What the data are, for ``info["data_source"]``."""
+        return f"{self.index.source} (bundled demo)" if self.demo else self.index.source
+
+    def name(self, scene: int) -> str:
+        """Name of a scene."""
+        return str(self.index.scene_name[scene])
+
+    def choose(self, rng: np.random.Generator, options: Mapping[str, Any] | None = None) -> Start:
+        """A start as the options want it, the rest at random.
+
+        Raises:
+            OptionError: an unknown option, or a value that does not fit; lists what is allowed.
+        """
+        options = dict(options or {})
+        unknown = sorted(map(str, set(options) - set(RESET_OPTIONS)))
+        if unknown:
+            allowed = "; ".join(f"{name}: {meaning}" for name, meaning in RESET_OPTIONS.items())
+            raise OptionError(f"unknown reset option {', '.join(unknown)}", allowed, "remove or rename it")
+        scene = self._scene(options["scene"]) if "scene" in options else None
+        frame = self._frame(rng, scene, options.get("frame"))
+        return Start(
+            scene=frame[0],
+            frame=frame[1],
+            command=_command(options["command"]) if "command" in options else -1,
+            speed_mps=_speed(options["speed_mps"]) if "speed_mps" in options else float("nan"),
+        )
+
+    def load(self, starts: Sequence[Start], future: int, with_future_labels: bool, grid: VoxelGrid = OCC3D) -> Clips:
+        """The clips of some starts."""
+        frames = [start.frame for start in starts]
+        return load_clips(self.index, frames, PAST, future, with_future_labels, grid=grid)
+
+    def _scene(self, wanted: object) -> int:
+        names = {self.name(scene): scene for scene in self.numbers}
+        if isinstance(wanted, str) and wanted in names:
+            return names[wanted]
+        if isinstance(wanted, (int, np.integer)) and not isinstance(wanted, bool) and int(wanted) in self.numbers:
+            return int(wanted)
+        some = ", ".join(f"{name} ({number})" for name, number in list(names.items())[:8])
+        more = f", ... ({len(names)} in all)" if len(names) > 8 else ""
+        raise OptionError(f"scene={wanted!r} in split {self.split!r}", f"one of {some}{more}", "name a scene or its number")
+
+    def _frame(self, rng: np.random.Generator, scene: int | None, wanted: object) -> tuple[int, int]:
+        if wanted is None:
+            starts = self.starts
+            if scene is not None:
+                inside = self.index.frames(scene)
+                starts = [frame for frame in starts if frame in inside] or list(inside[:-1])
+            frame = int(starts[int(rng.integers(len(starts)))])
+            return next(s for s in self.numbers if frame in self.index.frames(s)), frame
+        if scene is None:
+            scene = self.numbers[int(rng.integers(len(self.numbers)))]
+        last = len(self.index.frames(scene)) - 2
+        if not isinstance(wanted, (int, np.integer)) or isinstance(wanted, bool) or not 0 <= int(wanted) <= last:
+            raise OptionError(f"frame={wanted!r} of {self.name(scene)}", f"a number 0..{last}", "choose an earlier frame")
+        return scene, int(self.index.frames(scene)[int(wanted)])
+
+
+def open_scenes(
+    *, data_root: str | Path | None = None, index: str | Path | None = None, split: str = "val", horizon: int = 16
+) -> Scenes:
+    """Open a data set, or the bundled demo scenes where none is named.
+
+    Args:
+        data_root: folder of the labels; holds the index unless ``index`` says where that is.
+        index: index file of `python -m world_model.prepare`.
+        split: "train", "val" or "all".
+        horizon: steps of an episode.
+
+    Raises:
+        DataError: no such data or split.
+    """
+    if data_root is None and index is None:
+        from world_model.data.demo import demo_root
+
+        _say_demo()
+        return Scenes(_index(str(demo_root()), None), split, horizon, demo=True)
+    path = Path(index) if index is not None else Path(str(data_root))
+    if not path.exists():
+        raise DataError(f"{path} does not exist", f"a data folder with {INDEX_NAME}", "check data_root= and index=")
+    return Scenes(_index(str(path), None if data_root is None else str(data_root)), split, horizon)
+
+
+@lru_cache(maxsize=8)
+def _index(path: str, root: str | None) -> SceneIndex:
+    # Shared by all environments of a process: a large index is read once.
+    return SceneIndex.load(path, root)
+
+
+@lru_cache(maxsize=1)
+def _say_demo() -> None:
+    warnings.warn(
+        "no data_root= or index= given: driving in the bundled demo scenes, which are synthetic. "
+        'info["data_source"] says so in every step.',
+        UserWarning,
+        stacklevel=4,
+    )
+
+
+def _command(value: object) -> int:
+    if isinstance(value, str) and value in COMMANDS:
+        return COMMANDS.index(value)
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and 0 <= int(value) < len(COMMANDS):
+        return int(value)
+    raise OptionError(f"command={value!r}", f"one of {COMMANDS} or 0..2", "choose one of them")
+
+
+def _speed(value: object) -> float:
+    if isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and 0 <= float(value) <= 20:
+        return float(value)
+    raise OptionError(f"speed_mps={value!r}", "a number 0..20", "give a speed in metres per second")

@@ -1,0 +1,235 @@
+"""The engine: state in, state out."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from street import SMALL, street, street_clips
+
+from ii_world_env import observations
+from ii_world_env.engine import CAUSES, Engine, EngineConfig, State, StepOutput
+from world_model.data.clips import Clips
+from world_model.errors import ActionError, ConfigError, OptionError
+from world_model.forecaster import Forecaster
+from world_model.forecaster import tiny as tiny_forecaster
+from world_model.geometry import se2_matrix
+from world_model.grid import VoxelGrid
+from world_model.tokenizer import Tokenizer
+from world_model.tokenizer import tiny as tiny_tokenizer
+from world_model.worlds import ReplayWorld, TransportWorld, World
+from world_model.worlds.learned import LearnedWorld
+
+TINY = VoxelGrid(shape=(40, 40, 16), lower_m=(-8.0, -8.0, -1.0))
+
+
+def engine(horizon: int = 8, action: str = "kinematic", **options: object) -> Engine:
+    return Engine(TransportWorld(SMALL), EngineConfig(horizon=horizon, action=action), **options)  # type: ignore[arg-type]
+
+
+def drive(runner: Engine, state: State, pull: float = 0.0, steer: float = 0.0, steps: int = 40) -> tuple[State, list[StepOutput]]:
+    """One action again and again until the first environment ends."""
+    outs = []
+    action = torch.tensor([[pull, steer]]).repeat(state.batch, 1)
+    for _ in range(steps):
+        state, out = runner.step(state, action)
+        outs.append(out)
+        if out.cause[0]:
+            break
+    return state, outs
+
+
+def cause(out: StepOutput) -> str:
+    return CAUSES[int(out.cause[0])]
+
+
+def test_driving_straight_arrives() -> None:
+    state, outs = drive(engine(), engine().reset(street_clips(SMALL)))
+    assert cause(outs[-1]) == "destination" and bool(outs[-1].terminated[0]) and not bool(outs[-1].truncated[0])
+    assert state.pose[0].tolist() == pytest.approx([24.0, 0.0, 0.0], abs=1e-3)
+    paid = sum(out.terms["progress"].item() for out in outs)
+    assert paid == pytest.approx(10.0, abs=1e-3), "the whole route is paid in parts"
+
+
+def test_a_car_in_the_way_is_hit_and_was_foreseen() -> None:
+    runner = engine()
+    _, outs = drive(runner, runner.reset(street_clips(SMALL, cars_x_m=(15.0,))))
+    assert cause(outs[-1]) == "collision" and bool(outs[-1].terminated[0])
+    assert outs[-1].terms["collision"].item() == -10
+    assert outs[0].outcome.time_to_collision_s.item() == math.inf
+    assert outs[-2].outcome.time_to_collision_s.item() < 1.0
+
+
+def test_nothing_is_tunnelled_through() -> None:
+    """At full speed the ego covers ten metres a step; a thin wall in between still stops the episode."""
+    runner, clips = engine(horizon=30), street_clips(SMALL, speed_mps=19.9)
+    for at in (62, 69, 76):
+        labels = clips.occupancy.clone()
+        labels[:, -1, at : at + 2, :, 3:6] = 15
+        _, outs = drive(runner, runner.reset(Clips(**{**vars(clips), "occupancy": labels})))
+        assert cause(outs[-1]) == "collision", at
+
+
+def test_steering_off_the_road_ends_there() -> None:
+    runner = engine()
+    _, outs = drive(runner, runner.reset(street_clips(SMALL)), steer=0.3)
+    assert cause(outs[-1]) == "off_road" and bool(outs[-1].terminated[0])
+
+
+def test_braking_lasts_until_the_horizon() -> None:
+    runner = engine(horizon=6)
+    state, outs = drive(runner, runner.reset(street_clips(SMALL)), pull=-1.0)
+    assert cause(outs[-1]) == "horizon" and len(outs) == 6
+    assert bool(outs[-1].truncated[0]) and not bool(outs[-1].terminated[0])
+    assert state.speed_mps.item() == 0
+
+
+def test_the_end_of_the_recording_is_named() -> None:
+    clips = street_clips(SMALL, future=12)
+    valid = clips.valid.clone()
+    valid[:, 4 + 1 + 3 :] = False
+    runner = engine(horizon=10)
+    _, outs = drive(runner, runner.reset(Clips(**{**vars(clips), "valid": valid})), pull=-1.0)
+    assert cause(outs[-1]) == "route_end" and len(outs) == 3
+
+
+def test_distrust_ends_the_episode() -> None:
+    trust = iter((0.9, 0.9, 0.1))
+    runner = Engine(
+        TransportWorld(SMALL), EngineConfig(horizon=8, least_trust=0.5), trust=lambda _: torch.tensor([next(trust)])
+    )
+    _, outs = drive(runner, runner.reset(street_clips(SMALL)))
+    assert cause(outs[-1]) == "untrusted" and len(outs) == 3 and bool(outs[-1].truncated[0])
+
+
+def test_a_standing_ego_is_not_at_fault() -> None:
+    clips = street_clips(SMALL, speed_mps=0.0, cars_x_m=(5.3,))
+    later = clips.future_occupancy
+    assert later is not None
+    later[:, 2:] = torch.from_numpy(street(SMALL, 0.0, (3.9,)))
+    runner = Engine(ReplayWorld(SMALL), EngineConfig(horizon=5))
+    _, outs = drive(runner, runner.reset(clips))
+    assert cause(outs[-1]) == "horizon", "the other car drove into the ego, which stood"
+
+
+def test_a_standing_log_has_no_destination() -> None:
+    runner = engine(horizon=4)
+    _, outs = drive(runner, runner.reset(street_clips(SMALL, speed_mps=0.0)))
+    assert cause(outs[-1]) == "horizon"
+    assert sum(out.reward.item() for out in outs) == pytest.approx(0.0, abs=1e-5)
+
+
+def test_recorded_motion_is_where_an_episode_starts_unless_told_otherwise() -> None:
+    runner, clips = engine(), street_clips(SMALL, batch=2)
+    assert runner.reset(clips).speed_mps.tolist() == pytest.approx([6.0, 6.0])
+    state = runner.reset(clips, torch.tensor([3.0, math.nan]), torch.tensor([1, -1]))
+    assert state.speed_mps.tolist() == pytest.approx([3.0, 6.0])
+    assert state.commands[0].unique().tolist() == [1] and state.commands[1].unique().tolist() == [2]
+
+
+def test_terms_sum_to_the_reward() -> None:
+    runner, generator = engine(), torch.Generator().manual_seed(0)
+    state = runner.reset(street_clips(SMALL, batch=4, cars_x_m=(20.0,)))
+    for _ in range(6):
+        state, out = runner.step(state, torch.rand(4, 2, generator=generator) * 2 - 1)
+        assert torch.allclose(out.reward, torch.stack(list(out.terms.values())).sum(0))
+        assert not bool((out.terminated & out.truncated).any())
+
+
+def tiny_learned() -> World:
+    torch.manual_seed(0)
+    return LearnedWorld(Tokenizer(tiny_tokenizer(TINY)), Forecaster(tiny_forecaster(tiny_tokenizer(TINY))))
+
+
+@pytest.mark.parametrize("world", [TransportWorld(TINY), ReplayWorld(TINY), tiny_learned()], ids=lambda w: type(w).__name__)
+class TestEveryWorld:
+    def test_restoring_reproduces_to_the_bit(self, world: World) -> None:
+        runner = Engine(world, EngineConfig(horizon=6))
+        state = runner.reset(street_clips(TINY, speed_mps=2.0))
+        state, _ = runner.step(state, torch.tensor([[0.3, 0.1]]))
+        saved = state.clone()
+        ends = []
+        for begin in (state, saved):
+            for steer in (0.2, -0.4, 0.1):
+                begin, out = runner.step(begin, torch.tensor([[0.1, steer]]))
+            ends.append((begin, out))
+        (a, out_a), (b, out_b) = ends
+        assert torch.equal(a.labels, b.labels) and torch.equal(a.pose, b.pose) and torch.equal(out_a.reward, out_b.reward)
+
+    def test_a_batch_equals_its_singles(self, world: World) -> None:
+        runner = Engine(world, EngineConfig(horizon=6))
+        state = runner.reset(street_clips(TINY, speed_mps=2.0, batch=3), torch.tensor([1.0, 2.0, 5.0]))
+        action = torch.tensor([[0.5, 0.0], [-0.5, 0.3], [0.2, -0.2]])
+        both, out = runner.step(state, action)
+        for i in range(3):
+            one, single = runner.step(state.index(i), action[i : i + 1])
+            assert torch.allclose(one.pose[0], both.pose[i], atol=1e-6)
+            assert (one.labels[0] == both.labels[i]).float().mean() > 0.999
+            assert single.reward.item() == pytest.approx(out.reward[i].item(), abs=1e-4)
+
+    def test_rollout_is_the_steps_one_by_one(self, world: World) -> None:
+        runner = Engine(world, EngineConfig(horizon=4))
+        state = runner.reset(street_clips(TINY, speed_mps=2.0)).expand(2)
+        plan = torch.tensor([[[0.2, 0.0]] * 5, [[0.0, 0.3]] * 5])
+        result = runner.rollout(state, plan)
+        alive = torch.ones(2, dtype=torch.bool)
+        for step in range(5):
+            state, out = runner.step(state, plan[:, step])
+            assert torch.equal(result.alive[:, step], alive)
+            assert torch.equal(result.reward[:, step], torch.where(alive, out.reward, torch.zeros(2)))
+            alive &= out.cause == 0
+        assert not bool(alive.any()) and bool((result.cause > 0).all()), "the horizon is shorter than the plan"
+        assert torch.equal(result.total, result.reward.sum(1))
+
+
+def test_observations_are_batched() -> None:
+    runner = engine()
+    state = runner.reset(street_clips(SMALL, batch=3))
+    assert observations.bev(state.labels, SMALL).shape == (3, 50, 50)
+    assert observations.ego(state).shape == (3, 6)
+    route = observations.route(state).view(3, -1, 2)
+    assert torch.allclose(route[0, :, 0], torch.arange(1, 9) * 4.0, atol=1e-3) and float(route[..., 1].abs().max()) < 1e-3
+
+
+@pytest.mark.parametrize(
+    "actions",
+    [torch.zeros(2), torch.zeros(1, 3), torch.zeros(2, 2), torch.tensor([[math.nan, 0.0]]), torch.tensor([[0.0, math.inf]]), [[0, 0]]],
+)
+def test_bad_actions_are_named(actions: torch.Tensor) -> None:
+    runner = engine()
+    state = runner.reset(street_clips(SMALL))
+    with pytest.raises(ActionError, match="Expected"):
+        runner.step(state, actions)
+
+
+def test_actions_beyond_their_bounds_are_clipped() -> None:
+    runner = engine()
+    state = runner.reset(street_clips(SMALL))
+    far, _ = runner.step(state, torch.tensor([[50.0, -3.0]]))
+    near, _ = runner.step(state, torch.tensor([[1.0, -1.0]]))
+    assert torch.equal(far.pose, near.pose)
+
+
+@pytest.mark.parametrize(("field", "value"), [("action", "joystick"), ("horizon", 0), ("horizon", 2.5), ("horizon", True)])
+def test_bad_configurations_are_named(field: str, value: object) -> None:
+    with pytest.raises((OptionError, ConfigError), match=field):
+        EngineConfig(**{field: value})
+
+
+def test_start_frame_ground_is_gathered_over_the_observed_frames() -> None:
+    """Ground that only an earlier frame saw is known, at its place in the start frame."""
+    clips = street_clips(SMALL, speed_mps=6.0)
+    labels = clips.occupancy.clone()
+    labels[:, 1:] = 17
+    runner = engine()
+    ground = runner.reset(Clips(**{**vars(clips), "occupancy": labels})).ground[0]
+    # The first frame stood 12 m behind: its view reaches from x = -32 m to 8 m in the start frame.
+    assert ground[60, 50] == 1 and ground[60, 68] == -1 and ground[75, 50] == 0
+    turned = Clips(**{**vars(clips), "occupancy": labels, "ego_to_global": _turned(clips)})
+    assert ground.shape == runner.reset(turned).ground[0].shape
+
+
+def _turned(clips: Clips) -> torch.Tensor:
+    turn = se2_matrix(*(torch.tensor(v, dtype=torch.float64) for v in (5.0, -3.0, 1.2)))
+    return turn @ clips.ego_to_global

@@ -1,0 +1,73 @@
+"""The learned world: observed labels -> tokens -> forecast tokens -> occupancy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from world_model.data.clips import Clips
+from world_model.errors import ConfigError
+from world_model.forecaster import Forecaster, ForecastState
+from world_model.geometry import invert_pose
+from world_model.tokenizer import Tokenizer
+from world_model.worlds.state import TensorState
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnedState(TensorState):
+    """B forecasts.
+
+    Attributes:
+        forecast: the forecaster's own state.
+        token: (B, C, Xl, Yl) current token map, which the occupancy is decoded from.
+    """
+
+    forecast: ForecastState
+    token: Tensor
+
+
+class LearnedWorld:
+    """A trained tokenizer and forecaster.
+
+    Args:
+        tokenizer: labels <-> token maps.
+        forecaster: token maps -> the next token map.
+    """
+
+    needs_future_labels = False
+
+    def __init__(self, tokenizer: Tokenizer, forecaster: Forecaster) -> None:
+        if not forecaster.config.fits(tokenizer.config):
+            raise ConfigError(
+                f"a forecaster of {forecaster.config} for a tokenizer of {tokenizer.config}",
+                "token maps of the same size and place",
+                "use a tokenizer and a forecaster that were trained together",
+            )
+        self.tokenizer, self.forecaster = tokenizer.eval(), forecaster.eval()
+        self.grid = tokenizer.config.grid
+
+    def reset(self, clips: Clips) -> LearnedState:
+        """Read the observed frames in order, so that the token carries the tokenizer's temporal memory."""
+        device = next(self.tokenizer.parameters()).device
+        labels, count = clips.occupancy.to(device), clips.past + 1
+        pose = clips.ego_to_global[:, :count]
+        # Relative poses before float32: global coordinates run to kilometres.
+        to_previous = (invert_pose(pose[:, :-1]) @ pose[:, 1:]).float().to(device)
+        still = torch.eye(4, device=device).expand(len(labels), 4, 4)
+        memory, tokens = self.tokenizer.empty_memory(len(labels)), []
+        for frame in range(count):
+            start = torch.full((len(labels),), frame == 0, device=device)
+            encoded = self.tokenizer.encode(labels[:, frame], memory, to_previous[:, frame - 1] if frame else still, start)
+            memory = encoded.memory
+            tokens.append(encoded.token)
+        local = (invert_pose(pose[:, -1:]) @ pose).to(device)
+        return LearnedState(forecast=self.forecaster.start(torch.stack(tokens, 1), local), token=tokens[-1])
+
+    def step(self, state: LearnedState, curr_to_next: Tensor, command: Tensor) -> LearnedState:
+        forecast, out = self.forecaster.step(state.forecast, command, curr_to_next)
+        return LearnedState(forecast=forecast, token=out.token)
+
+    def occupancy(self, state: LearnedState) -> Tensor:
+        return self.tokenizer.decode(state.token)

@@ -1,0 +1,93 @@
+"""The logged occupancy, seen from where the ego is now: real motion of the others, but they do not react.
+
+Beyond the end of the recording the last frame stays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from world_model.data.clips import Clips
+from world_model.errors import DataError
+from world_model.geometry import invert_pose, se2_matrix, warp_voxels, yaw_from_matrix
+from world_model.grid import OCC3D, VoxelGrid
+from world_model.worlds.state import TensorState
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayState(TensorState):
+    """B recordings and where the ego is in them.
+
+    Attributes:
+        labels: (B, N, X, Y, Z) uint8 recorded from the reset on, N = F + 1.
+        start_to_log: (B, N, 4, 4) float32 planar transforms, ego frame at reset -> recorded ego frame.
+        ego_to_start: (B, 4, 4) float32 current ego frame -> ego frame at reset.
+        time: (B,) int64 steps since the reset.
+    """
+
+    labels: Tensor
+    start_to_log: Tensor
+    ego_to_start: Tensor
+    time: Tensor
+
+
+class ReplayWorld:
+    """Recorded occupancy re-posed to the ego's own path.
+
+    Args:
+        grid: voxel grid of the labels.
+        device: where the states live.
+    """
+
+    needs_future_labels = True
+
+    def __init__(self, grid: VoxelGrid = OCC3D, device: str | torch.device = "cpu") -> None:
+        self.grid, self.device = grid, torch.device(device)
+
+    def reset(self, clips: Clips) -> ReplayState:
+        """Start a replay.
+
+        Raises:
+            DataError: the clips hold no labels of future frames.
+        """
+        if clips.future_occupancy is None:
+            raise DataError(
+                "the clips hold no labels of future frames",
+                "clips with future_occupancy",
+                "load them with load_clips(..., with_future_labels=True)",
+            )
+        labels = torch.cat((clips.occupancy[:, -1:], clips.future_occupancy), 1).to(self.device)
+        past, steps = clips.past, labels.shape[1]
+        start_to_log = invert_pose(planar_from(clips.ego_to_global[:, past : past + steps])).float().to(self.device)
+        batch = len(labels)
+        return ReplayState(
+            labels=labels,
+            start_to_log=start_to_log,
+            ego_to_start=torch.eye(4, device=self.device).repeat(batch, 1, 1),
+            time=torch.zeros(batch, dtype=torch.long, device=self.device),
+        )
+
+    def step(self, state: ReplayState, curr_to_next: Tensor, command: Tensor) -> ReplayState:
+        return ReplayState(
+            labels=state.labels,
+            start_to_log=state.start_to_log,
+            ego_to_start=state.ego_to_start @ invert_pose(curr_to_next),
+            time=(state.time + 1).clamp(max=state.labels.shape[1] - 1),
+        )
+
+    def occupancy(self, state: ReplayState) -> Tensor:
+        row = torch.arange(len(state.time), device=self.device)
+        ego_to_log = state.start_to_log[row, state.time] @ state.ego_to_start
+        return warp_voxels(state.labels[row, state.time], ego_to_log, self.grid)
+
+
+def planar_from(ego_to_global: Tensor) -> Tensor:
+    """Poses (B, N, 4, 4) relative to the first one, without height, pitch and roll.
+
+    The ego moves in a plane here; keeping the recorded slope would lift or sink the ground under it.
+    """
+    relative = invert_pose(ego_to_global[:, :1]) @ ego_to_global
+    return se2_matrix(relative[..., 0, 3], relative[..., 1, 3], yaw_from_matrix(relative))
