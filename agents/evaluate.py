@@ -1,0 +1,137 @@
+"""Compare planners over fixed held-out scenes: ``python -m agents.evaluate``."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import tyro
+
+from agents.idm import IDM
+from agents.planner import Planner
+from agents.scripted import ConstantVelocity, LogReplay, StandStill
+from agents.table import Episode, drive, fixed_starts, markdown, summary
+from ii_world_env.engine import Engine, EngineConfig
+from ii_world_env.rewards import reward_function
+from ii_world_env.scenes import Scenes, open_scenes
+from world_model.errors import IIWorldError, OptionError
+from world_model.files import write_json, write_text
+from world_model.worlds import build_world
+
+SCRIPTED = {c.name: c for c in (StandStill, ConstantVelocity, LogReplay, IDM)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Drive planners through fixed held-out scenes and print a table: mean and 95 % interval over the scenes.
+
+    Examples:
+      python -m agents.evaluate
+      python -m agents.evaluate --world transport --planners log_replay idm
+      python -m agents.evaluate --planners idm ppo:outputs/ppo/model.zip --index data/synthetic --per-scene 4
+    """
+
+    planners: tuple[str, ...] = tuple(SCRIPTED)
+    """Any of stand_still, constant_velocity, log_replay, idm, and ppo:PATH for a model that agents.train saved."""
+    world: str = "learned"
+    """learned, transport, replay, or package.module:Class."""
+    checkpoint: Path | None = None
+    """Folder of a trained world model. If not given: the bundled one."""
+    index: Path | None = None
+    """Index file, or the data folder that holds it. If not given: the bundled demo scenes."""
+    split: str = "val"
+    """Which scenes: train, val or all."""
+    scenes: int | None = None
+    """Take only the first so many scenes of the split."""
+    per_scene: int = 2
+    """Episodes in each scene, started at evenly spread frames."""
+    action: str = "kinematic"
+    """kinematic or delta."""
+    reward: str = "default"
+    """default, pdms, sparse or package.module:function."""
+    horizon: int = 16
+    """Steps of 0.5 s in an episode."""
+    batch: int = 8
+    """Episodes that run side by side."""
+    out: Path = Path("outputs/planners")
+    """Folder for results.json and results.md."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+
+    def __post_init__(self) -> None:
+        for name in self.planners:
+            if name not in SCRIPTED and not name.startswith("ppo:"):
+                raise OptionError(f"planner {name!r}", f"{', '.join(SCRIPTED)} or ppo:PATH", "name one of these")
+        for name in ("per_scene", "batch", "horizon"):
+            if getattr(self, name) < 1:
+                raise OptionError(f"--{name.replace('_', '-')} {getattr(self, name)}", "at least 1", "give a larger number")
+
+
+def evaluate(options: Evaluate) -> dict[str, list[Episode]]:
+    """Run all planners, print the table, write results.json and results.md.
+
+    Returns:
+        The episodes of every planner.
+    """
+    world = build_world(options.world, checkpoint=options.checkpoint, device=options.device)
+    engine = Engine(world, EngineConfig(action=options.action, horizon=options.horizon), reward_function(options.reward))
+    scenes = open_scenes(index=options.index, split=options.split, horizon=options.horizon)
+    starts = fixed_starts(scenes, options.per_scene, options.scenes)
+    planners = [_planner(name, engine) for name in options.planners]
+    results: dict[str, list[Episode]] = {}
+    for planner in planners:
+        begin = time.perf_counter()
+
+        def show(done: int, name: str = planner.name, begin: float = begin) -> None:
+            ending = "\n" if done == len(starts) else ""
+            print(f"\r  {name}: {done}/{len(starts)} episodes, {time.perf_counter() - begin:.1f} s", end=ending, flush=True)
+
+        results[planner.name] = drive(engine, scenes, planner, starts, options.batch, show)
+    _report(results, options, scenes, len(starts))
+    return results
+
+
+def _planner(name: str, engine: Engine) -> Planner:
+    if name in SCRIPTED:
+        return SCRIPTED[name](engine)
+    from agents.learned import PPOPlanner
+
+    return PPOPlanner(engine, name.removeprefix("ppo:"))
+
+
+def _report(results: dict[str, list[Episode]], options: Evaluate, scenes: Scenes, count: int) -> None:
+    shown = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(options).items()}
+    title = (
+        f"{count} episodes of {options.horizon} steps in {len({e.scene for r in results.values() for e in r})} scenes, "
+        f"split {options.split}, data: {scenes.source}, world: {options.world}, action: {options.action}, "
+        f"reward: {options.reward}. Mean [95 % interval over scenes]."
+    )
+    table = f"{title}\n\n{markdown(results)}\n"
+    print(f"\n{table}")
+    write_json(
+        options.out / "results.json",
+        {
+            "options": shown,
+            "data_source": scenes.source,
+            "torch": torch.__version__,
+            "summary": {name: summary(episodes) for name, episodes in results.items()},
+            "episodes": {name: [asdict(e) for e in episodes] for name, episodes in results.items()},
+        },
+    )
+    write_text(options.out / "results.md", table)
+    print(f"wrote {options.out / 'results.json'} and {options.out / 'results.md'}")
+
+
+def main() -> None:
+    """Command line."""
+    try:
+        evaluate(tyro.cli(Evaluate, prog="python -m agents.evaluate"))
+    except IIWorldError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""PPO end to end, very short."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from agents.evaluate import Evaluate, evaluate
+from agents.extractor import ClassMapExtractor
+from agents.learned import PPOPlanner
+from agents.train import CURVE_COLUMNS, Train, train
+from ii_world_env.engine import Engine, EngineConfig
+from ii_world_env.spaces import observation_space
+from world_model.errors import CheckpointError, ConfigError, OptionError
+from world_model.grid import OCC3D
+from world_model.worlds import TransportWorld
+
+
+@pytest.fixture(scope="module")
+def trained(street_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Train:
+    """A policy after a few updates."""
+    options = Train(
+        world="transport", index=street_data, split="val", timesteps=32, num_envs=2, rollout=8, minibatch=8, epochs=1,
+        horizon=4, save_every=16, out=tmp_path_factory.mktemp("ppo") / "run", device="cpu",
+    )  # fmt: skip
+    train(options)
+    return options
+
+
+def test_training_leaves_model_curve_picture_and_config(trained: Train) -> None:
+    assert {p.name for p in trained.out.iterdir()} == {"model.zip", "curve.csv", "curve.png", "config.json"}
+    rows = np.genfromtxt(trained.out / "curve.csv", delimiter=",", names=True)
+    assert rows.dtype.names == CURVE_COLUMNS and len(rows) >= 6
+    assert np.isfinite(rows["episode_reward"]).all()
+
+
+def test_a_second_run_does_not_overwrite(trained: Train) -> None:
+    before = (trained.out / "model.zip").read_bytes()
+    with pytest.raises(OptionError, match="--resume"):
+        train(trained)
+    assert (trained.out / "model.zip").read_bytes() == before
+
+
+def test_the_policy_drives_in_the_table(trained: Train, street_data: Path, tmp_path: Path) -> None:
+    results = evaluate(
+        Evaluate(
+            planners=(f"ppo:{trained.out / 'model.zip'}",), world="transport", index=street_data, per_scene=1, horizon=4,
+            out=tmp_path, device="cpu",
+        )  # fmt: skip
+    )
+    (episodes,) = results.values()
+    assert len(episodes) == 2 and all(e.steps >= 1 for e in episodes)
+
+
+def test_training_resumes_and_goes_on(trained: Train) -> None:
+    model = train(replace(trained, timesteps=64, resume=True))
+    assert model.num_timesteps == 64
+    rows = np.genfromtxt(trained.out / "curve.csv", delimiter=",", names=True)
+    assert rows["timesteps"].max() > 32 and rows["timesteps"].min() <= 16
+
+
+def test_resuming_with_other_options_is_refused(trained: Train, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="action=delta"):
+        train(replace(trained, timesteps=64, resume=True, action="delta"))
+    with pytest.raises(CheckpointError, match="nothing to resume"):
+        train(replace(trained, resume=True, out=tmp_path))
+
+
+def test_damaged_and_foreign_policies_are_named(trained: Train, tmp_path: Path) -> None:
+    engine = Engine(TransportWorld(), EngineConfig())
+    with pytest.raises(CheckpointError, match="no policy"):
+        PPOPlanner(engine, tmp_path / "model.zip")
+    (tmp_path / "model.zip").write_bytes((trained.out / "model.zip").read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        PPOPlanner(engine, tmp_path / "model.zip")
+    with pytest.raises(CheckpointError, match="actions of shape"):
+        PPOPlanner(Engine(TransportWorld(), EngineConfig(action="delta")), trained.out / "model.zip")
+
+
+@pytest.mark.parametrize("mode", ["bev", "occupancy"])
+def test_extractor_is_small_and_sees_the_classes(mode: str) -> None:
+    space = observation_space(mode, "kinematic", OCC3D)
+    net = ClassMapExtractor(space)
+    assert sum(p.numel() for p in net.parameters()) < 250_000
+    torch.manual_seed(0)
+    if mode == "bev":
+        batch = {k: torch.zeros(2, *v.shape) for k, v in space.items()}
+        batch["bev"][1, 50:60, 50:60] = 4
+    else:
+        batch = torch.full((2, *OCC3D.shape), 17.0)
+        batch[1, 100:110, 100:110, 3] = 4
+    features = net(batch)
+    assert features.shape == (2, net.features_dim) and not torch.allclose(features[0], features[1])
+
+
+def test_extractor_refuses_other_observations() -> None:
+    from gymnasium.spaces import Box
+
+    with pytest.raises(ConfigError, match="occupancy"):
+        ClassMapExtractor(Box(0, 1, (7,)))
