@@ -106,9 +106,9 @@ def warp_bev(
         (B, C, X, Y) in the target frame.
     """
     size_x, size_y = maps.shape[-2:]
-    options = {"dtype": target_to_source.dtype, "device": maps.device}
-    x = lower_m[0] + cell_m * (torch.arange(size_x, **options) + offset)
-    y = lower_m[1] + cell_m * (torch.arange(size_y, **options) + offset)
+    dtype, device = target_to_source.dtype, maps.device
+    x = lower_m[0] + cell_m * (torch.arange(size_x, dtype=dtype, device=device) + offset)
+    y = lower_m[1] + cell_m * (torch.arange(size_y, dtype=dtype, device=device) + offset)
     rotation, shift = target_to_source[:, :2, :2], target_to_source[:, :2, 2] * z_m + target_to_source[:, :2, 3]
     points = torch.stack(torch.meshgrid(x, y, indexing="ij"), -1)
     source = torch.einsum("bij,xyj->bxyi", rotation, points) + shift[:, None, None]
@@ -116,7 +116,10 @@ def warp_bev(
     cell_y = (source[..., 1] - lower_m[1]) / cell_m - offset
     # grid_sample wants the fast axis (Y) first, scaled so that -1 and 1 are the first and last cell.
     normal = torch.stack((2 * cell_y / (size_y - 1) - 1, 2 * cell_x / (size_x - 1) - 1), -1)
-    return F.grid_sample(maps, normal.to(maps.dtype), mode="bilinear", padding_mode="zeros", align_corners=True)
+    # In half precision the sampling points themselves would be off by a tenth of a cell near the edges.
+    wide = torch.promote_types(maps.dtype, torch.float32)
+    moved = F.grid_sample(maps.to(wide), normal.to(wide), mode="bilinear", padding_mode="zeros", align_corners=True)
+    return moved.to(maps.dtype)
 
 
 def warp_voxels(labels: Tensor, target_to_source: Tensor, grid: VoxelGrid = OCC3D, fill: int = FREE) -> Tensor:

@@ -12,7 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from world_model.grid import FREE, IGNORE, NUM_CLASSES
+from world_model.grid import FREE, IGNORE, MOVABLE, NUM_CLASSES
+
+
+OBJECTS = (*MOVABLE, 1, 8)
+"""Classes of things rather than surfaces: movable ones, barriers and cones."""
 
 
 def radial_weight(size_x: int, size_y: int, device: torch.device | None = None) -> Tensor:
@@ -128,19 +132,23 @@ class VoxelSample:
 
 
 def sample_voxels(labels: Tensor, count: int, generator: torch.Generator) -> VoxelSample:
-    """Stratified sample of the voxels of (B, X, Y, Z) labels: the occupied, the free beside them, the other free.
+    """Stratified sample of the voxels of (B, X, Y, Z) labels: objects, other occupied, the free beside them, far free.
 
     Labels are 95 % empty space. Taking every voxel where there is something to learn, and few of the rest with a
     weight that makes up for it, gives the same expected loss at a tenth of the cost.
 
     Args:
         labels: (B, X, Y, Z) class ids.
-        count: voxels to take per grid; half of them occupied, a third near free, the rest far free.
+        count: voxels to take per grid; all of movable objects, barriers and cones, half of the rest from other
+            occupied voxels, a third from near free ones, the remainder from far free ones.
         generator: source of randomness (CPU).
     """
     occupied = labels != FREE
     near = _face_neighbours(occupied) & ~occupied
-    strata = ((occupied, count // 2), (near, count // 3), (~(occupied | near), count // 6))
+    # Objects are few and their classes weigh as much as the large ones: all of them are taken.
+    objects = torch.isin(labels, torch.tensor(OBJECTS, dtype=labels.dtype, device=labels.device))
+    others, far = occupied & ~objects, ~(occupied | near)
+    strata = ((objects, labels.numel()), (others, count // 2), (near, count // 3), (far, count // 6))
     index, weight = [], []
     for mask, share in strata:
         members = mask.flatten().nonzero()[:, 0]
@@ -203,7 +211,10 @@ def sampled_reconstruction_loss(
     weight = radial_weight(size_x, size_y, logits.device).flatten()[cell] * sample.weight
     focal = 10 * (focal_terms(logits, target).sum(1) * weight).sum() / labels.numel()
     lovasz = lovasz_softmax_binned(logits.softmax(1), target, sample.weight)
-    return focal + lovasz, {"focal": focal.detach(), "lovasz": lovasz.detach()}
+    with torch.no_grad():
+        found, truth = logits.argmax(1) != FREE, target != FREE
+        iou = sample.weight[found & truth].sum() / sample.weight[found | truth].sum().clamp(min=1)
+    return focal + lovasz, {"focal": focal.detach(), "lovasz": lovasz.detach(), "iou": iou}
 
 
 def token_loss(predicted: Tensor, target: Tensor, valid: Tensor) -> Tensor:

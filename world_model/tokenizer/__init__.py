@@ -1,7 +1,7 @@
 """Labels <-> tokens."""
 
-from world_model.tokenizer.config import PRESETS, TokenizerConfig, base, nano, tiny
+from world_model.tokenizer.config import PRESETS, TINY_GRID, TokenizerConfig, base, nano, tiny
 from world_model.tokenizer.memory import Memory
 from world_model.tokenizer.tokenizer import Encoded, Tokenizer
 
-__all__ = ["PRESETS", "Encoded", "Memory", "Tokenizer", "TokenizerConfig", "base", "nano", "tiny"]
+__all__ = ["PRESETS", "TINY_GRID", "Encoded", "Memory", "Tokenizer", "TokenizerConfig", "base", "nano", "tiny"]

@@ -95,7 +95,7 @@ def nano() -> TokenizerConfig:
         stem_kernel=1,
         channels=32,
         channel_mult=(1, 2),
-        res_blocks=(1, 2),
+        res_blocks=(1, 1),
         level_attention=False,
         middle_attention=False,
         latent=64,
@@ -103,18 +103,30 @@ def nano() -> TokenizerConfig:
     )
 
 
-def tiny(grid: VoxelGrid | None = None) -> TokenizerConfig:
-    """A few thousand parameters on a 16 x 16 m grid, for tests."""
+TINY_GRID = VoxelGrid(shape=(40, 40, 16), lower_m=(-8.0, -8.0, -1.0))
+"""A 16 x 16 m grid for tests."""
+
+
+def tiny(grid: VoxelGrid = TINY_GRID) -> TokenizerConfig:
+    """A few thousand parameters, for tests and trials of the whole chain."""
     return TokenizerConfig(
-        grid=grid or VoxelGrid(shape=(40, 40, 16), lower_m=(-8.0, -8.0, -1.0)),
+        grid=grid,
         class_embed=4,
+        patch=2,
+        stem_kernel=1,
         channels=8,
-        channel_mult=(1, 1, 2),
-        res_blocks=(1, 1, 1),
+        channel_mult=(1, 2),
+        res_blocks=(1, 1),
         level_attention=False,
+        middle_attention=False,
         latent=16,
         codes=32,
     )
 
 
-PRESETS = {"base": base, "nano": nano, "tiny": tiny}
+def trial() -> TokenizerConfig:
+    """`tiny` on the grid of real data: tries the whole chain of commands in seconds."""
+    return tiny(OCC3D)
+
+
+PRESETS = {"base": base, "nano": nano, "tiny": trial}

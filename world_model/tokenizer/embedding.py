@@ -51,11 +51,13 @@ class _EmbedSparse(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         (grad,) = grads
         classes, position = ctx.saved_tensors
-        occupied = grad.index_select(0, position).float()
-        table = torch.zeros(ctx.table_shape, device=grad.device)
+        # Sums over 10^5 rows need more than half precision.
+        dtype = torch.promote_types(grad.dtype, torch.float32)
+        occupied = grad.index_select(0, position).to(dtype)
+        table = torch.zeros(ctx.table_shape, device=grad.device, dtype=dtype)
         table.index_add_(0, classes, occupied)
         # The free row gets what is left of the sum over all voxels.
-        table[FREE] += grad.view(-1, grad.shape[-1]).sum(0, dtype=torch.float32) - occupied.sum(0)
+        table[FREE] += grad.view(-1, grad.shape[-1]).sum(0, dtype=dtype) - occupied.sum(0)
         return table.to(grad.dtype), None, None, None
 
 

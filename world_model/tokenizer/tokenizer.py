@@ -8,10 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from world_model.errors import DataError
-from world_model.grid import NUM_CLASSES
+from world_model.grid import FREE, NUM_CLASSES
 from world_model.tokenizer.autoencoder import Decoder2D, Encoder2D
 from world_model.tokenizer.config import TokenizerConfig
 from world_model.tokenizer.memory import Memory, align, push
@@ -47,6 +48,18 @@ class Tokenizer(nn.Module):
         self.encoder = Encoder2D(config)
         self.vq = Quantizer(config)
         self.decoder = Decoder2D(config)
+        self._expect_free_space()
+
+    @torch.no_grad()
+    def _expect_free_space(self) -> None:
+        """Let the first predictions be free space, which 95 % of all voxels are (the prior of Lin et al., ICCV 2017)."""
+        table = F.normalize(self.class_embeds.weight, dim=1)
+        self.class_embeds.weight.copy_(table)
+        logits = torch.full((NUM_CLASSES, 1), -4.0)
+        logits[FREE] = 4.0
+        feature = torch.linalg.lstsq(table, logits).solution[:, 0]
+        self.decoder.conv_out.bias.copy_(feature.repeat(self.config.stem_channels // len(feature)))
+        self.decoder.conv_out.weight.mul_(0.1)
 
     def empty_memory(self, batch: int) -> Memory:
         """A memory for streams that start; its content is ignored where ``start`` is True."""

@@ -1,0 +1,39 @@
+# make demo   sets up .venv and drives the bundled scenes inside the learned world
+# make test   sets up .venv and runs the tests
+PYTHON ?= python3
+# The CPU build is pinned here, not in the package: GPU users say `make demo TORCH=torch`.
+TORCH ?= torch==2.13.0
+VENV ?= .venv
+RUN := $(VENV)/bin/python
+OUT ?= runs/quickstart
+
+.PHONY: demo test test-slow lint setup clean
+
+demo: $(VENV)/.stamp
+	$(RUN) examples/quickstart.py --out $(OUT)
+
+test: $(VENV)/.stamp-dev
+	$(RUN) -m pytest
+
+test-slow: $(VENV)/.stamp-dev
+	$(RUN) -m pytest -m slow
+
+lint: $(VENV)/.stamp-dev
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+setup: $(VENV)/.stamp
+
+# One pip call resolves torch and the package together, so that the pinned build stays.
+$(VENV)/.stamp: pyproject.toml
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install -q '$(TORCH)' -e .
+	touch $@
+
+$(VENV)/.stamp-dev: $(VENV)/.stamp
+	$(RUN) -m pip install -q '$(TORCH)' -e '.[dev,nuscenes]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info

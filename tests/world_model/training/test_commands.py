@@ -1,0 +1,150 @@
+"""The training commands on a tiny data set: they learn, resume to the same weights, and refuse what does not fit."""
+
+import os
+import signal
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_scenes import write_scenes
+
+from world_model import encode_tokens, train_forecaster, train_tokenizer
+from world_model.checkpoint import load_tokenizer, load_world
+from world_model.data.index import INDEX_NAME, SceneIndex
+from world_model.data.streams import StreamPlan
+from world_model.data.tokens import TokenCache
+from world_model.errors import CheckpointError, DataError
+from world_model.prepare import Args as PrepareArgs
+from world_model.prepare import main as prepare
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two short scenes on the full grid, prepared."""
+    root = write_scenes(tmp_path_factory.mktemp("data"), frames=(13, 12), shape=(200, 200, 16))
+    prepare(PrepareArgs(data_root=root))
+    return root
+
+
+def tokenizer_args(data: Path, out: Path, **changes: object) -> train_tokenizer.Args:
+    options = {"index": data, "out": out, "preset": "tiny", "iterations": 4, "log_every": 2, "voxels": 3000, **changes}
+    return train_tokenizer.Args(**options)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tokenizer, its tokens and a forecaster, each after a few iterations."""
+    out = tmp_path_factory.mktemp("runs")
+    train_tokenizer.main(tokenizer_args(data, out / "tokenizer"))
+    encode_tokens.main(encode_tokens.Args(index=data, tokenizer=out / "tokenizer", out=out / "tokens"))
+    train_forecaster.main(forecaster_args(data, out, out / "world"))
+    return out
+
+
+def forecaster_args(data: Path, runs: Path, out: Path, **changes: object) -> train_forecaster.Args:
+    options = {
+        **{"index": data, "tokens": runs / "tokens", "tokenizer": runs / "tokenizer", "out": out},
+        **{"preset": "tiny", "iterations": 3, "batch": 2, "log_every": 1, **changes},
+    }
+    return train_forecaster.Args(**options)  # type: ignore[arg-type]
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return load_tokenizer(path)[0].state_dict()
+
+
+def test_the_chain_makes_a_checkpoint(data: Path, trained: Path) -> None:
+    world = load_world(trained / "world")
+    assert world.card["data_source"] == "synthetic" and world.card["iterations"] == 3
+    assert (trained / "world" / "log.csv").read_text().startswith("iteration,rate,seconds,loss")
+
+
+def test_a_run_resumes_to_the_same_weights(data: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stop after the second of four iterations by a signal, as a person or a cluster would, and go on."""
+    stopper = train_tokenizer.Trainer.step
+
+    def step(self: train_tokenizer.Trainer, batch: object) -> dict[str, torch.Tensor]:
+        logs = stopper(self, batch)
+        if self.iteration == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return logs
+
+    assert threading.current_thread() is threading.main_thread()
+    with monkeypatch.context() as patch:
+        patch.setattr(train_tokenizer.Trainer, "step", step)
+        with pytest.raises(SystemExit):
+            train_tokenizer.main(tokenizer_args(data, tmp_path))
+    assert (tmp_path / "last.pt").exists() and not (tmp_path / "tokenizer.safetensors").exists()
+    train_tokenizer.main(tokenizer_args(data, tmp_path))
+    for name, value in weights(trained / "tokenizer").items():
+        assert torch.equal(weights(tmp_path)[name], value), name
+
+
+def test_other_options_do_not_resume(data: Path, trained: Path) -> None:
+    with pytest.raises(CheckpointError, match="seed"):
+        train_tokenizer.main(tokenizer_args(data, trained / "tokenizer", seed=1))
+
+
+def test_damaged_resume_file(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "last.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        train_tokenizer.main(tokenizer_args(data, tmp_path))
+    assert (tmp_path / "last.pt").read_bytes() == b"not a checkpoint"
+
+
+def test_tokens_do_not_depend_on_the_batch(data: Path, trained: Path, tmp_path: Path) -> None:
+    index = SceneIndex.load(data)
+    encode_tokens.main(encode_tokens.Args(index=data, tokenizer=trained / "tokenizer", out=tmp_path, batch=1))
+    singles, pairs = (TokenCache.load(folder, index, "all").tokens for folder in (tmp_path, trained / "tokens"))
+    near = np.isclose(singles.astype(np.float32), pairs.astype(np.float32), atol=2e-2)
+    assert near.mean() > 0.99  # near-tied codes may fall either way
+
+
+def test_encoding_goes_on_where_it_stopped(data: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    args = encode_tokens.Args(index=data, tokenizer=trained / "tokenizer", out=tmp_path, split="train")
+    encode_tokens.main(args)
+    with pytest.raises(DataError, match="lacks 1 scenes"):
+        TokenCache.load(tmp_path, SceneIndex.load(data), "all")
+    capsys.readouterr()
+    encode_tokens.main(encode_tokens.Args(index=data, tokenizer=trained / "tokenizer", out=tmp_path))
+    assert "[12/12]" in capsys.readouterr().out  # only the other scene
+
+
+def test_tokens_of_another_tokenizer_are_refused(data: Path, trained: Path, tmp_path: Path) -> None:
+    train_tokenizer.main(tokenizer_args(data, tmp_path / "other", seed=3, iterations=1))
+    with pytest.raises(DataError, match="made by tokenizer"):
+        train_forecaster.main(forecaster_args(data, trained, tmp_path / "w", tokenizer=tmp_path / "other"))
+
+
+def test_missing_index_names_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="world_model.prepare"):
+        train_tokenizer.main(tokenizer_args(tmp_path, tmp_path / "out"))
+
+
+def test_streams_are_a_function_of_the_iteration(data: Path) -> None:
+    index = SceneIndex.load(data / INDEX_NAME)
+    first, again = (StreamPlan(index, "train", 2, seed=3) for _ in range(2))
+    ahead = [again.slots(i) for i in (9, 4, 0)]
+    assert [first.slots(i) for i in (9, 4, 0)] == ahead
+    assert first.slots(0)[0].start
+    for before, after in zip(first.slots(0), first.slots(1), strict=True):
+        assert after.start or after.frame == before.frame + 1
+
+
+def test_flipped_streams_stay_consistent(data: Path) -> None:
+    """A mirrored frame warped by the mirrored motion is the mirrored warp."""
+    from world_model.geometry import warp_voxels
+
+    index = SceneIndex.load(data)
+    plain = StreamPlan(index, "train", 1, seed=0, augment=False)
+    slot = plain.slots(1)[0]
+    straight = plain.read([slot])
+    for flip_x, flip_y in ((True, False), (False, True), (True, True)):
+        mirrored = plain.read([type(slot)(frame=slot.frame, start=False, flip_x=flip_x, flip_y=flip_y)])
+        dims = [d for d, flip in ((1, flip_x), (2, flip_y)) if flip]
+        torch.testing.assert_close(mirrored.labels, straight.labels.flip(dims))
+        a = warp_voxels(straight.labels, straight.curr_to_prev).flip(dims)
+        b = warp_voxels(mirrored.labels, mirrored.curr_to_prev)
+        assert (a == b).float().mean() > 0.995  # voxels on an edge may round to either side
