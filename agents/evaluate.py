@@ -67,7 +67,9 @@ class Evaluate:
                 raise OptionError(f"planner {name!r}", f"{', '.join(SCRIPTED)} or ppo:PATH", "name one of these")
         for name in ("per_scene", "batch", "horizon"):
             if getattr(self, name) < 1:
-                raise OptionError(f"--{name.replace('_', '-')} {getattr(self, name)}", "at least 1", "give a larger number")
+                raise OptionError(
+                    f"--{name.replace('_', '-')} {getattr(self, name)}", "at least 1", "give a larger number"
+                )
 
 
 def evaluate(options: Evaluate) -> dict[str, list[Episode]]:
@@ -77,7 +79,9 @@ def evaluate(options: Evaluate) -> dict[str, list[Episode]]:
         The episodes of every planner.
     """
     world = build_world(options.world, checkpoint=options.checkpoint, device=options.device)
-    engine = Engine(world, EngineConfig(action=options.action, horizon=options.horizon), reward_function(options.reward))
+    engine = Engine(
+        world, EngineConfig(action=options.action, horizon=options.horizon), reward_function(options.reward)
+    )
     scenes = open_scenes(index=options.index, split=options.split, horizon=options.horizon)
     starts = fixed_starts(scenes, options.per_scene, options.scenes)
     planners = [_planner(name, engine) for name in options.planners]
@@ -87,7 +91,11 @@ def evaluate(options: Evaluate) -> dict[str, list[Episode]]:
 
         def show(done: int, name: str = planner.name, begin: float = begin) -> None:
             ending = "\n" if done == len(starts) else ""
-            print(f"\r  {name}: {done}/{len(starts)} episodes, {time.perf_counter() - begin:.1f} s", end=ending, flush=True)
+            print(
+                f"\r  {name}: {done}/{len(starts)} episodes, {time.perf_counter() - begin:.1f} s",
+                end=ending,
+                flush=True,
+            )
 
         results[planner.name] = drive(engine, scenes, planner, starts, options.batch, show)
     _report(results, options, scenes, len(starts))

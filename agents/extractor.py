@@ -5,6 +5,8 @@ About 0.2 M parameters. SB3's default would flatten 10,000 class numbers (or one
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
@@ -28,19 +30,23 @@ class ClassMapExtractor(BaseFeaturesExtractor):
         ConfigError: another observation space.
     """
 
+    scale: Tensor
+
     def __init__(
         self, observation_space: spaces.Space, embedding: int = 8, map_features: int = 96, vector_features: int = 64
     ) -> None:
         is_dict = isinstance(observation_space, spaces.Dict)
         if not is_dict and observation_space.shape != OCC3D.shape:
             raise ConfigError(
-                f"observation space {observation_space}", 'that of observation="bev" or "occupancy"', "use one of these modes"
+                f"observation space {observation_space}",
+                'that of observation="bev" or "occupancy"',
+                "use one of these modes",
             )
         super().__init__(observation_space, map_features + (vector_features if is_dict else 0))
         self.embed = nn.Embedding(NUM_CLASSES, embedding)
         widths = (embedding, 16, 32, 32, 32)
         layers: list[nn.Module] = []
-        for i, (before, after) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        for i, (before, after) in enumerate(pairwise(widths)):
             kernel = 5 if i == 0 else 3
             layers += [nn.Conv2d(before, after, kernel, stride=2, padding=kernel // 2), nn.ReLU()]
         self.map = nn.Sequential(*layers, nn.Flatten())

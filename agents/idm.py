@@ -1,6 +1,7 @@
 """The Intelligent Driver Model (Treiber et al., Phys. Rev. E 62, 2000) on occupancy, steering by pure pursuit.
 
-It reads the forecast only: the gap is the free way along the route, the speed of the vehicle ahead is how that gap changes.
+It reads the forecast only: the gap is the free way along the route, and the speed of the vehicle ahead is how that gap
+changes.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ class IDM:
         return self.mode.inverse(target, speed)
 
     def free_way(self, state: State) -> Tensor:
-        """(B,) metres from the front bumper to the first obstacle in the corridor along the route; 100 where it is free."""
+        """(B,) metres from the front bumper to the first obstacle in the corridor along the route; 100 if free."""
         config, voxel = self.config, self.grid.voxel_m
         ahead = torch.arange(0.0, config.look_m, voxel, device=state.pose.device)
         at = state.progress_m[:, None] + FRONT_M + ahead
@@ -101,7 +102,9 @@ class IDM:
         solid = solid * ~in_body(into(inverse(state.pose), local), self.footprint.spawn_margin_m)
         per_row = solid.view(len(at), len(ahead), -1).sum(-1)
         reach = max(1, round(1.0 / voxel))
-        blocked = per_row.cumsum(1) - torch.nn.functional.pad(per_row.cumsum(1), (reach, 0))[:, :-reach] >= config.min_voxels
+        blocked = (
+            per_row.cumsum(1) - torch.nn.functional.pad(per_row.cumsum(1), (reach, 0))[:, :-reach] >= config.min_voxels
+        )
         free = torch.where(blocked, ahead - 1.0, torch.full_like(ahead, 100.0)).amin(1)
         return free.clamp(min=0.0)
 

@@ -32,7 +32,9 @@ class PPOPlanner:
         try:
             self.model = PPO.load(path, device="cpu")
         except Exception as error:  # SB3 lets every kind of pickle, zip and torch error through
-            raise CheckpointError(f"{path} cannot be read ({error})", "a model zip of stable-baselines3", remedy) from error
+            raise CheckpointError(
+                f"{path} cannot be read ({error})", "a model zip of stable-baselines3", remedy
+            ) from error
         size = self.model.action_space.shape
         if size != (engine.action_mode.size,):
             raise CheckpointError(

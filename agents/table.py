@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -109,7 +109,9 @@ def _drive_batch(engine: Engine, scenes: Scenes, planner: Planner, starts: Seque
     # Arriving counts in full: the tolerance in front of the destination is not missing progress.
     share = torch.where(cause == CAUSES.index("destination"), torch.ones_like(share), share)
     safe = (cause != CAUSES.index("collision")) & (cause != CAUSES.index("off_road"))
-    length = torch.minimum(state.route.recorded, torch.full_like(state.route.recorded, engine.config.horizon)).clamp(min=1)
+    length = torch.minimum(state.route.recorded, torch.full_like(state.route.recorded, engine.config.horizon)).clamp(
+        min=1
+    )
     rows = torch.stack(
         (
             (safe & (share >= SUCCESS_PROGRESS)).float(),
@@ -150,7 +152,7 @@ def summary(episodes: Sequence[Episode], resamples: int = 2000) -> dict[str, tup
     return {c: (float(mean[i]), float(low[i]), float(high[i])) for i, c in enumerate(COLUMNS)}
 
 
-def markdown(results: dict[str, Sequence[Episode]]) -> str:
+def markdown(results: Mapping[str, Sequence[Episode]]) -> str:
     """A Markdown table, one row per planner: mean [low, high]."""
     lines = ["| planner | " + " | ".join(f"{c} %" if c in PERCENT else c for c in COLUMNS) + " |"]
     lines.append("|---|" + "---|" * len(COLUMNS))

@@ -27,7 +27,7 @@ from world_model.errors import CheckpointError, IIWorldError, OptionError
 from world_model.files import atomic_write, write_json, write_text
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402  (a backend without a display must be chosen first)
+import matplotlib.pyplot as plt  # after the choice of a backend without a display
 
 MODEL_FILE, CURVE_FILE, PICTURE_FILE, CONFIG_FILE = "model.zip", "curve.csv", "curve.png", "config.json"
 CURVE_COLUMNS = ("timesteps", "episode_reward", "episode_steps", "progress", "destination", "collision", "off_road")
@@ -88,7 +88,9 @@ class Train:
     def __post_init__(self) -> None:
         for name in ("timesteps", "num_envs", "horizon", "rollout", "minibatch", "epochs", "save_every"):
             if getattr(self, name) < 1:
-                raise OptionError(f"--{name.replace('_', '-')} {getattr(self, name)}", "at least 1", "give a larger number")
+                raise OptionError(
+                    f"--{name.replace('_', '-')} {getattr(self, name)}", "at least 1", "give a larger number"
+                )
 
 
 class Recorder(BaseCallback):
@@ -118,7 +120,8 @@ class Recorder(BaseCallback):
         mean = last.mean(0) if len(last) else np.full(len(CURVE_COLUMNS), np.nan)
         rate = (self.num_timesteps - self.begin) / (time.perf_counter() - self.clock)
         print(
-            f"  {self.num_timesteps}/{self.options.timesteps} steps, {rate:.1f}/s; last {len(last)} episodes: reward {mean[1]:.2f}, "
+            f"  {self.num_timesteps}/{self.options.timesteps} steps, {rate:.1f}/s; "
+            f"last {len(last)} episodes: reward {mean[1]:.2f}, "
             f"progress {mean[3]:.0%}, arrived {mean[4]:.0%}, collision {mean[5]:.0%}, off road {mean[6]:.0%}",
             flush=True,
         )
@@ -170,7 +173,8 @@ def train(options: Train) -> PPO:
         )
         write_json(options.out / CONFIG_FILE, _plain(options))
     weights = sum(p.numel() for p in model.policy.parameters())
-    print(f"PPO, {weights / 1e6:.2f} M parameters, {options.num_envs} environments, world {options.world}, {_source(venv)}")
+    print(f"PPO, {weights / 1e6:.2f} M parameters, {options.num_envs} environments, world {options.world}")
+    print(f"  {_source(venv)}")
     recorder = Recorder(options, rows, model.num_timesteps)
     left = options.timesteps - model.num_timesteps
     if left <= 0:
@@ -223,7 +227,9 @@ def _earlier_curve(options: Train) -> list[list[float]]:
             raise OptionError(f"{model} exists", "an empty folder or --resume", "add --resume, or choose another --out")
         return []
     if not model.exists():
-        raise CheckpointError(f"nothing to resume: no {model}", "a model that this command saved", "start without --resume")
+        raise CheckpointError(
+            f"nothing to resume: no {model}", "a model that this command saved", "start without --resume"
+        )
     if not curve.exists():
         return []
     with curve.open() as stream:
@@ -235,7 +241,9 @@ def _load(options: Train, venv: DummyVecEnv, device: str) -> PPO:
     try:
         before = json.loads((options.out / CONFIG_FILE).read_text())
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{options.out / CONFIG_FILE} cannot be read ({error})", "the options of the run", remedy) from error
+        raise CheckpointError(
+            f"{options.out / CONFIG_FILE} cannot be read ({error})", "the options of the run", remedy
+        ) from error
     fixed = ("action", "observation", "num_envs", "rollout", "horizon")
     now = _plain(options)
     if changed := [f"{name}={now[name]} (was {before.get(name)})" for name in fixed if now[name] != before.get(name)]:

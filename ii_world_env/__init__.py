@@ -1,9 +1,9 @@
 """Gymnasium environments inside a learned occupancy world. Importing this module registers them, and nothing else.
 
-    import gymnasium as gym
-    import ii_world_env
+import gymnasium as gym
+import ii_world_env
 
-    env = gym.make("IIWorld-nuScenes-v0")
+env = gym.make("IIWorld-nuScenes-v0")
 """
 
 from __future__ import annotations

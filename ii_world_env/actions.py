@@ -99,7 +99,9 @@ def arc(dx_m: Tensor, dy_m: Tensor, yaw_rad: Tensor, substeps: int = SUBSTEPS) -
     angle = yaw_rad[:, None] * part
     # Twist (vx, vy) = V(yaw)^-1 (dx, dy); then the point at a part t of the way is V(t * yaw) * t * (vx, vy).
     half = yaw_rad / 2
-    scale = torch.where(half.abs() < 1e-4, 1 - half.square() / 3, half / torch.tan(half.where(half.abs() > 1e-9, 1e-9 + half)))
+    scale = torch.where(
+        half.abs() < 1e-4, 1 - half.square() / 3, half / torch.tan(half.where(half.abs() > 1e-9, 1e-9 + half))
+    )
     vx, vy = scale * dx_m + half * dy_m, scale * dy_m - half * dx_m
     sine = torch.sinc(angle / torch.pi)
     versine = torch.sin(angle / 2) * torch.sinc(angle / (2 * torch.pi))

@@ -62,7 +62,9 @@ class Bench:
 
     def __post_init__(self) -> None:
         if min(self.steps, self.runs, self.horizon) < 1 or (self.threads is not None and self.threads < 1):
-            raise OptionError("a count below 1", "steps, runs, horizon and threads of at least 1", "give larger numbers")
+            raise OptionError(
+                "a count below 1", "steps, runs, horizon and threads of at least 1", "give larger numbers"
+            )
 
 
 def bench(options: Bench) -> dict[str, Any]:
@@ -130,7 +132,11 @@ def _episodes(env: gym.Env[Any, Any], options: Bench) -> tuple[float, float]:
             if terminated or truncated:
                 _reset(env, None)
         rates.append((options.steps / stepping, options.steps / (time.perf_counter() - begin)))
-        print(f"\r  run {run}/{options.runs}{' (warm-up)' if not run else ''}: {rates[-1][0]:.1f} steps/s   ", end="", flush=True)
+        print(
+            f"\r  run {run}/{options.runs}{' (warm-up)' if not run else ''}: {rates[-1][0]:.1f} steps/s   ",
+            end="",
+            flush=True,
+        )
     print()
     return statistics.median(r[0] for r in rates[1:]), statistics.median(r[1] for r in rates[1:])
 

@@ -52,7 +52,7 @@ class EngineConfig:
         footprint: what counts as touching something.
         goal_tolerance_m: the destination counts as reached from this far before it.
         goal_lateral_m: ... and not farther than this beside the route.
-        shortest_goal_m: a log that drives less than this has no destination: the task is to stay safe until the horizon.
+        shortest_goal_m: a log that drives less has no destination: the task is to stay safe until the horizon.
         least_trust: forecasts below this trust end the episode as "untrusted"; only with a trust function.
     """
 
@@ -68,7 +68,9 @@ class EngineConfig:
         if self.action not in ACTION_MODES:
             raise OptionError(f"action={self.action!r}", f"one of {tuple(ACTION_MODES)}", "choose one of them")
         if isinstance(self.horizon, bool) or not isinstance(self.horizon, int) or self.horizon < 1:
-            raise ConfigError(f"horizon={self.horizon!r}", "a whole number of steps >= 1", "give for example horizon=16")
+            raise ConfigError(
+                f"horizon={self.horizon!r}", "a whole number of steps >= 1", "give for example horizon=16"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +180,7 @@ class Engine:
 
     @property
     def frames_ahead(self) -> int:
-        """Recorded future frames that clips should have: half as many again as the horizon, for those who drive faster."""
+        """Recorded future frames that clips should have: one and a half horizons, for those who drive faster."""
         return self.config.horizon + (self.config.horizon + 1) // 2
 
     @torch.inference_mode()
@@ -191,7 +193,9 @@ class Engine:
             command: (B,) commands for the whole episode, -1 for the recorded ones.
         """
         if clips.ego_to_global.shape[1] < clips.past + 2:
-            raise OptionError("clips without a future frame", "at least one", "load them with future=engine.frames_ahead")
+            raise OptionError(
+                "clips without a future frame", "at least one", "load them with future=engine.frames_ahead"
+            )
         world = self.world.reset(clips)
         labels = self.world.occupancy(world)
         device, batch, current = labels.device, len(labels), clips.past
@@ -270,7 +274,9 @@ class Engine:
     def rollout(self, state: State, actions: Tensor) -> Rollout:
         """Drive whole plans (B, H, A) and add up their rewards; see `step`."""
         if actions.ndim != 3 or not actions.shape[1]:
-            raise ActionError(f"plans of shape {tuple(actions.shape)}", "(B, H, A) with H >= 1", "stack one action per step")
+            raise ActionError(
+                f"plans of shape {tuple(actions.shape)}", "(B, H, A) with H >= 1", "stack one action per step"
+            )
         cause = torch.zeros(state.batch, dtype=torch.long, device=state.pose.device)
         rewards, alive = [], []
         for step in range(actions.shape[1]):
@@ -285,10 +291,14 @@ class Engine:
         shape = (state.batch, self.action_mode.size)
         if not isinstance(actions, Tensor) or tuple(actions.shape) != shape:
             came = f"shape {tuple(actions.shape)}" if hasattr(actions, "shape") else f"a {type(actions).__name__}"
-            raise ActionError(f"actions of {came}", f"a tensor of shape {shape} for action={self.config.action!r}", "reshape them")
+            raise ActionError(
+                f"actions of {came}", f"a tensor of shape {shape} for action={self.config.action!r}", "reshape them"
+            )
         actions = actions.to(state.pose.device, torch.float32)
         if not bool(torch.isfinite(actions).all()):
-            raise ActionError(f"actions that are not finite: {actions.tolist()}", "numbers in [-1, 1]", "look for NaN in the policy")
+            raise ActionError(
+                f"actions that are not finite: {actions.tolist()}", "numbers in [-1, 1]", "look for NaN in the policy"
+            )
         return actions.clamp(-1, 1)
 
     def _observed_ground(self, clips: Clips) -> Tensor:
@@ -314,7 +324,12 @@ class Engine:
         return Outcome(
             collision=self._collision(before, motion, after, arrived, home),
             off_road=footprint.off_road(
-                after.labels, after.ground, torch.cat((arrived[:, 1::3], end), 1), home, self.world.grid, config.footprint
+                after.labels,
+                after.ground,
+                torch.cat((arrived[:, 1::3], end), 1),
+                home,
+                self.world.grid,
+                config.footprint,
             ).any(1),
             destination=(goal >= config.shortest_goal_m)
             & (after.progress_m >= goal - config.goal_tolerance_m)

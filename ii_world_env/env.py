@@ -32,7 +32,8 @@ class IIWorldEnv(gym.Env[Any, np.ndarray]):
     drivable ground or shaking the passengers.
 
     Frames: the ego frame has its origin at the rear axle on the ground, x forward, y left, z up, metres. One step
-    is 0.5 s. Other worlds than the learned one are chosen with ``world=``.
+    is 0.5 s. Other worlds than the learned one are chosen with ``world=``: "transport" moves the observed occupancy
+    with the ego, "replay" shows the recorded occupancy from where the ego is.
 
     ## Action Space
     `action="kinematic"` (default), a `Box(-1, 1, (2,), float32)`, through a bicycle model with a wheelbase of 2.588 m:
@@ -59,7 +60,7 @@ class IIWorldEnv(gym.Env[Any, np.ndarray]):
 
     | Key     | Shape      | Type    | Meaning                                            | Unit | Min | Max |
     |---------|------------|---------|----------------------------------------------------|------|-----|-----|
-    | `bev`   | (100, 100) | uint8   | class of each 0.8 m cell from above, axis 0 forward, axis 1 left, 17 is unknown or free | id | 0 | 17 |
+    | `bev`   | (100, 100) | uint8   | class of each 0.8 m cell, axis 0 forward, axis 1 left | id | 0 | 17 |
     | `ego`   | (4 + A,)   | float32 | 0 speed                                            | m/s  | -20 | 20  |
     |         |            |         | 1 yaw rate                                         | rad/s | -2 | 2   |
     |         |            |         | 2 longitudinal acceleration                        | m/s² | -20 | 20  |
@@ -68,7 +69,7 @@ class IIWorldEnv(gym.Env[Any, np.ndarray]):
     | `route` | (16,)      | float32 | x, y of the route 4, 8, ... 32 m ahead, ego frame  | m    | -80 | 80  |
 
     A cell shows the most important class among its voxels up to 3 m above the ground: pedestrians and cones before
-    vehicles, vehicles before structures, structures before ground.
+    vehicles, vehicles before structures, structures before ground; 17 is unknown or free.
 
     `observation="occupancy"`: the whole forecast, a `Box(0, 17, (200, 200, 16), uint8)` of class ids `[x, y, z]`, 0.4 m
     voxels over x, y of -40..40 m and z of -1..5.4 m. With either mode `env.unwrapped.occupancy` gives it.
@@ -95,14 +96,14 @@ class IIWorldEnv(gym.Env[Any, np.ndarray]):
     ("right", "left", "straight") and `speed_mps`; other keys raise `OptionError`.
 
     ## Episode End
-    Named in `info["end"]` (None while it runs). Terminated: `collision`, `off_road`, `destination` (the recorded position
-    at the horizon; only when that is at least 5 m away). Truncated: `horizon`, `route_end` (the recording ends),
-    `untrusted` (only with a trust function).
+    Named in `info["end"]` (None while it runs). Terminated: `collision`, `off_road`, `destination` (the recorded
+    position at the horizon; only when that is at least 5 m away). Truncated: `horizon`, `route_end` (the recording
+    ends), `untrusted` (only with a trust function).
 
     ## Arguments
     | Name          | Default     | Meaning                                                                      |
     |---------------|-------------|------------------------------------------------------------------------------|
-    | `world`       | "learned"   | "learned", "transport" (the observed occupancy, moved), "replay" (the recorded occupancy), or "package.module:Class" |
+    | `world`       | "learned"   | "learned", "transport", "replay", or "package.module:Class" |
     | `checkpoint`  | None        | folder of a trained model; None is the bundled one                           |
     | `index`       | None        | index file of `python -m world_model.prepare`                                |
     | `data_root`   | None        | folder of the data; without `index` and `data_root` the bundled demo scenes  |
@@ -142,7 +143,9 @@ class IIWorldEnv(gym.Env[Any, np.ndarray]):
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise OptionError(f"render_mode={render_mode!r}", "None or 'rgb_array'", "choose one of them")
         config = EngineConfig(action=action, horizon=horizon)
-        self.engine = Engine(build_world(world, checkpoint=checkpoint, device=device, dtype=dtype), config, reward_function(reward))
+        self.engine = Engine(
+            build_world(world, checkpoint=checkpoint, device=device, dtype=dtype), config, reward_function(reward)
+        )
         self.scenes = open_scenes(data_root=data_root, index=index, split=split, horizon=horizon)
         self.observation_mode, self.render_mode = observation, render_mode
         self.action_space = action_space(action)
@@ -206,10 +209,12 @@ class IIWorldEnv(gym.Env[Any, np.ndarray]):
         self._caption = self._describe(info, reward)
         return self._observe(), reward, terminated, truncated, info
 
-    def render(self) -> np.ndarray | None:  # type: ignore[override]
-        """Bird's eye, perspective, driven path, route and a line of text, (430, 960, 3) uint8; None without a render mode."""
+    def render(self) -> np.ndarray | None:
+        """Bird's eye, perspective, path, route and a line of text, (430, 960, 3) uint8; None without a render mode."""
         if self.render_mode is None:
-            logging.getLogger(__name__).warning('render() does nothing: make the environment with render_mode="rgb_array"')
+            logging.getLogger(__name__).warning(
+                'render() does nothing: make the environment with render_mode="rgb_array"'
+            )
             return None
         state = self.state
         ahead = torch.arange(0.0, 60.0, 2.0, device=state.pose.device)[None] + state.progress_m[:, None]
@@ -235,7 +240,9 @@ class IIWorldEnv(gym.Env[Any, np.ndarray]):
         try:
             values = np.asarray(action, dtype=np.float32)
         except (TypeError, ValueError) as error:
-            raise ActionError(f"action {action!r}", f"{self.action_space.shape} numbers", "give a float array") from error
+            raise ActionError(
+                f"action {action!r}", f"{self.action_space.shape} numbers", "give a float array"
+            ) from error
         if values.shape != self.action_space.shape:
             raise ActionError(
                 f"an action of shape {values.shape}",

@@ -118,7 +118,7 @@ def off_road(
 
 
 def ground_votes(labels: Tensor, grid: VoxelGrid, config: FootprintConfig) -> Tensor:
-    """What the ground of every column is: (B, X, Y, Z) labels -> (B, X, Y) int8, 1 drivable, -1 other ground, 0 unknown."""
+    """Ground of every column: (B, X, Y, Z) labels -> (B, X, Y) int8, 1 drivable, -1 other ground, 0 unknown."""
     low = labels[..., : band((-math.inf, config.ground_top_m), grid)[1]]
     drivable, other = (low == DRIVEABLE).any(-1), _member(low, GROUND[1:]).any(-1)
     return drivable.to(torch.int8) - (other & ~drivable).to(torch.int8)
@@ -126,7 +126,9 @@ def ground_votes(labels: Tensor, grid: VoxelGrid, config: FootprintConfig) -> Te
 
 def band(heights_m: tuple[float, float], grid: VoxelGrid) -> tuple[int, int]:
     """Range of z indices whose voxel centres lie between two heights in metres."""
-    inside = [k for k in range(grid.shape[2]) if heights_m[0] <= grid.lower_m[2] + (k + 0.5) * grid.voxel_m <= heights_m[1]]
+    inside = [
+        k for k in range(grid.shape[2]) if heights_m[0] <= grid.lower_m[2] + (k + 0.5) * grid.voxel_m <= heights_m[1]
+    ]
     return (inside[0], inside[-1] + 1) if inside else (0, 0)
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ii_world_env.engine import State
 
 PRIORITY = (FREE, 11, 12, 14, 13, 0, 16, 15, 9, 10, 5, 3, 4, 1, 6, 2, 8, 7)
-"""Which class a cell shows when it holds several, the last wins: ground, then structures, then vehicles, then the small."""
+"""Which class a cell shows when it holds several, the last wins: ground, structures, vehicles, the small."""
 CLEARANCE_M = 3.0
 """Voxels above this height do not concern a car and would hide what is under them (tree crowns, bridges)."""
 POOL = 2

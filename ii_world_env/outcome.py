@@ -63,7 +63,9 @@ def discomfort(
     Returns:
         (B, 7) bool in the order of `COMFORT_LIMITS`.
     """
-    jerk, side_jerk, yaw_accel = ((now - then) / dt_s for now, then in zip((accel, lateral, yaw_rate), before, strict=True))
+    jerk, side_jerk, yaw_accel = (
+        (now - then) / dt_s for now, then in zip((accel, lateral, yaw_rate), before, strict=True)
+    )
     values = (torch.hypot(jerk, side_jerk), lateral.abs(), accel, -accel, jerk.abs(), yaw_rate.abs(), yaw_accel.abs())
     stacked = torch.stack(values, -1)
     return stacked > stacked.new_tensor(list(COMFORT_LIMITS.values()))

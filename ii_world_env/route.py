@@ -80,7 +80,10 @@ def project(route: Route, place: Tensor, near_m: Tensor) -> tuple[Tensor, Tensor
     away = offset - part[..., None] * step
     far = away.square().sum(-1) + 1e6 * ((along - near_m[:, None]).abs() > REACH_M)
     best = far.argmin(1, keepdim=True)
-    chosen, gap = step.gather(1, best[..., None].expand(-1, -1, 2))[:, 0], away.gather(1, best[..., None].expand(-1, -1, 2))[:, 0]
+    chosen, gap = (
+        step.gather(1, best[..., None].expand(-1, -1, 2))[:, 0],
+        away.gather(1, best[..., None].expand(-1, -1, 2))[:, 0],
+    )
     left = torch.sign(chosen[:, 0] * gap[:, 1] - chosen[:, 1] * gap[:, 0])
     return along.gather(1, best)[:, 0], gap.norm(dim=-1) * left
 

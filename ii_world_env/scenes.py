@@ -104,7 +104,9 @@ class Scenes:
             return int(wanted)
         some = ", ".join(f"{name} ({number})" for name, number in list(names.items())[:8])
         more = f", ... ({len(names)} in all)" if len(names) > 8 else ""
-        raise OptionError(f"scene={wanted!r} in split {self.split!r}", f"one of {some}{more}", "name a scene or its number")
+        raise OptionError(
+            f"scene={wanted!r} in split {self.split!r}", f"one of {some}{more}", "name a scene or its number"
+        )
 
     def _frame(self, rng: np.random.Generator, scene: int | None, wanted: object) -> tuple[int, int]:
         if wanted is None:
@@ -118,7 +120,9 @@ class Scenes:
             scene = self.numbers[int(rng.integers(len(self.numbers)))]
         last = len(self.index.frames(scene)) - 2
         if not isinstance(wanted, (int, np.integer)) or isinstance(wanted, bool) or not 0 <= int(wanted) <= last:
-            raise OptionError(f"frame={wanted!r} of {self.name(scene)}", f"a number 0..{last}", "choose an earlier frame")
+            raise OptionError(
+                f"frame={wanted!r} of {self.name(scene)}", f"a number 0..{last}", "choose an earlier frame"
+            )
         return scene, int(self.index.frames(scene)[int(wanted)])
 
 

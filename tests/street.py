@@ -34,9 +34,14 @@ def street(grid: VoxelGrid, ego_x_m: float = 0.0, cars_x_m: tuple[float, ...] = 
 
 
 def street_clips(
-    grid: VoxelGrid, speed_mps: float = 6.0, past: int = 4, future: int = 24, batch: int = 1, cars_x_m: tuple[float, ...] = ()
+    grid: VoxelGrid,
+    speed_mps: float = 6.0,
+    past: int = 4,
+    future: int = 24,
+    batch: int = 1,
+    cars_x_m: tuple[float, ...] = (),
 ) -> Clips:
-    """Clips of an ego that drives along the street at constant speed; cars at positions relative to the current frame."""
+    """Clips of an ego that drives along the street at constant speed; cars relative to its current place."""
     step = speed_mps * 0.5
     x = torch.arange(-past, future + 1, dtype=torch.float64) * step
     frames = [torch.from_numpy(street(grid, float(at), cars_x_m)) for at in x[: past + 1]]

@@ -24,9 +24,19 @@ from world_model.worlds import TransportWorld
 def trained(street_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Train:
     """A policy after a few updates."""
     options = Train(
-        world="transport", index=street_data, split="val", timesteps=32, num_envs=2, rollout=8, minibatch=8, epochs=1,
-        horizon=4, save_every=16, out=tmp_path_factory.mktemp("ppo") / "run", device="cpu",
-    )  # fmt: skip
+        world="transport",
+        index=street_data,
+        split="val",
+        timesteps=32,
+        num_envs=2,
+        rollout=8,
+        minibatch=8,
+        epochs=1,
+        horizon=4,
+        save_every=16,
+        out=tmp_path_factory.mktemp("ppo") / "run",
+        device="cpu",
+    )
     train(options)
     return options
 
@@ -48,9 +58,14 @@ def test_a_second_run_does_not_overwrite(trained: Train) -> None:
 def test_the_policy_drives_in_the_table(trained: Train, street_data: Path, tmp_path: Path) -> None:
     results = evaluate(
         Evaluate(
-            planners=(f"ppo:{trained.out / 'model.zip'}",), world="transport", index=street_data, per_scene=1, horizon=4,
-            out=tmp_path, device="cpu",
-        )  # fmt: skip
+            planners=(f"ppo:{trained.out / 'model.zip'}",),
+            world="transport",
+            index=street_data,
+            per_scene=1,
+            horizon=4,
+            out=tmp_path,
+            device="cpu",
+        )
     )
     (episodes,) = results.values()
     assert len(episodes) == 2 and all(e.steps >= 1 for e in episodes)

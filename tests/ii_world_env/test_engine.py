@@ -28,7 +28,9 @@ def engine(horizon: int = 8, action: str = "kinematic", **options: object) -> En
     return Engine(TransportWorld(SMALL), EngineConfig(horizon=horizon, action=action), **options)  # type: ignore[arg-type]
 
 
-def drive(runner: Engine, state: State, pull: float = 0.0, steer: float = 0.0, steps: int = 40) -> tuple[State, list[StepOutput]]:
+def drive(
+    runner: Engine, state: State, pull: float = 0.0, steer: float = 0.0, steps: int = 40
+) -> tuple[State, list[StepOutput]]:
     """One action again and again until the first environment ends."""
     outs = []
     action = torch.tensor([[pull, steer]]).repeat(state.batch, 1)
@@ -142,7 +144,9 @@ def tiny_learned() -> World:
     return LearnedWorld(Tokenizer(tiny_tokenizer(TINY)), Forecaster(tiny_forecaster(tiny_tokenizer(TINY))))
 
 
-@pytest.mark.parametrize("world", [TransportWorld(TINY), ReplayWorld(TINY), tiny_learned()], ids=lambda w: type(w).__name__)
+@pytest.mark.parametrize(
+    "world", [TransportWorld(TINY), ReplayWorld(TINY), tiny_learned()], ids=lambda w: type(w).__name__
+)
 class TestEveryWorld:
     def test_restoring_reproduces_to_the_bit(self, world: World) -> None:
         runner = Engine(world, EngineConfig(horizon=6))
@@ -155,7 +159,9 @@ class TestEveryWorld:
                 begin, out = runner.step(begin, torch.tensor([[0.1, steer]]))
             ends.append((begin, out))
         (a, out_a), (b, out_b) = ends
-        assert torch.equal(a.labels, b.labels) and torch.equal(a.pose, b.pose) and torch.equal(out_a.reward, out_b.reward)
+        assert (
+            torch.equal(a.labels, b.labels) and torch.equal(a.pose, b.pose) and torch.equal(out_a.reward, out_b.reward)
+        )
 
     def test_a_batch_equals_its_singles(self, world: World) -> None:
         runner = Engine(world, EngineConfig(horizon=6))
@@ -189,12 +195,21 @@ def test_observations_are_batched() -> None:
     assert observations.bev(state.labels, SMALL).shape == (3, 50, 50)
     assert observations.ego(state).shape == (3, 6)
     route = observations.route(state).view(3, -1, 2)
-    assert torch.allclose(route[0, :, 0], torch.arange(1, 9) * 4.0, atol=1e-3) and float(route[..., 1].abs().max()) < 1e-3
+    assert (
+        torch.allclose(route[0, :, 0], torch.arange(1, 9) * 4.0, atol=1e-3) and float(route[..., 1].abs().max()) < 1e-3
+    )
 
 
 @pytest.mark.parametrize(
     "actions",
-    [torch.zeros(2), torch.zeros(1, 3), torch.zeros(2, 2), torch.tensor([[math.nan, 0.0]]), torch.tensor([[0.0, math.inf]]), [[0, 0]]],
+    [
+        torch.zeros(2),
+        torch.zeros(1, 3),
+        torch.zeros(2, 2),
+        torch.tensor([[math.nan, 0.0]]),
+        torch.tensor([[0.0, math.inf]]),
+        [[0, 0]],
+    ],
 )
 def test_bad_actions_are_named(actions: torch.Tensor) -> None:
     runner = engine()
@@ -211,7 +226,9 @@ def test_actions_beyond_their_bounds_are_clipped() -> None:
     assert torch.equal(far.pose, near.pose)
 
 
-@pytest.mark.parametrize(("field", "value"), [("action", "joystick"), ("horizon", 0), ("horizon", 2.5), ("horizon", True)])
+@pytest.mark.parametrize(
+    ("field", "value"), [("action", "joystick"), ("horizon", 0), ("horizon", 2.5), ("horizon", True)]
+)
 def test_bad_configurations_are_named(field: str, value: object) -> None:
     with pytest.raises((OptionError, ConfigError), match=field):
         EngineConfig(**{field: value})

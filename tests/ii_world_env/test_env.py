@@ -49,7 +49,8 @@ def same(a: Any, b: Any) -> bool:
 def test_importing_loads_neither_torch_nor_the_devkit() -> None:
     code = (
         "import sys, ii_world_env, gymnasium as gym; gym.spec('IIWorld-nuScenes-v0');"
-        "sys.exit(', '.join({m.split('.')[0] for m in sys.modules} & {'torch', 'nuscenes', 'matplotlib', 'world_model'}) or None)"
+        "loaded = {m.split('.')[0] for m in sys.modules} & {'torch', 'nuscenes', 'matplotlib', 'world_model'};"
+        "sys.exit(', '.join(loaded) or None)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr
@@ -132,7 +133,14 @@ def test_an_episode_can_be_branched_from_its_state(street_data: Path) -> None:
 
 @pytest.mark.parametrize(
     "action",
-    [np.zeros(3, np.float32), np.zeros((1, 2), np.float32), np.array([np.nan, 0], np.float32), [0.0, np.inf], "left", None],
+    [
+        np.zeros(3, np.float32),
+        np.zeros((1, 2), np.float32),
+        np.array([np.nan, 0], np.float32),
+        [0.0, np.inf],
+        "left",
+        None,
+    ],
 )
 def test_bad_actions_are_named_and_change_nothing(street_data: Path, action: Any) -> None:
     env = make(street_data)
@@ -185,7 +193,7 @@ def test_damaged_labels_are_named(tmp_path: Path) -> None:
     victim = root / "gts/street-0/03/labels.npz"
     victim.write_bytes(victim.read_bytes()[:200])
     env = make(root, horizon=2)
-    with pytest.raises(DataError, match="03/labels.npz"):
+    with pytest.raises(DataError, match=r"03/labels\.npz"):
         env.reset(seed=0, options={"scene": 0, "frame": 4})
 
 

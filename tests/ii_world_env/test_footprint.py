@@ -61,7 +61,9 @@ def test_free_street_touches_nothing_and_a_wall_is_felt() -> None:
 
 def test_ground_is_never_an_obstacle() -> None:
     labels = street(SMALL)
-    labels[..., band(CONFIG.band_m, SMALL)[0]] = np.where(np.arange(100)[:, None] % 2, CLASS_ID["driveable_surface"], FREE)
+    labels[..., band(CONFIG.band_m, SMALL)[0]] = np.where(
+        np.arange(100)[:, None] % 2, CLASS_ID["driveable_surface"], FREE
+    )
     labels[..., band(CONFIG.band_m, SMALL)[0]][:, :50] = CLASS_ID["terrain"]
     assert contacts(labels_of(labels), pose(), FAR, SMALL, CONFIG).item() == 0
 
@@ -101,7 +103,13 @@ def test_batches_and_poses_are_independent() -> None:
 
 @pytest.mark.parametrize(
     ("y", "violation"),
-    [(0.0, False), (ROAD_M - 1.0, False), (ROAD_M - EGO_WIDTH_M / 2 + 0.3, False), (ROAD_M + 0.5, True), (ROAD_M + 4.5, True)],
+    [
+        (0.0, False),
+        (ROAD_M - 1.0, False),
+        (ROAD_M - EGO_WIDTH_M / 2 + 0.3, False),
+        (ROAD_M + 0.5, True),
+        (ROAD_M + 4.5, True),
+    ],
 )
 def test_corners_on_the_sidewalk_are_off_the_road(y: float, violation: bool) -> None:
     labels = labels_of(street(SMALL))

@@ -76,7 +76,9 @@ def test_sparse_speaks_only_at_the_end() -> None:
 def test_each_limit_of_comfort_is_felt() -> None:
     zero = torch.zeros(1)
 
-    def limits(accel: float = 0, lateral: float = 0, yaw_rate: float = 0, before: tuple[float, float, float] = (0, 0, 0)) -> set[str]:
+    def limits(
+        accel: float = 0, lateral: float = 0, yaw_rate: float = 0, before: tuple[float, float, float] = (0, 0, 0)
+    ) -> set[str]:
         now = (torch.tensor([v]) for v in (accel, lateral, yaw_rate))
         then = (zero + before[0], zero + before[1], zero + before[2])
         return {name for name, over in zip(COMFORT_LIMITS, discomfort(*now, then, 0.5)[0], strict=True) if over}

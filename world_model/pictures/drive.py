@@ -108,7 +108,7 @@ def drive_strip(
         rows: name -> labels (X, Y, Z) of every step, None where there are none.
         ego_to_global: name -> (T, 4, 4) poses of that row.
         title: a line above.
-        columns: how many moments to show, spread evenly over the longest row.
+        columns: show at most so many moments, evenly spaced over the longest row.
         view: "bev" from above, or "voxels" in 3D.
         grid: extent of the labels.
 
@@ -116,7 +116,8 @@ def drive_strip(
         (H, W, 3) uint8.
     """
     longest = max(len(row) for row in rows.values())
-    steps = np.unique(np.linspace(0, longest - 1, min(columns, longest)).round().astype(int)).tolist()
+    stride = max(1, -(-(longest - 1) // max(1, columns - 1)))
+    steps = range(0, longest, stride)
     pictures = [[_moment(row, ego_to_global[name], step, view, grid) for step in steps] for name, row in rows.items()]
     captions = ["now" if step == 0 else f"+{step * STEP_S:.1f} s" for step in steps]
     return strip(pictures, columns=captions, labels=list(rows) if len(rows) > 1 else (), title=title)

@@ -86,7 +86,9 @@ def _imported(name: str, checkpoint: str | Path | None, device: torch.device, gr
     try:
         cls = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise OptionError(f"world={name!r} cannot be imported ({error})", "'package.module:Class'", "check the path") from error
+        raise OptionError(
+            f"world={name!r} cannot be imported ({error})", "'package.module:Class'", "check the path"
+        ) from error
     world = cls(checkpoint=checkpoint, device=device, grid=grid)
     if not isinstance(world, World):
         raise ConfigError(

@@ -59,7 +59,9 @@ class LearnedWorld:
         memory, tokens = self.tokenizer.empty_memory(len(labels)), []
         for frame in range(count):
             start = torch.full((len(labels),), frame == 0, device=device)
-            encoded = self.tokenizer.encode(labels[:, frame], memory, to_previous[:, frame - 1] if frame else still, start)
+            encoded = self.tokenizer.encode(
+                labels[:, frame], memory, to_previous[:, frame - 1] if frame else still, start
+            )
             memory = encoded.memory
             tokens.append(encoded.token)
         local = (invert_pose(pose[:, -1:]) @ pose).to(device)

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from world_model.data.labels import read_labels
+from world_model.errors import DataError
+
+SHAPE = (8, 6, 4)
+
+
+def write(path: Path, **arrays: np.ndarray) -> Path:
+    np.savez_compressed(path, **arrays)
+    return path
+
+
+@pytest.fixture
+def labels() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 18, SHAPE).astype(np.uint8)
+
+
+def test_reads_any_integer_type(tmp_path: Path, labels: np.ndarray) -> None:
+    for kind in (np.uint8, np.int32, np.int64):
+        read = read_labels(write(tmp_path / "labels.npz", semantics=labels.astype(kind)), shape=SHAPE)
+        assert read.dtype == np.uint8 and (read == labels).all()
+    mask = (labels > 4).astype(np.uint8)
+    assert (read_labels(write(tmp_path / "m.npz", mask_camera=mask), "mask_camera", SHAPE) == mask).all()
+
+
+def test_damage_is_named(tmp_path: Path, labels: np.ndarray) -> None:
+    path = tmp_path / "labels.npz"
+    bad: list[tuple[dict[str, np.ndarray], str]] = [
+        ({"semantic": labels}, "'semantics'"),
+        ({"semantics": labels[:-1]}, r"\(7, 6, 4\)"),
+        ({"semantics": labels.astype(np.float32)}, "float32"),
+        ({"semantics": labels.astype(np.int64) + 1}, r"1\.\.18"),
+        ({"semantics": labels.astype(np.int64) - 1}, r"-1\.\.16"),
+        ({"semantics": np.array([None])}, "cannot be read"),
+    ]
+    for arrays, says in bad:
+        with pytest.raises(DataError, match=says) as caught:
+            read_labels(write(path, **arrays), shape=SHAPE)
+        assert str(path) in str(caught.value) and caught.value.expected and caught.value.remedy
+    with pytest.raises(DataError, match=r"0\.\.1"):
+        read_labels(write(path, mask_lidar=labels), "mask_lidar", SHAPE)
+
+
+def test_truncated_at_any_length(tmp_path: Path, labels: np.ndarray) -> None:
+    whole = write(tmp_path / "whole.npz", semantics=labels).read_bytes()
+    path = tmp_path / "labels.npz"
+    for length in range(0, len(whole), 7):
+        path.write_bytes(whole[:length])
+        with pytest.raises(DataError, match=r"labels\.npz"):
+            read_labels(path, shape=SHAPE)
+    half = len(whole) // 2
+    path.write_bytes(whole[:half] + bytes(8) + whole[half + 8 :])
+    with pytest.raises(DataError, match=r"labels\.npz"):
+        read_labels(path, shape=SHAPE)
+    path.unlink()
+    with pytest.raises(DataError, match="does not exist"):
+        read_labels(path, shape=SHAPE)
+
+
+def test_flipped_bytes_give_a_data_error_or_the_right_labels(tmp_path: Path, labels: np.ndarray) -> None:
+    whole = write(tmp_path / "whole.npz", semantics=labels).read_bytes()
+    rng, path = np.random.default_rng(1), tmp_path / "labels.npz"
+    refused = 0
+    for _ in range(600):
+        damaged = bytearray(whole)
+        for place in rng.integers(0, len(whole), 2):
+            damaged[place] = rng.integers(256)
+        path.write_bytes(bytes(damaged))
+        try:
+            assert (read_labels(path, shape=SHAPE) == labels).all()
+        except DataError:
+            refused += 1
+    assert refused > 300
