@@ -19,6 +19,7 @@ import tyro
 
 import ii_world_env  # noqa: F401  (registers the environment)
 from agents.idm import IDM
+from agents.planner import Planner
 from agents.scripted import ConstantVelocity, LogReplay
 from world_model.files import write_json
 from world_model.pictures import birds_eye, caption, strip, voxels_3d, write_gif
@@ -59,7 +60,7 @@ def main(args: Args) -> None:
     )
     face: Any = env.unwrapped  # the environment without gym.make's wrappers: its state is what planners read
     names = [face.scenes.name(number) for number in face.scenes.numbers][: 1 if args.short else args.scenes]
-    planners = [ConstantVelocity(face.engine), IDM(face.engine), LogReplay(face.engine)]
+    planners: list[Planner] = [ConstantVelocity(face.engine), IDM(face.engine), LogReplay(face.engine)]
     seconds = time.perf_counter() - begin
     print(f"{len(names)} scenes, {len(planners)} planners, {args.world} world, ready in {seconds:.1f} s")
 
@@ -107,12 +108,12 @@ def main(args: Args) -> None:
     ]
     write_json(args.out / "results.json", {"data_source": info["data_source"], "summary": rows, "episodes": details})
 
-    # The film: the scene with the longest way, the planners side by side.
-    way = [max(done[i]["moments"][-1]["progress_m"] for done in episodes.values()) for i in range(len(names))]
-    chosen = int(np.argmax(way))
+    # The film: the scene in which the planners' ways differ most, side by side.
+    ways = np.array([[e["moments"][-1]["progress_m"] for e in done] for done in episodes.values()])
+    chosen = int(np.argmax(np.ptp(ways, axis=0)))
     print(f"drawing {names[chosen]} ...", flush=True)
     drives = {name: done[chosen]["moments"] for name, done in episodes.items()}
-    title = f"{names[chosen]} ({info['data_source']}), {args.world} world"
+    title = f"{names[chosen]}, {info['data_source']}, {args.world} world"
     film = [draw(drives, i, title) for i in range(max(map(len, drives.values())))]
     print("film: ", write_gif(args.out / "quickstart.gif", film, fps=4).resolve())
     print("table:", (args.out / "results.json").resolve())

@@ -95,7 +95,7 @@ def main(args: Args) -> None:
         rows,
         columns=[f"+{i * STEP_S:.1f} s" for i in columns],
         labels=list(drives),
-        title=f"{scene}, frame {frame} ({info['data_source']}), {args.world} world",
+        title=f"{scene}, frame {frame}, {info['data_source']}, {args.world} world",
     )
     pairs = (("left", "right"), ("straight", "braking"))
     film = [

@@ -128,7 +128,8 @@ def main(args: Args) -> None:
 
 def test(model: PPO, env: gym.Env, episodes: int) -> dict[str, Any]:
     """Mean result over episodes whose starts depend only on their number."""
-    rows, info = [], {}
+    rows: list[tuple[float, float, bool, bool]] = []
+    info: dict[str, Any] = {}
     for episode in range(episodes):
         observation, info = env.reset(seed=1000 + episode)
         total, ended = 0.0, False

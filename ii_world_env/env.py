@@ -280,7 +280,7 @@ class IIWorldEnv(gym.Env[Any, np.ndarray]):
         }
         if out is not None:
             info["reward_terms"] = {name: float(value[0]) for name, value in out.terms.items()}
-            info["time_to_collision_s"] = float(out.outcome.time_to_collision_s[0])
+            info["time_to_collision_s"] = round(float(out.outcome.time_to_collision_s[0]), 1)
             info["lateral_m"] = float(out.outcome.lateral_m[0])
         return info
 

@@ -12,7 +12,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -31,7 +31,7 @@ FORECASTER_FILE = "forecaster.safetensors"
 
 
 class _DataclassInstance(Protocol):
-    __dataclass_fields__: dict[str, Any]
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
 
 Config = TypeVar("Config", bound=_DataclassInstance)
@@ -83,7 +83,9 @@ def config_from_json(kind: type[Config], values: dict[str, Any]) -> Config:
     """
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     if isinstance(values.get("grid"), dict):
-        values["grid"] = VoxelGrid(**{k: tuple(v) if isinstance(v, list) else v for k, v in values["grid"].items()})
+        # The grid's own fields are checked by its constructor.
+        grid: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values["grid"].items()}
+        values["grid"] = VoxelGrid(**grid)
     known = {f.name for f in dataclasses.fields(kind)}
     if set(values) != known:
         raise CheckpointError(
@@ -97,8 +99,16 @@ def config_from_json(kind: type[Config], values: dict[str, Any]) -> Config:
         raise CheckpointError(f"the configuration is not valid ({error})", f"a valid {kind.__name__}") from error
 
 
+def tokens_hash(weights: dict[str, Tensor]) -> str:
+    """Short hash of the part of a tokenizer's state dict that makes tokens: all but the decoder.
+
+    It ties token caches and forecasters to the tokenizer whose tokens they hold; refining the decoder keeps it.
+    """
+    return weights_hash({name: value for name, value in weights.items() if not name.startswith("decoder.")})
+
+
 def weights_hash(weights: dict[str, Tensor]) -> str:
-    """Short hash of a state dict: ties a forecaster to the tokenizer whose tokens it learned."""
+    """Short hash of a state dict: identifies a trained model."""
     digest = hashlib.sha256()
     for name in sorted(weights):
         digest.update(name.encode())
@@ -106,7 +116,9 @@ def weights_hash(weights: dict[str, Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
-def save_model(path: str | Path, model: nn.Module, weights: dict[str, Tensor], card: dict[str, Any]) -> None:
+def save_model(
+    path: str | Path, model: Tokenizer | Forecaster, weights: dict[str, Tensor], card: dict[str, Any]
+) -> None:
     """Write weights with their configuration, atomically.
 
     Args:
@@ -156,7 +168,9 @@ def _fill(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
     model.load_state_dict(weights)
 
 
-def load_tokenizer(path: str | Path | None = None, device: torch.device | str = "cpu") -> tuple[Tokenizer, dict[str, Any]]:
+def load_tokenizer(
+    path: str | Path | None = None, device: torch.device | str = "cpu"
+) -> tuple[Tokenizer, dict[str, Any]]:
     """Read a tokenizer (a file, or a folder that holds one; None is the bundled one) and its card.
 
     Raises:
@@ -167,10 +181,12 @@ def load_tokenizer(path: str | Path | None = None, device: torch.device | str = 
     meta, weights = _read(path, "Tokenizer")
     model = Tokenizer(config_from_json(TokenizerConfig, meta["config"]))
     _fill(model, weights, path)
-    return model.to(device).eval(), {**meta["card"], "weights": weights_hash(weights)}
+    return model.to(device).eval(), {**meta["card"], "tokens": tokens_hash(weights), "weights": weights_hash(weights)}
 
 
-def load_forecaster(path: str | Path | None = None, device: torch.device | str = "cpu") -> tuple[Forecaster, dict[str, Any]]:
+def load_forecaster(
+    path: str | Path | None = None, device: torch.device | str = "cpu"
+) -> tuple[Forecaster, dict[str, Any]]:
     """Read a forecaster (a file, or a folder that holds one; None is the bundled one) and its card.
 
     Raises:
@@ -188,10 +204,10 @@ def load_forecaster(path: str | Path | None = None, device: torch.device | str =
 def _cached(path: str, stamp: tuple[int, ...], device: str, dtype: torch.dtype) -> WorldModel:
     tokenizer, tokenizer_card = load_tokenizer(path, device)
     forecaster, card = load_forecaster(path, device)
-    if card.get("tokenizer_weights") != tokenizer_card["weights"]:
+    if card.get("tokens") != tokenizer_card["tokens"]:
         raise CheckpointError(
-            f"{path}: the forecaster was trained on tokens of tokenizer {card.get('tokenizer_weights')}, "
-            f"but the tokenizer beside it is {tokenizer_card['weights']}",
+            f"{path}: the forecaster was trained on tokens {card.get('tokens')}, "
+            f"but the tokenizer beside it makes tokens {tokenizer_card['tokens']}",
             "a forecaster and its own tokenizer in one folder",
             "encode tokens with this tokenizer and train the forecaster on them",
         )

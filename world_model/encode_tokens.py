@@ -82,7 +82,7 @@ def main(args: Args) -> Path:
     device = choose_device(args.device)
     model, card = load_tokenizer(args.tokenizer, device)
     shape = (model.config.latent, *model.config.latent_shape)
-    cache = TokenCache.create(args.out, index, card["weights"], shape)
+    cache = TokenCache.create(args.out, index, card["tokens"], shape)
     scenes = [s for s in index.scenes(args.split) if s not in cache.done]
     total, count, begin = sum(len(index.frames(s)) for s in scenes), 0, time.perf_counter()
     for first in range(0, len(scenes), args.batch):
@@ -100,6 +100,6 @@ def main(args: Args) -> Path:
 
 if __name__ == "__main__":
     try:
-        main(tyro.cli(Args))
+        main(tyro.cli(Args, prog="python -m world_model.encode_tokens"))
     except IIWorldError as error:
         raise SystemExit(f"error: {error}") from error

@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 import tyro
 
+from world_model.checkpoint import bundled_path
 from world_model.data.clips import Clips, load_clips
 from world_model.data.index import SceneIndex
 from world_model.errors import IIWorldError, OptionError
@@ -149,9 +150,19 @@ def _asked(options: Generate, index: SceneIndex, scene: str) -> dict[str, str | 
         "steps": options.steps,
         "world": options.world,
         "checkpoint": str(options.checkpoint) if options.checkpoint else "bundled",
+        "weights": _weights(options),
         "data_source": index.source,
         "data_fingerprint": index.fingerprint,
     }
+
+
+def _weights(options: Generate) -> str | None:
+    """Short checksum of the model files: weights trained anew under the same path are another model."""
+    if options.world != "learned":
+        return None
+    folder = options.checkpoint or bundled_path()
+    files = sorted(folder.glob("*.safetensors"))
+    return f"{zlib.crc32(b''.join(file.read_bytes() for file in files)):08x}" if files else None
 
 
 def _finished(folder: Path, asked: dict[str, str | int | None]) -> bool:

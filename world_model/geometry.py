@@ -90,7 +90,13 @@ def invert_pose(pose: Tensor) -> Tensor:
 
 
 def warp_bev(
-    maps: Tensor, target_to_source: Tensor, lower_m: tuple[float, float], cell_m: float, z_m: float, *, offset: float = 0.5
+    maps: Tensor,
+    target_to_source: Tensor,
+    lower_m: tuple[float, float],
+    cell_m: float,
+    z_m: float,
+    *,
+    offset: float = 0.5,
 ) -> Tensor:
     """Bilinear warp of bird's-eye maps into another frame, zero outside.
 
@@ -148,8 +154,16 @@ def warp_voxels(labels: Tensor, target_to_source: Tensor, grid: VoxelGrid = OCC3
     )
     if planar:
         # Whole columns move together: one index per column instead of one per voxel.
-        x = matrix[:, 0, 0, None, None] * axes[0][:, None] + matrix[:, 0, 1, None, None] * axes[1] + matrix[:, 0, 3, None, None]
-        y = matrix[:, 1, 0, None, None] * axes[0][:, None] + matrix[:, 1, 1, None, None] * axes[1] + matrix[:, 1, 3, None, None]
+        x = (
+            matrix[:, 0, 0, None, None] * axes[0][:, None]
+            + matrix[:, 0, 1, None, None] * axes[1]
+            + matrix[:, 0, 3, None, None]
+        )
+        y = (
+            matrix[:, 1, 0, None, None] * axes[0][:, None]
+            + matrix[:, 1, 1, None, None] * axes[1]
+            + matrix[:, 1, 3, None, None]
+        )
         i = ((x - lower[0]) / grid.voxel_m).floor().long()
         j = ((y - lower[1]) / grid.voxel_m).floor().long()
         inside = (i >= 0) & (i < size_x) & (j >= 0) & (j < size_y)

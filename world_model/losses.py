@@ -14,7 +14,6 @@ from torch import Tensor
 
 from world_model.grid import FREE, IGNORE, MOVABLE, NUM_CLASSES
 
-
 OBJECTS = (*MOVABLE, 1, 8)
 """Classes of things rather than surfaces: movable ones, barriers and cones."""
 
@@ -45,7 +44,9 @@ def focal_terms(logits: Tensor, labels: Tensor, alpha: float = 0.25, gamma: floa
     return weight * miss.pow(gamma) * F.softplus(signed)
 
 
-def focal_loss(logits: Tensor, labels: Tensor, weight: Tensor | None = None, class_weight: Tensor | None = None) -> Tensor:
+def focal_loss(
+    logits: Tensor, labels: Tensor, weight: Tensor | None = None, class_weight: Tensor | None = None
+) -> Tensor:
     """Sigmoid focal loss, summed over classes, mean over valid voxels.
 
     Args:
@@ -175,7 +176,9 @@ def _face_neighbours(mask: Tensor) -> Tensor:
     return near
 
 
-def reconstruction_loss(logits: Tensor, labels: Tensor, class_weight: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+def reconstruction_loss(
+    logits: Tensor, labels: Tensor, class_weight: Tensor | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
     """The published reconstruction loss over every voxel: 10 x focal + Lovász-softmax.
 
     Args:

@@ -70,7 +70,7 @@ def main(arguments: Arguments) -> None:
 
 if __name__ == "__main__":
     try:
-        main(tyro.cli(Arguments, description=__doc__))
+        main(tyro.cli(Arguments, prog="python -m world_model.make_synthetic", description=__doc__))
     except IIWorldError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(2)

@@ -24,8 +24,11 @@ def choose_device(name: str = "auto") -> torch.device:
     except RuntimeError as error:
         raise OptionError(f"device {name!r}", "auto, cpu, cuda or cuda:N", "choose one of these") from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise OptionError(f"device {name!r}, but torch {torch.__version__} sees no CUDA device", "auto or cpu here",
-                          "install a CUDA build of torch, or use --device cpu")
+        raise OptionError(
+            f"device {name!r}, but torch {torch.__version__} sees no CUDA device",
+            "auto or cpu here",
+            "install a CUDA build of torch, or use --device cpu",
+        )
     return device
 
 

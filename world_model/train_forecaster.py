@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import tyro
@@ -42,9 +42,9 @@ class Args:
     preset: Literal["base", "nano", "tiny"] = "nano"
     """Sizes: base is the published model, nano runs on two CPU cores."""
     iterations: int = 0
-    """Optimizer steps; 0 takes 48 epochs (published) for base, 2,000 otherwise."""
-    batch: int = 4
-    """Windows per step."""
+    """Optimizer steps; 0 takes 48 epochs (published) for base, 900 otherwise."""
+    batch: int = 2
+    """Windows per step (published: 8 on each of 8 devices)."""
     seed: int = 0
     """Fixes weights, order and sampling."""
     device: str = "auto"
@@ -52,7 +52,7 @@ class Args:
     learning_rate: float = 0.0
     """Peak learning rate; 0 takes 1e-3."""
     occupancy_weight: float = -1.0
-    """Weight of the reconstruction loss of a decoded step; -1 takes the preset's (base 0, nano 0.3)."""
+    """Weight of the reconstruction loss of a decoded step; -1 takes the preset's (base 0, nano 1)."""
     save_every: int = 250
     """Iterations between checkpoints."""
     log_every: int = 25
@@ -72,14 +72,14 @@ def recipe(args: Args, windows: int) -> tuple[TrainConfig, ForecasterLossConfig]
         ema=0.999 if published else 0.99,
     )
     train = TrainConfig(
-        iterations=args.iterations or (48 * windows // args.batch if published else 2_000),
+        iterations=args.iterations or (48 * windows // args.batch if published else 900),
         batch=args.batch,
         seed=args.seed,
         save_every=args.save_every,
         log_every=args.log_every,
         optim=optim,
     )
-    weight = args.occupancy_weight if args.occupancy_weight >= 0 else (0.0 if published else 0.3)
+    weight = args.occupancy_weight if args.occupancy_weight >= 0 else (0.0 if published else 1.0)
     loss = ForecasterLossConfig(through_time=published, normalise=not published, occupancy_weight=weight)
     return train, loss
 
@@ -91,7 +91,7 @@ def main(args: Args) -> Path:
     device = choose_device(args.device)
     tokenizer, tokenizer_card = load_tokenizer(args.tokenizer, device)
     tokenizer.requires_grad_(False)
-    cache = TokenCache.load(args.tokens, index, args.split, tokenizer_card["weights"])
+    cache = TokenCache.load(args.tokens, index, args.split, tokenizer_card["tokens"])
     torch.manual_seed(args.seed)
     model = Forecaster(for_tokenizer(PRESETS[args.preset](), tokenizer.config)).to(device)
     windows = sum(max(0, len(index.frames(s)) - 10) for s in index.scenes(args.split))
@@ -108,12 +108,12 @@ def main(args: Args) -> Path:
         tokenizer=tokenizer,
         read_labels=lambda frame: read_labels(index.root / str(index.label_path[frame])),
     )
-    identity = {
+    identity: dict[str, Any] = {
         "model": config_to_json(model.config),
         "train": config_to_json(train),
         "loss": config_to_json(loss),
         "data": index.fingerprint,
-        "tokenizer": tokenizer_card["weights"],
+        "tokenizer": tokenizer_card["tokens"],
         "split": args.split,
     }
     # How often a run is saved and reported does not change it.
@@ -135,7 +135,7 @@ def main(args: Args) -> Path:
         "seed": train.seed,
         "hours": round(trainer.seconds / 3600, 3),
         "device": str(device),
-        "tokenizer_weights": tokenizer_card["weights"],
+        "tokens": tokenizer_card["tokens"],
     }
     save_model(args.out / FORECASTER_FILE, model, trainer.average.weights, card)
     source = args.tokenizer / TOKENIZER_FILE if args.tokenizer.is_dir() else args.tokenizer
@@ -148,6 +148,6 @@ def main(args: Args) -> Path:
 
 if __name__ == "__main__":
     try:
-        main(tyro.cli(Args))
+        main(tyro.cli(Args, prog="python -m world_model.train_forecaster"))
     except IIWorldError as error:
         raise SystemExit(f"error: {error}") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import tyro
@@ -36,7 +36,7 @@ class Args:
     iterations: int = 0
     """Optimizer steps; 0 takes 24 epochs (published) for base, 6,000 otherwise."""
     batch: int = 2
-    """Streams side by side."""
+    """Streams side by side (published: 8 on each of 8 devices)."""
     seed: int = 0
     """Fixes weights, order, flips and sampling."""
     device: str = "auto"
@@ -60,8 +60,12 @@ def recipe(args: Args, frames_per_epoch: int) -> tuple[TrainConfig, TokenizerLos
     published = args.preset == "base"
     rate = args.learning_rate or (5e-4 if published else 1e-3)
     iterations = args.iterations or (24 * frames_per_epoch // args.batch if published else 6_000)
-    optim = OptimConfig(learning_rate=rate, schedule="step" if published else "cosine",
-        warmup=200 if published else 50, ema=0.999 if published else 0.995)
+    optim = OptimConfig(
+        learning_rate=rate,
+        schedule="step" if published else "cosine",
+        warmup=200 if published else 50,
+        ema=0.999 if published else 0.995,
+    )
     train = TrainConfig(
         iterations=iterations,
         batch=args.batch,
@@ -88,7 +92,7 @@ def main(args: Args) -> Path:
     # Short streams mix scenes better where a run sees few epochs; four frames fill the memory.
     plan = StreamPlan(index, args.split, args.batch, args.seed, parts=2 if args.preset == "base" else 8)
     train, loss = recipe(args, plan.frames_per_epoch)
-    identity = {
+    identity: dict[str, Any] = {
         "model": config_to_json(model.config),
         "train": config_to_json(train),
         "loss": config_to_json(loss),
@@ -123,6 +127,6 @@ def main(args: Args) -> Path:
 
 if __name__ == "__main__":
     try:
-        main(tyro.cli(Args))
+        main(tyro.cli(Args, prog="python -m world_model.train_tokenizer"))
     except IIWorldError as error:
         raise SystemExit(f"error: {error}") from error

@@ -102,7 +102,7 @@ def _forecast(file: Path, target: Path) -> list[Path]:
 
 def _keys(file: Path) -> set[str]:
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             return set(archive.files)
     except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
         raise DataError(f"{file} cannot be read ({error})", "an npz file", "write or fetch it again") from error
@@ -110,7 +110,7 @@ def _keys(file: Path) -> set[str]:
 
 def _array(file: Path, key: str) -> np.ndarray:
     try:
-        with np.load(file, allow_pickle=False) as archive:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             return archive[key]
     except (OSError, ValueError, EOFError, KeyError, zlib.error, zipfile.BadZipFile) as error:
         raise DataError(f"{key} in {file} cannot be read ({error})", "an intact npz file", "write it again") from error

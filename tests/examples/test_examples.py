@@ -31,6 +31,12 @@ def load(name: str) -> ModuleType:
     return module
 
 
+def picture(path: Path) -> tuple[int, int, int]:
+    """Width, height and number of frames of an image file."""
+    with Image.open(path) as image:
+        return (*image.size, getattr(image, "n_frames", 1))
+
+
 def write_scenes(*arguments: object, **options: object) -> Path:
     """The invented nuScenes folder of the data tests."""
     spec = importlib.util.spec_from_file_location("invented_scenes", ROOT / "tests" / "world_model" / "conftest.py")
@@ -63,8 +69,8 @@ def test_quickstart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, row in results["summary"].items():
         assert name in said and row["episodes"] == 1 and 0 <= row["progress"] <= 1 and np.isfinite(row["reward"])
     assert "synthetic" in results["data_source"] and results["data_source"] in said
-    film = Image.open(tmp_path / "quickstart.gif")
-    assert film.size[0] > 1000 and 2 <= film.n_frames <= 3
+    width, _, frames = picture(tmp_path / "quickstart.gif")
+    assert width > 1000 and 2 <= frames <= 3
     assert str(tmp_path / "quickstart.gif") in said
 
 
@@ -73,8 +79,8 @@ def test_scripted_scenarios(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     example.main(example.Args(short=True, out=tmp_path))
     said = capsys.readouterr().out
     assert all(name in said for name in ("straight", "left", "right", "braking"))
-    assert Image.open(tmp_path / "scenarios.png").size[0] > 500
-    assert Image.open(tmp_path / "scenarios.gif").n_frames == 3
+    assert picture(tmp_path / "scenarios.png")[0] > 500
+    assert picture(tmp_path / "scenarios.gif")[2] == 3
 
 
 def test_the_way_so_far_is_seen_from_the_ego() -> None:

@@ -14,7 +14,7 @@ from world_model.checkpoint import (
     load_tokenizer,
     load_world,
     save_model,
-    weights_hash,
+    tokens_hash,
 )
 from world_model.errors import CheckpointError, OutputError
 from world_model.forecaster import Forecaster
@@ -28,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     tokenizer, forecaster = Tokenizer(tiny_tokenizer()), Forecaster(tiny_forecaster())
     save_model(tmp_path / TOKENIZER_FILE, tokenizer, tokenizer.state_dict(), {"data_source": "synthetic"})
-    card = {"data_source": "synthetic", "tokenizer_weights": weights_hash(tokenizer.state_dict())}
+    card = {"data_source": "synthetic", "tokens": tokens_hash(tokenizer.state_dict())}
     save_model(tmp_path / FORECASTER_FILE, forecaster, forecaster.state_dict(), card)
     return tmp_path
 
@@ -88,7 +88,7 @@ def test_other_version(folder: Path) -> None:
 
 def test_weights_of_another_config(folder: Path) -> None:
     rewrite(folder / TOKENIZER_FILE, lambda tensors, meta: meta["config"].update(codes=64))
-    with pytest.raises(CheckpointError, match="vq.embedding.weight"):
+    with pytest.raises(CheckpointError, match=r"vq\.embedding\.weight"):
         load_tokenizer(folder)
 
 
@@ -108,7 +108,7 @@ def test_forecaster_of_another_tokenizer(folder: Path) -> None:
     torch.manual_seed(1)
     other = Tokenizer(tiny_tokenizer())
     save_model(folder / TOKENIZER_FILE, other, other.state_dict(), {})
-    with pytest.raises(CheckpointError, match="trained on tokens of tokenizer"):
+    with pytest.raises(CheckpointError, match="trained on tokens"):
         load_world(folder)
 
 

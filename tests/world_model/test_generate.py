@@ -14,13 +14,19 @@ from world_model.data.clips import load_clips
 from world_model.data.index import SceneIndex
 from world_model.errors import DataError, OptionError
 from world_model.files import write_npz
-from world_model.generate import FILES, Generate, generate
+from world_model.generate import FILES, Generate, _asked, generate
 from world_model.grid import CLASS_ID, FREE
 from world_model.rollout import parse_trajectory, roll
 from world_model.visualize import Visualize, visualize
 from world_model.worlds.build import build_world
 
 FRAMES = 8
+
+
+def picture(path: Path) -> tuple[int, int, int]:
+    """Width, height and number of frames of an image file."""
+    with Image.open(path) as image:
+        return (*image.size, getattr(image, "n_frames", 1))
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +83,8 @@ def test_the_log_replayed_is_the_log(data: Path, tmp_path: Path) -> None:
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["steps"] == 3 and summary["distance_m"] == pytest.approx(6)
     for name in FILES[1:]:
-        assert Image.open(folder / name).size[0] > 300
-    assert Image.open(folder / "drive.gif").n_frames == 4
+        assert picture(folder / name)[0] > 300
+    assert picture(folder / "drive.gif")[2] == 4
 
 
 def test_a_given_trajectory_is_followed(data: Path) -> None:
@@ -107,6 +113,16 @@ def test_finished_scenes_are_skipped_and_others_are_not(
     assert (first / "forecast.npz").stat().st_mtime_ns == before and (second / "drive.gif").exists()
     generate(dataclasses.replace(options, steps=2, scene=("scene-0",)))  # another question: not the same answer
     assert json.loads((first / "summary.json").read_text())["steps"] == 2
+
+
+def test_new_weights_are_another_question(data: Path, tmp_path: Path) -> None:
+    index = SceneIndex.load(data)
+    options = Generate(checkpoint=tmp_path)
+    (tmp_path / "tokenizer.safetensors").write_bytes(b"one")
+    before = _asked(options, index, "scene-0")
+    assert _asked(options, index, "scene-0") == before
+    (tmp_path / "tokenizer.safetensors").write_bytes(b"two")
+    assert _asked(options, index, "scene-0") != before
 
 
 def test_steps_end_with_the_log(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -153,17 +169,17 @@ def test_bad_trajectories_say_what_is_expected(text: str) -> None:
 
 def test_one_npz_becomes_a_picture(data: Path, tmp_path: Path) -> None:
     labels = data / "gts/scene-0/3/labels.npz"
-    (picture,) = visualize(Visualize(file=labels, out=tmp_path / "frame", height=200))
-    assert picture == tmp_path / "frame.png" and Image.open(picture).size[0] > 400
+    (drawn,) = visualize(Visualize(file=labels, out=tmp_path / "frame", height=200))
+    assert drawn == tmp_path / "frame.png" and picture(drawn)[0] > 400
     (narrow,) = visualize(Visualize(file=labels, out=tmp_path / "bev", height=200, view="bev"))
-    assert Image.open(narrow).size[0] == 200
+    assert picture(narrow)[0] == 200
 
 
 def test_a_forecast_becomes_strips_and_a_film(data: Path, tmp_path: Path) -> None:
     (folder,) = generate(Generate(index=data, world="transport", frame=5, steps=2, out=tmp_path))
     written = visualize(Visualize(file=folder / "forecast.npz", out=tmp_path / "seen"))
     assert [p.name for p in written] == ["seen.png", "seen_3d.png", "seen.gif"]
-    assert Image.open(written[2]).n_frames == 3
+    assert picture(written[2])[2] == 3
 
 
 def test_files_that_cannot_be_shown_are_named(tmp_path: Path) -> None:

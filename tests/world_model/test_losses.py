@@ -74,7 +74,9 @@ def test_weights_stand_for_copies(generator: torch.Generator) -> None:
     weight = torch.randint(1, 4, (300,), generator=generator).double()
     copies = weight.long()
     repeated = lovasz_softmax_binned(
-        probabilities.repeat_interleave(copies, 0), labels.repeat_interleave(copies), torch.ones(int(copies.sum())).double()
+        probabilities.repeat_interleave(copies, 0),
+        labels.repeat_interleave(copies),
+        torch.ones(int(copies.sum())).double(),
     )
     torch.testing.assert_close(lovasz_softmax_binned(probabilities, labels, weight), repeated)
 

@@ -46,7 +46,9 @@ def cut(index: SceneIndex, names: tuple[str, ...]) -> SceneIndex:
     unknown = sorted(set(names) - set(index.scene_name.tolist()))
     if unknown:
         known = ", ".join(index.scene_name[:5].tolist())
-        raise DataError(f"no scenes {', '.join(unknown)} in {index.root}", f"names such as {known}", "choose other scenes")
+        raise DataError(
+            f"no scenes {', '.join(unknown)} in {index.root}", f"names such as {known}", "choose other scenes"
+        )
     scenes = [s for s, name in enumerate(index.scene_name) if name in names]
     frames = np.concatenate([np.arange(f.start, f.stop) for f in map(index.frames, scenes)])
     boxes = np.concatenate([np.arange(index.box_start[f], index.box_start[f + 1]) for f in frames]).astype(np.int64)
@@ -91,6 +93,6 @@ def main(args: Args) -> Path:
 
 if __name__ == "__main__":
     try:
-        main(tyro.cli(Args))
+        main(tyro.cli(Args, prog="python -m world_model.data.demo"))
     except IIWorldError as error:
         raise SystemExit(f"error: {error}") from error

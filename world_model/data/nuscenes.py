@@ -10,6 +10,7 @@ else needs the devkit. Ego pose of a keyframe: that of its LIDAR_TOP sweep, the 
 
 from __future__ import annotations
 
+import itertools
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,7 +142,7 @@ def _assemble(
     start = np.cumsum([0, *(len(scene.samples) for scene in scenes)]).astype(np.int64)
     time_us = np.array([sample["timestamp"] for sample in chain], np.int64)
     poses = pose_matrix(torch.from_numpy(translation), torch.from_numpy(rotation)).numpy()
-    parts = [slice(a, b) for a, b in zip(start[:-1], start[1:], strict=True)]
+    parts = [slice(a, b) for a, b in itertools.pairwise(start)]
     return SceneIndex(
         root=index_folder,
         source=source,

@@ -6,6 +6,7 @@ seen.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -69,7 +70,7 @@ class StreamPlan:
         for scene in index.scenes(split):
             frames = index.frames(scene)
             cuts = np.linspace(0, len(frames), parts + 1).astype(int)
-            self.segments += [frames[a:b] for a, b in zip(cuts, cuts[1:], strict=False) if b > a]
+            self.segments += [frames[a:b] for a, b in itertools.pairwise(cuts) if b > a]
         self.frames_per_epoch = sum(len(s) for s in self.segments)
         self._rng = np.random.default_rng([seed, 7])
         self._queue: list[int] = []

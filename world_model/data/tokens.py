@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -44,7 +45,9 @@ class TokenCache:
         if (folder / META).exists():
             cache = cls._open(folder, "r+")
             if cache.meta != meta:
-                raise DataError(f"{folder} holds tokens of {cache.meta}", str(meta), "choose another --out or delete it")
+                raise DataError(
+                    f"{folder} holds tokens of {cache.meta}", str(meta), "choose another --out or delete it"
+                )
             return cache
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -52,7 +55,7 @@ class TokenCache:
         except OSError as error:
             raise OutputError(
                 f"could not create {folder / TOKENS}: {error.strerror or error}",
-                f"a writable folder with {np.prod(meta['shape']) * 2 / 1e9:.1f} GB of free space",
+                f"a writable folder with {len(index.token) * math.prod(shape) * 2 / 1e9:.1f} GB of free space",
                 "choose another --out",
             ) from error
         write_json(folder / DONE, [])
@@ -61,14 +64,16 @@ class TokenCache:
         return cls._open(folder, "r+")
 
     @classmethod
-    def _open(cls, folder: Path, mode: str) -> TokenCache:
+    def _open(cls, folder: Path, mode: Literal["r", "r+"]) -> TokenCache:
         remedy = "run `python -m world_model.encode_tokens`"
         try:
             meta = json.loads((folder / META).read_text())
             done = set(json.loads((folder / DONE).read_text()))
-            tokens = np.load(folder / TOKENS, mmap_mode=mode, allow_pickle=False)  # type: ignore[call-overload]
+            tokens = np.load(folder / TOKENS, mmap_mode=mode, allow_pickle=False)
         except (OSError, ValueError) as error:
-            raise DataError(f"no readable token cache in {folder} ({error})", f"{META}, {DONE}, {TOKENS}", remedy) from error
+            raise DataError(
+                f"no readable token cache in {folder} ({error})", f"{META}, {DONE}, {TOKENS}", remedy
+            ) from error
         if tokens.dtype != np.float16 or list(tokens.shape) != meta["shape"]:
             raise DataError(f"{folder / TOKENS} is {tokens.dtype} {tokens.shape}", f"float16 {meta['shape']}", remedy)
         return cls(folder=folder, tokens=tokens, done=done, meta=meta)

@@ -47,7 +47,9 @@ class ForecasterConfig:
     def __post_init__(self) -> None:
         if self.width % self.heads or self.width % 2:
             raise ConfigError(
-                f"width {self.width} with {self.heads} heads", "an even width divisible by the heads", "change one of them"
+                f"width {self.width} with {self.heads} heads",
+                "an even width divisible by the heads",
+                "change one of them",
             )
 
     def fits(self, tokenizer: TokenizerConfig) -> bool:
@@ -80,7 +82,9 @@ def nano() -> ForecasterConfig:
 
 def tiny(tokenizer: TokenizerConfig | None = None) -> ForecasterConfig:
     """A few thousand parameters, for tests."""
-    small = ForecasterConfig(width=16, heads=4, points=2, strides=(1, 2), decoder_layers=1, ffn=32, pose_width=8, transport=True)
+    small = ForecasterConfig(
+        width=16, heads=4, points=2, strides=(1, 2), decoder_layers=1, ffn=32, pose_width=8, transport=True
+    )
     return for_tokenizer(small, tokenizer or tiny_tokenizer())
 
 

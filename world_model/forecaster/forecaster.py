@@ -164,11 +164,10 @@ class Forecaster(nn.Module):
         batch, slots, width, size_x, size_y = state.tokens.shape
         next_pose = state.poses[:, -1] @ invert_pose(curr_to_next)
         next_to_slot = invert_pose(state.poses) @ next_pose[:, None]
-        maps = torch.cat((state.tokens.flatten(0, 1), present), 0)
-        transforms = torch.cat((next_to_slot.flatten(0, 1), next_to_slot[:, -1]), 0)
-        moved = warp_bev(maps, transforms, config.lower_m, config.cell_m, 0.0)
-        history = moved[: batch * slots].view(batch, slots, width, size_x, size_y)
-        present = moved[batch * slots :] + self._phase(next_to_slot[:, -1], present.dtype)
+        place = (config.lower_m, config.cell_m, 0.0)
+        history = warp_bev(state.tokens.flatten(0, 1), next_to_slot.flatten(0, 1), *place)
+        history = history.view(batch, slots, width, size_x, size_y)
+        present = warp_bev(present, next_to_slot[:, -1], *place) + self._phase(next_to_slot[:, -1], present.dtype)
         change = self.change(to_cells(self.transformer.decode(present, history, curr_to_next)))
         return history[:, -1] + to_map(change, config.latent_shape)
 

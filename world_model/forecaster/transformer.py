@@ -9,7 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from world_model.forecaster.attention import BasicBlock, DeformableSelfAttention, FeedForward, PlanAttention, TemporalFusion
+from world_model.forecaster.attention import (
+    BasicBlock,
+    DeformableSelfAttention,
+    FeedForward,
+    PlanAttention,
+    TemporalFusion,
+)
 from world_model.forecaster.config import ForecasterConfig
 
 
@@ -112,7 +118,9 @@ class Transformer(nn.Module):
         self.temporal_embedding = nn.Embedding(config.history + 1, width)
         self.u_net = ScaleFusion(width, len(config.strides))
         self.plan_embed = nn.Sequential(nn.Linear(12, width), nn.ReLU(), nn.Linear(width, width))
-        self.plan_translation_output = nn.Sequential(nn.Linear(width, width // 2), nn.Softplus(), nn.Linear(width // 2, 18))
+        self.plan_translation_output = nn.Sequential(
+            nn.Linear(width, width // 2), nn.Softplus(), nn.Linear(width // 2, 18)
+        )
 
     def encode(self, token: Tensor, plan: Tensor) -> tuple[Tensor, Tensor]:
         """Look at the present.

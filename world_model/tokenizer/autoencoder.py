@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -11,12 +13,12 @@ from world_model.tokenizer.embedding import stem
 
 
 class Level(nn.Module):
-    """Residual blocks of one resolution, each followed by attention where asked for; then maybe a resampling."""
+    """Residual blocks of one resolution, each followed by attention where asked for."""
 
     def __init__(self, channels_in: int, channels_out: int, blocks: int, attention: bool) -> None:
         super().__init__()
         widths = [channels_in] + [channels_out] * blocks
-        self.block = nn.ModuleList(ResidualBlock(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.block = nn.ModuleList(ResidualBlock(a, b) for a, b in itertools.pairwise(widths))
         self.attn = nn.ModuleList(AttentionBlock(channels_out) for _ in range(blocks if attention else 0))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -25,6 +27,29 @@ class Level(nn.Module):
             if len(self.attn):
                 x = self.attn[i](x)
         return x
+
+
+class DownLevel(Level):
+    """A level of the encoder, halved at its end unless it is the coarsest."""
+
+    def __init__(self, channels_in: int, channels_out: int, blocks: int, attention: bool, halve: bool) -> None:
+        super().__init__(channels_in, channels_out, blocks, attention)
+        self.downsample = Downsample(channels_out) if halve else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.downsample(super().forward(x))
+
+
+class UpLevel(Level):
+    """A level of the decoder, enlarged at its end unless it is the finest."""
+
+    def __init__(self, channels_in: int, channels_out: int, blocks: int, attention: bool, enlarge: bool) -> None:
+        super().__init__(channels_in, channels_out, blocks, attention)
+        self.upsample = Upsample(channels_out) if enlarge else None
+
+    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        x = super().forward(x)
+        return x if self.upsample is None or size is None else self.upsample(x, size)
 
 
 class Encoder2D(nn.Module):
@@ -39,9 +64,9 @@ class Encoder2D(nn.Module):
         self.conv_in = nn.Conv2d(config.stem_channels, config.channels, kernel, padding=kernel // 2)
         self.down = nn.ModuleList()
         for i, (width, blocks) in enumerate(zip(widths, config.res_blocks, strict=True)):
-            level = Level(widths[i - 1] if i else config.channels, width, blocks, config.level_attention and i == last)
-            if i < last:
-                level.downsample = Downsample(width)
+            level = DownLevel(
+                widths[i - 1] if i else config.channels, width, blocks, config.level_attention and i == last, i < last
+            )
             self.down.append(level)
         self.mid = Middle(widths[-1], config.middle_attention)
         self.norm_out = group_norm(widths[-1])
@@ -51,8 +76,6 @@ class Encoder2D(nn.Module):
         x = stem(labels, table, self.conv_in, self.patch)
         for level in self.down:
             x = level(x)
-            if hasattr(level, "downsample"):
-                x = level.downsample(x)
         return self.conv_out(F.silu(self.norm_out(self.mid(x))))
 
 
@@ -67,9 +90,7 @@ class Decoder2D(nn.Module):
         self.mid = Middle(widths[-1], config.middle_attention)
         self.up = nn.ModuleList()
         for i, (width, blocks) in enumerate(zip(widths, config.res_blocks, strict=True)):
-            level = Level(widths[min(i + 1, last)], width, blocks, config.level_attention and i == last)
-            if i > 0:
-                level.upsample = Upsample(width)
+            level = UpLevel(widths[min(i + 1, last)], width, blocks, config.level_attention and i == last, i > 0)
             self.up.append(level)
         self.norm_out = group_norm(widths[0])
         kernel = config.stem_kernel
@@ -81,7 +102,5 @@ class Decoder2D(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.mid(self.conv_in(x))
         for i in reversed(range(len(self.up))):
-            x = self.up[i](x)
-            if i > 0:
-                x = self.up[i].upsample(x, self.sizes[i - 1])
+            x = self.up[i](x, self.sizes[i - 1] if i else None)
         return self.conv_out(F.silu(self.norm_out(x)))

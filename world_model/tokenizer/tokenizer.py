@@ -52,12 +52,13 @@ class Tokenizer(nn.Module):
 
     @torch.no_grad()
     def _expect_free_space(self) -> None:
-        """Let the first predictions be free space, which 95 % of all voxels are (the prior of Lin et al., ICCV 2017)."""
+        """Let the first predictions be free space, as 95 % of all voxels are (the prior of Lin et al., ICCV 2017)."""
         table = F.normalize(self.class_embeds.weight, dim=1)
         self.class_embeds.weight.copy_(table)
         logits = torch.full((NUM_CLASSES, 1), -4.0)
         logits[FREE] = 4.0
         feature = torch.linalg.lstsq(table, logits).solution[:, 0]
+        assert self.decoder.conv_out.bias is not None
         self.decoder.conv_out.bias.copy_(feature.repeat(self.config.stem_channels // len(feature)))
         self.decoder.conv_out.weight.mul_(0.1)
 

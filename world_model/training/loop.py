@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +18,6 @@ from torch import Tensor, nn
 from world_model.errors import CheckpointError, ConfigError
 from world_model.files import atomic_write, write_text
 from world_model.training.optim import OptimConfig, WeightAverage
-
-Batch = TypeVar("Batch")
-BatchIn = TypeVar("BatchIn", contravariant=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,16 +52,19 @@ class TrainConfig:
             )
 
 
-class Task(Protocol[BatchIn]):
+class Task(Protocol):
     """What the loop needs to know about a model and its data."""
 
-    model: nn.Module
+    @property
+    def model(self) -> nn.Module:
+        """What is trained."""
+        ...
 
     def batches(self, first: int, last: int) -> Iterator[Any]:
         """Batches of the iterations first..last-1; batch i depends on (seed, i) alone."""
         ...
 
-    def loss(self, batch: BatchIn, iteration: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, batch: Any, iteration: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Scalar loss and named parts of it for the log."""
         ...
 
@@ -77,7 +77,7 @@ class Task(Protocol[BatchIn]):
         ...
 
 
-class Trainer(Generic[Batch]):
+class Trainer:
     """Trains a task into a folder and takes it up again where it stopped.
 
     Args:
@@ -87,7 +87,7 @@ class Trainer(Generic[Batch]):
         identity: what must agree for a run to be resumed (configuration, data fingerprint); plain values.
     """
 
-    def __init__(self, task: Task[Batch], config: TrainConfig, out: Path, identity: dict[str, Any]) -> None:
+    def __init__(self, task: Task, config: TrainConfig, out: Path, identity: dict[str, Any]) -> None:
         self.task, self.config, self.out, self.identity = task, config, out, identity
         self.optimizer = torch.optim.AdamW(
             task.model.parameters(), lr=config.optim.learning_rate, weight_decay=config.optim.weight_decay
@@ -181,7 +181,7 @@ class Trainer(Generic[Batch]):
             if self.iteration % self.config.save_every == 0:
                 self.save()
 
-    def step(self, batch: Batch) -> dict[str, Tensor]:
+    def step(self, batch: Any) -> dict[str, Tensor]:
         """One optimizer step."""
         config, device = self.config, next(self.task.model.parameters()).device
         rate = config.optim.rate(self.iteration, config.iterations)

@@ -33,9 +33,9 @@ def checkpoint(tmp_path: Path) -> Path:
     folder = tmp_path / "checkpoint"
     tokenizer = Tokenizer(tiny_tokenizer())
     save_model(folder / TOKENIZER_FILE, tokenizer, tokenizer.state_dict(), {"data_source": "synthetic"})
-    weights = load_tokenizer(folder)[1]["weights"]
+    tokens = load_tokenizer(folder)[1]["tokens"]
     forecaster = Forecaster(tiny_forecaster(tokenizer.config))
-    card = {"data_source": "synthetic", "tokenizer_weights": weights}
+    card = {"data_source": "synthetic", "tokens": tokens}
     save_model(folder / FORECASTER_FILE, forecaster, forecaster.state_dict(), card)
     return folder
 

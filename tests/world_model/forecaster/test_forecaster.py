@@ -73,7 +73,11 @@ def test_a_saved_state_goes_on_to_the_bit(model: Forecaster) -> None:
 
 def test_expand_repeats_samples(model: Forecaster) -> None:
     wide = start(model).expand(3)
-    assert len(wide.tokens) == 6 and torch.equal(wide.tokens[0], wide.tokens[2]) and torch.equal(wide.poses[3], wide.poses[5])
+    assert (
+        len(wide.tokens) == 6
+        and torch.equal(wide.tokens[0], wide.tokens[2])
+        and torch.equal(wide.poses[3], wide.poses[5])
+    )
 
 
 def test_the_global_frame_does_not_matter(model: Forecaster) -> None:

@@ -33,7 +33,10 @@ def model() -> Tokenizer:
 def run(model: Tokenizer, labels: torch.Tensor, frames: int = 3) -> list[torch.Tensor]:
     """Tokens of the same labels seen again and again from a moving ego vehicle."""
     batch = len(labels)
-    memory, motion = model.empty_memory(batch), se2_matrix(torch.full((batch,), 1.0), torch.zeros(batch), torch.zeros(batch))
+    memory, motion = (
+        model.empty_memory(batch),
+        se2_matrix(torch.full((batch,), 1.0), torch.zeros(batch), torch.zeros(batch)),
+    )
     tokens = []
     with torch.no_grad():
         for i in range(frames):
@@ -151,8 +154,13 @@ def test_rectangular_grid() -> None:
 
 
 def test_wrong_grid_is_named(model: Tokenizer) -> None:
-    with pytest.raises(DataError, match="Expected: .*40, 40, 16"):
-        model.encode(torch.zeros(1, 20, 20, 16, dtype=torch.uint8), model.empty_memory(1), torch.eye(4)[None], torch.ones(1).bool())
+    with pytest.raises(DataError, match=r"Expected: .*40, 40, 16"):
+        model.encode(
+            torch.zeros(1, 20, 20, 16, dtype=torch.uint8),
+            model.empty_memory(1),
+            torch.eye(4)[None],
+            torch.ones(1).bool(),
+        )
 
 
 def test_contradicting_config_is_named() -> None:

@@ -61,7 +61,9 @@ def test_the_chain_makes_a_checkpoint(data: Path, trained: Path) -> None:
     assert (trained / "world" / "log.csv").read_text().startswith("iteration,rate,seconds,loss")
 
 
-def test_a_run_resumes_to_the_same_weights(data: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_resumes_to_the_same_weights(
+    data: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Stop after the second of four iterations by a signal, as a person or a cluster would, and go on."""
     stopper = train_tokenizer.Trainer.step
 
@@ -102,7 +104,9 @@ def test_tokens_do_not_depend_on_the_batch(data: Path, trained: Path, tmp_path: 
     assert near.mean() > 0.99  # near-tied codes may fall either way
 
 
-def test_encoding_goes_on_where_it_stopped(data: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_encoding_goes_on_where_it_stopped(
+    data: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     args = encode_tokens.Args(index=data, tokenizer=trained / "tokenizer", out=tmp_path, split="train")
     encode_tokens.main(args)
     with pytest.raises(DataError, match="lacks 1 scenes"):
@@ -119,7 +123,7 @@ def test_tokens_of_another_tokenizer_are_refused(data: Path, trained: Path, tmp_
 
 
 def test_missing_index_names_the_remedy(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="world_model.prepare"):
+    with pytest.raises(DataError, match=r"world_model\.prepare"):
         train_tokenizer.main(tokenizer_args(tmp_path, tmp_path / "out"))
 
 

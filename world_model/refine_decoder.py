@@ -1,0 +1,111 @@
+"""Refine a tokenizer's decoder on observed and forecast tokens: ``python -m world_model.refine_decoder``."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+
+from world_model.checkpoint import (
+    FORECASTER_FILE,
+    TOKENIZER_FILE,
+    config_to_json,
+    load_forecaster,
+    load_tokenizer,
+    save_model,
+)
+from world_model.data.index import SceneIndex
+from world_model.data.tokens import TokenCache
+from world_model.errors import IIWorldError
+from world_model.files import atomic_write
+from world_model.runtime import choose_device, keep_memory
+from world_model.tokenizer.refinement import RefinementConfig, RefinementTask
+from world_model.training.loop import TrainConfig, Trainer
+from world_model.training.optim import OptimConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    """Refine the decoder of a trained world: half of each batch comes from observed tokens, half from forecast ones.
+
+    Frames are drawn so that every class of objects is seen equally often. Tokens, and so the forecaster, stay as they
+    are. The result is OUT, a complete checkpoint. Optional; the published model has no such step.
+    """
+
+    index: Path
+    """Index file that `world_model.prepare` wrote, or the folder it lies in."""
+    tokens: Path
+    """Token cache that `world_model.encode_tokens` wrote."""
+    checkpoint: Path
+    """Folder with the tokenizer and the forecaster."""
+    out: Path
+    """Folder for the refined checkpoint, the log and the file to resume from."""
+    iterations: int = 1_000
+    """Optimizer steps."""
+    batch: int = 4
+    """Grids per step."""
+    learning_rate: float = 1e-3
+    """Peak learning rate."""
+    seed: int = 0
+    """Fixes the draw of frames and voxels."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    save_every: int = 250
+    """Iterations between checkpoints."""
+    log_every: int = 25
+    """Iterations between lines of progress."""
+    split: str = "train"
+    """Split to learn from."""
+
+
+def main(args: Args) -> Path:
+    """Refine, and return the folder of the checkpoint."""
+    keep_memory()
+    index, device = SceneIndex.load(args.index), choose_device(args.device)
+    tokenizer, card = load_tokenizer(args.checkpoint, device)
+    forecaster, _ = load_forecaster(args.checkpoint, device)
+    cache = TokenCache.load(args.tokens, index, args.split, card["tokens"])
+    tokenizer.requires_grad_(False).decoder.requires_grad_(True)
+    forecaster.requires_grad_(False)
+    torch.manual_seed(args.seed)
+    train = TrainConfig(
+        iterations=args.iterations,
+        batch=args.batch,
+        seed=args.seed,
+        save_every=args.save_every,
+        log_every=args.log_every,
+        optim=OptimConfig(learning_rate=args.learning_rate, schedule="cosine", warmup=50, ema=0.99),
+    )
+    config = RefinementConfig()
+    task = RefinementTask(tokenizer, forecaster, index, cache, args.split, config, batch=args.batch, seed=args.seed)
+    identity = {
+        "train": {k: v for k, v in config_to_json(train).items() if k not in ("save_every", "log_every")},
+        "loss": config_to_json(config),
+        "data": index.fingerprint,
+        "tokens": card["tokens"],
+        "split": args.split,
+    }
+    print(
+        f"decoder of {args.checkpoint}: {len(task.frames.groups)} groups of frames, {args.iterations} iterations",
+        flush=True,
+    )
+    trainer = Trainer(task, train, args.out, identity)
+    trainer.run()
+    weights = {**tokenizer.state_dict(), **{f"decoder.{k}": v for k, v in trainer.average.weights.items()}}
+    refined = {"iterations": args.iterations, "batch": args.batch, "hours": round(trainer.seconds / 3600, 3)}
+    own = {k: v for k, v in card.items() if k not in ("tokens", "weights")}
+    save_model(args.out / TOKENIZER_FILE, tokenizer, weights, {**own, "decoder_refined": refined})
+    with open(args.checkpoint / FORECASTER_FILE, "rb") as stream, atomic_write(args.out / FORECASTER_FILE) as target:
+        shutil.copyfileobj(stream, target)
+    print(f"checkpoint: {args.out}\nnext: python -m world_model.evaluate", flush=True)
+    return args.out
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Args))
+    except IIWorldError as error:
+        raise SystemExit(f"error: {error}") from error
