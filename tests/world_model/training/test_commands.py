@@ -2,7 +2,6 @@
 
 import os
 import signal
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 import torch
 from tiny_scenes import write_scenes
 
-from world_model import encode_tokens, train_forecaster, train_tokenizer
+from world_model import encode_tokens, refine_decoder, train_forecaster, train_tokenizer
 from world_model.checkpoint import load_tokenizer, load_world
 from world_model.data.index import INDEX_NAME, SceneIndex
 from world_model.data.streams import StreamPlan
@@ -61,27 +60,40 @@ def test_the_chain_makes_a_checkpoint(data: Path, trained: Path) -> None:
     assert (trained / "world" / "log.csv").read_text().startswith("iteration,rate,seconds,loss")
 
 
+@pytest.mark.parametrize("death", ["signal", "crash"])
 def test_a_run_resumes_to_the_same_weights(
-    data: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, death: str
 ) -> None:
-    """Stop after the second of four iterations by a signal, as a person or a cluster would, and go on."""
-    stopper = train_tokenizer.Trainer.step
+    """Ended in the third of four iterations, by a polite signal or without any warning, a run goes on as if never ended."""
+    whole = train_tokenizer.Trainer.step
 
     def step(self: train_tokenizer.Trainer, batch: object) -> dict[str, torch.Tensor]:
-        logs = stopper(self, batch)
-        if self.iteration == 2:
+        if self.iteration == 2 and death == "crash":
+            raise MemoryError
+        logs = whole(self, batch)
+        if self.iteration == 2 and death == "signal":
             os.kill(os.getpid(), signal.SIGTERM)
         return logs
 
-    assert threading.current_thread() is threading.main_thread()
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, pytest.raises(SystemExit if death == "signal" else MemoryError):
         patch.setattr(train_tokenizer.Trainer, "step", step)
-        with pytest.raises(SystemExit):
-            train_tokenizer.main(tokenizer_args(data, tmp_path))
+        train_tokenizer.main(tokenizer_args(data, tmp_path, save_every=2))
     assert (tmp_path / "last.pt").exists() and not (tmp_path / "tokenizer.safetensors").exists()
     train_tokenizer.main(tokenizer_args(data, tmp_path))
     for name, value in weights(trained / "tokenizer").items():
         assert torch.equal(weights(tmp_path)[name], value), name
+
+
+def test_refining_the_decoder_keeps_tokens_and_forecaster(data: Path, trained: Path, tmp_path: Path) -> None:
+    refine_decoder.main(
+        refine_decoder.Args(
+            index=data, tokens=trained / "tokens", checkpoint=trained / "world", out=tmp_path, iterations=2, batch=2
+        )
+    )
+    before, after = weights(trained / "world"), weights(tmp_path)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all(name.startswith("decoder.") for name in changed)
+    load_world(tmp_path)  # the forecaster still belongs to it
 
 
 def test_other_options_do_not_resume(data: Path, trained: Path) -> None:
