@@ -64,7 +64,7 @@ def test_the_chain_makes_a_checkpoint(data: Path, trained: Path) -> None:
 def test_a_run_resumes_to_the_same_weights(
     data: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, death: str
 ) -> None:
-    """Ended in the third of four iterations, by a polite signal or without any warning, a run goes on as if never ended."""
+    """Ended in the third of four iterations, politely or without warning, a run goes on as if nothing happened."""
     whole = train_tokenizer.Trainer.step
 
     def step(self: train_tokenizer.Trainer, batch: object) -> dict[str, torch.Tensor]:
