@@ -43,7 +43,7 @@ class Args:
     """Folder with the tokenizer and the forecaster."""
     out: Path
     """Folder for the refined checkpoint, the log and the file to resume from."""
-    iterations: int = 1_000
+    iterations: int = 600
     """Optimizer steps."""
     batch: int = 4
     """Grids per step."""

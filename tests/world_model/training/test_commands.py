@@ -15,15 +15,14 @@ from world_model.data.index import INDEX_NAME, SceneIndex
 from world_model.data.streams import StreamPlan
 from world_model.data.tokens import TokenCache
 from world_model.errors import CheckpointError, DataError
-from world_model.prepare import Args as PrepareArgs
-from world_model.prepare import main as prepare
+from world_model.prepare import Prepare, prepare
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two short scenes on the full grid, prepared."""
     root = write_scenes(tmp_path_factory.mktemp("data"), frames=(13, 12), shape=(200, 200, 16))
-    prepare(PrepareArgs(data_root=root))
+    prepare(Prepare(data_root=root))
     return root
 
 
