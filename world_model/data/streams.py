@@ -100,8 +100,9 @@ class StreamPlan:
         """Read the labels of one iteration from disk."""
         labels, transforms = zip(*(self._read(s) for s in slots), strict=True)
         return StreamBatch(
-            labels=torch.from_numpy(np.stack(labels)),
-            curr_to_prev=torch.from_numpy(np.stack(transforms).astype(np.float32)),
+            # Copies into torch's own, aligned memory: some kernels round differently on memory that is not.
+            labels=torch.from_numpy(np.stack(labels)).clone(),
+            curr_to_prev=torch.from_numpy(np.stack(transforms).astype(np.float32)).clone(),
             start=torch.tensor([s.start for s in slots]),
         )
 

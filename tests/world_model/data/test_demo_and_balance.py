@@ -52,9 +52,15 @@ def test_balanced_frames_show_rare_classes() -> None:
     balanced = BalancedFrames(index, frames)
     drawn = balanced.draw(600, np.random.default_rng(0))
     np.testing.assert_array_equal(drawn, balanced.draw(600, np.random.default_rng(0)))
-    counts = {
-        c: np.mean([(index.boxes(int(f)).class_id == c).any() for f in frames]) for c in np.unique(index.box_class)
-    }
-    rare = min(counts, key=lambda c: counts[c])
-    seen = np.mean([(index.boxes(int(f)).class_id == rare).any() for f in drawn])
-    assert seen > counts[rare]
+
+    def share(class_id: int, among: np.ndarray) -> float:
+        """How many of some frames show a class near the ego vehicle."""
+        near = [
+            (np.abs(b.center_m[:, :2]) < 30).all(1) & (b.class_id == class_id)
+            for b in (index.boxes(int(f)) for f in among)
+        ]
+        return float(np.mean([n.any() for n in near]))
+
+    shares = {c: share(c, frames) for c in np.unique(index.box_class)}
+    rare = min((c for c in shares if shares[c] > 0), key=lambda c: shares[c])
+    assert share(rare, drawn) > max(1.3 * shares[rare], 0.05)

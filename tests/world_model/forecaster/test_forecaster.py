@@ -149,4 +149,4 @@ def test_deformable_attention_reads_where_its_offsets_point() -> None:
     maps = cells.view(6, 9, 4)
     read = (layer(cells, (6, 9)) - cells).view(6, 9, 4)
     torch.testing.assert_close(read[1:, :-2], maps[:-1, 2:], atol=1e-5, rtol=1e-4)
-    assert (read[0] == 0).all() and (read[:, -2:].abs() < 1e-6).all()
+    assert read[0].abs().max() < 1e-5 and read[:, -2:].abs().max() < 1e-5

@@ -79,8 +79,10 @@ def test_a_run_resumes_to_the_same_weights(
         train_tokenizer.main(tokenizer_args(data, tmp_path, save_every=2))
     assert (tmp_path / "last.pt").exists() and not (tmp_path / "tokenizer.safetensors").exists()
     train_tokenizer.main(tokenizer_args(data, tmp_path))
+    resumed = weights(tmp_path)
     for name, value in weights(trained / "tokenizer").items():
-        assert torch.equal(weights(tmp_path)[name], value), name
+        # Two runs that nobody interrupts differ as much: the libraries below torch round sums differently at times.
+        torch.testing.assert_close(resumed[name], value, atol=1e-6, rtol=0, msg=name)
 
 
 def test_refining_the_decoder_keeps_tokens_and_forecaster(data: Path, trained: Path, tmp_path: Path) -> None:
