@@ -7,7 +7,6 @@ import io
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -161,8 +160,7 @@ class Trainer:
             print(f"resuming {self.last} at iteration {self.iteration} of {self.config.iterations}", flush=True)
         previous = {s: signal.signal(s, self._interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
-            with _reproducible(self.device):
-                self._iterate()
+            self._iterate()
         finally:
             for s, handler in previous.items():
                 signal.signal(s, handler)
@@ -219,21 +217,6 @@ class Trainer:
             f"{left / 60:.1f} min left",
             flush=True,
         )
-
-
-@contextmanager
-def _reproducible(device: torch.device) -> Iterator[None]:
-    """On the CPU, the same run gives the same bits; some CUDA kernels have no such variant and are left alone."""
-    before = torch.are_deterministic_algorithms_enabled()
-    fill = torch.utils.deterministic.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(before or device.type == "cpu")
-    # Overwriting fresh memory only serves to find reads of it, and costs as much as some operations.
-    torch.utils.deterministic.fill_uninitialized_memory = False
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)
-        torch.utils.deterministic.fill_uninitialized_memory = fill
 
 
 class _Tally:
