@@ -36,8 +36,8 @@ def keep_memory() -> None:
     """Tell glibc to keep freed blocks instead of handing them back to the kernel after every operation.
 
     Large tensors are mapped afresh for each operation by default, and the page faults cost as much as the arithmetic:
-    this alone makes CPU training about 1.5 times faster. It costs a peak that is not given back until the end, so
-    commands call it, importing does not. Elsewhere than Linux with glibc it does nothing.
+    this alone makes work on a CPU 1.4 to 1.5 times faster. The peak is not given back until the process ends, so
+    commands and CPU environments call it, importing does not. Elsewhere than Linux with glibc it does nothing.
     """
     if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
         return

@@ -42,7 +42,7 @@ class Args:
     preset: Literal["base", "nano", "tiny"] = "nano"
     """Sizes: base is the published model, nano runs on two CPU cores."""
     iterations: int = 0
-    """Optimizer steps; 0 takes 48 epochs (published) for base, 900 otherwise."""
+    """Optimizer steps; 0 takes 48 epochs (published) for base, 650 otherwise."""
     batch: int = 2
     """Windows per step (published: 8 on each of 8 devices)."""
     seed: int = 0
@@ -72,7 +72,7 @@ def recipe(args: Args, windows: int) -> tuple[TrainConfig, ForecasterLossConfig]
         ema=0.999 if published else 0.99,
     )
     train = TrainConfig(
-        iterations=args.iterations or (48 * windows // args.batch if published else 900),
+        iterations=args.iterations or (48 * windows // args.batch if published else 650),
         batch=args.batch,
         seed=args.seed,
         save_every=args.save_every,

@@ -80,7 +80,7 @@ class Encoder2D(nn.Module):
 
 
 class Decoder2D(nn.Module):
-    """(B, latent, Xl, Yl) -> (B, stem channels, X/patch, Y/patch)."""
+    """(B, latent, Xl, Yl) -> (B, X/patch, Y/patch, stem channels)."""
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
@@ -103,4 +103,8 @@ class Decoder2D(nn.Module):
         x = self.mid(self.conv_in(x))
         for i in reversed(range(len(self.up))):
             x = self.up[i](x, self.sizes[i - 1] if i else None)
-        return self.conv_out(F.silu(self.norm_out(x)))
+        x = F.silu(self.norm_out(x))
+        if self.conv_out.kernel_size == (1, 1):
+            # A 1x1 convolution is a matrix product, whose result already lies voxel after voxel in memory.
+            return F.linear(x.permute(0, 2, 3, 1), self.conv_out.weight.flatten(1), self.conv_out.bias)
+        return self.conv_out(x).permute(0, 2, 3, 1)

@@ -98,7 +98,7 @@ class Tokenizer(nn.Module):
 
         The product of a row with `class_embeds` gives the voxel's logits.
         """
-        return self.decoder(token).permute(0, 2, 3, 1).reshape(-1, self.config.class_embed)
+        return self.decoder(token).reshape(-1, self.config.class_embed)
 
     def unpatch(self, rows: Tensor) -> Tensor:
         """Rows (B*X*Y*Z, ...) in the patch layout -> (B, X, Y, Z, ...)."""

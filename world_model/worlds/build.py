@@ -9,7 +9,7 @@ import torch
 
 from world_model.errors import ConfigError, OptionError
 from world_model.grid import OCC3D, VoxelGrid
-from world_model.runtime import choose_device
+from world_model.runtime import choose_device, keep_memory
 from world_model.worlds.protocol import World
 from world_model.worlds.replay import ReplayWorld
 from world_model.worlds.transport import TransportWorld
@@ -46,6 +46,8 @@ def build_world(
         from world_model.checkpoint import load_world
         from world_model.worlds.learned import LearnedWorld
 
+        if place.type == "cpu":
+            keep_memory()  # a third of a step's time would go into mapping fresh memory
         model = load_world(checkpoint, device=str(place), dtype=_pick_dtype(dtype, place))
         return LearnedWorld(model.tokenizer, model.forecaster)
     if name == "transport":
