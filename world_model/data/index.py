@@ -197,7 +197,7 @@ class SceneIndex:
         if not path.exists():
             raise DataError(f"no index at {path}", f"the file {INDEX_NAME} that prepare writes", remedy)
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
                 columns = {name: archive[name] for name in archive.files}
             meta = json.loads(str(columns.pop("meta")))
         except DAMAGED_NPZ as error:

@@ -28,7 +28,7 @@ def read_labels(path: str | Path, key: str = "semantics", shape: tuple[int, ...]
     """
     remedy = "fetch or write this file again (for synthetic data: delete it and rerun make_synthetic)"
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
             if key not in archive.files:
                 raise DataError(f"{path} has the keys {archive.files}", f"the key {key!r}", remedy)
             labels = archive[key]

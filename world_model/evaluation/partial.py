@@ -32,7 +32,7 @@ class PartialResults:
         if not self.resume or not path.exists():
             return None
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
                 return {key: archive[key] for key in archive.files}
         except DAMAGED_NPZ:
             return None
