@@ -106,6 +106,6 @@ def main(args: Args) -> Path:
 
 if __name__ == "__main__":
     try:
-        main(tyro.cli(Args))
+        main(tyro.cli(Args, prog="python -m world_model.refine_decoder"))
     except IIWorldError as error:
         raise SystemExit(f"error: {error}") from error

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from world_model.data.ahead import read_ahead
 from world_model.data.index import SceneIndex
 from world_model.data.labels import read_labels
 
@@ -117,16 +117,6 @@ class StreamPlan:
 
     def batches(self, first: int, last: int, ahead: int = 2) -> Iterator[StreamBatch]:
         """Batches of the iterations first..last-1, read in the background ``ahead`` iterations early."""
-        with ThreadPoolExecutor(max_workers=ahead) as pool:
-            waiting: list[Future[StreamBatch]] = []
-            upcoming = iter(range(first, last))
-            for iteration in upcoming:
-                waiting.append(pool.submit(self.read, self.slots(iteration)))
-                if len(waiting) > ahead:
-                    break
-            while waiting:
-                batch = waiting.pop(0).result()
-                following = next(upcoming, None)
-                if following is not None:
-                    waiting.append(pool.submit(self.read, self.slots(following)))
-                yield batch
+        if last > first:
+            self.slots(last - 1)  # the plan grows here, not in the readers' threads
+        return read_ahead(lambda iteration: self.read(self.slots(iteration)), range(first, last), ahead)

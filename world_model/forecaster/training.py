@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from world_model.data.ahead import read_ahead
 from world_model.data.index import SceneIndex
 from world_model.data.tokens import TokenCache
 from world_model.errors import ConfigError, DataError
@@ -123,14 +123,7 @@ class ForecasterTask:
 
     def batches(self, first: int, last: int) -> Iterator[WindowBatch]:
         """Windows of the iterations first..last-1, read in the background."""
-        with ThreadPoolExecutor(max_workers=1) as pool:
-            waiting: list[Future[WindowBatch]] = []
-            for iteration in range(first, last):
-                waiting.append(pool.submit(self._read, iteration))
-                if len(waiting) > 2:
-                    yield waiting.pop(0).result()
-            for future in waiting:
-                yield future.result()
+        return read_ahead(self._read, range(first, last))
 
     def _read(self, iteration: int) -> WindowBatch:
         per_epoch = len(self.windows) // self.batch

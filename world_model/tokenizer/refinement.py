@@ -7,7 +7,6 @@ may still be missing. Refining the decoder alone mends both and keeps all tokens
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from world_model.data.ahead import read_ahead
 from world_model.data.balance import BalancedFrames
 from world_model.data.index import SceneIndex
 from world_model.data.labels import read_labels
@@ -100,14 +100,7 @@ class RefinementTask:
 
     def batches(self, first: int, last: int) -> Iterator[RefinementBatch]:
         """Batches of the iterations first..last-1, read in the background."""
-        with ThreadPoolExecutor(max_workers=1) as pool:
-            waiting: list[Future[RefinementBatch]] = []
-            for iteration in range(first, last):
-                waiting.append(pool.submit(self._read, iteration))
-                if len(waiting) > 2:
-                    yield waiting.pop(0).result()
-            for future in waiting:
-                yield future.result()
+        return read_ahead(self._read, range(first, last))
 
     def _read(self, iteration: int) -> RefinementBatch:
         config, rng = self.config, np.random.default_rng([self.seed, iteration, 13])
