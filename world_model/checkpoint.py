@@ -43,19 +43,6 @@ def bundled_path() -> Path:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoadedModel:
-    """A model read from disk.
-
-    Attributes:
-        model: in evaluation mode.
-        card: what the file says about itself: "data" (fingerprint and source), "figures", "config_hash", ...
-    """
-
-    model: nn.Module
-    card: dict[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
 class WorldModel:
     """A tokenizer and the forecaster that was trained on its tokens, in evaluation mode.
 

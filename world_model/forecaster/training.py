@@ -16,7 +16,7 @@ from world_model.data.ahead import read_ahead
 from world_model.data.index import SceneIndex
 from world_model.data.tokens import TokenCache
 from world_model.errors import ConfigError, DataError
-from world_model.forecaster.forecaster import Forecaster, ForecastState
+from world_model.forecaster.forecaster import Forecaster
 from world_model.geometry import invert_pose, quat_from_yaw, yaw_from_matrix
 from world_model.losses import rotation_loss, sample_voxels, sampled_reconstruction_loss, token_loss, trajectory_loss
 from world_model.tokenizer import Tokenizer
@@ -189,6 +189,3 @@ class ForecasterTask:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Nothing to take up."""
-
-
-__all__ = ["ForecastState", "ForecasterLossConfig", "ForecasterTask", "WindowBatch"]
