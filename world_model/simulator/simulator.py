@@ -5,6 +5,7 @@ Pure functions of the state: ``step`` never changes its input, and equal inputs 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,14 +13,20 @@ from numpy.typing import NDArray
 
 from world_model.errors import ActionError, ConfigError
 from world_model.grid import STEP_S
-from world_model.simulator import traffic
-from world_model.simulator.labels import Labels, blank_memory, obstacles, remember, render
-from world_model.simulator.network import LANE, wrap
-from world_model.simulator.spawn import draw_density, spawn, start_ego
-from world_model.simulator.state import Ego, Floats, SimState
+from world_model.simulator import driver, traffic
+from world_model.simulator.crop import Crop, crop
+from world_model.simulator.geometry import wrap
+from world_model.simulator.labels import Labels, render
+from world_model.simulator.memory import blank_memory, remember
+from world_model.simulator.network import LANE
+from world_model.simulator.population import draw_density
+from world_model.simulator.sensor import Sight, look
+from world_model.simulator.spawn import spawn, start_ego
+from world_model.simulator.state import Ego, Floats, Movers, SimState
 from world_model.simulator.town import Town, build_town
 
-SUBSTEPS = 5
+SUBSTEPS, LOOK_EVERY = 4, 2
+"""A step is driven in so many parts; drivers look round before every second one, at 4 Hz for steps of half a second."""
 WARM_UP_STEPS = 8
 BOX_DTYPE = np.dtype(
     [
@@ -66,6 +73,8 @@ class Simulator:
 
     def __init__(self, config: SimulatorConfig | None = None) -> None:
         self.config = config or SimulatorConfig()
+        # What the newest state's labels need was worked out by the step that made it; it is only ever read.
+        self._latest: tuple[SimState, Crop, Sight] | None = None
 
     def reset(self, seed: int, scene_index: int, town_id: int | None = None) -> SimState:
         """First moment of a scene; traffic has already run for four seconds.
@@ -114,21 +123,21 @@ class Simulator:
         """
         town = build_town(state.seed, state.town_id)
         delta = None if ego_pose_delta is None else _checked(ego_pose_delta)
-        movers, ego = state.movers.clone(), state.ego
-        start = ego
-        for k in range(SUBSTEPS):
-            h = dt_s / SUBSTEPS
-            driven = self._substep(town, state, movers, ego, state.time_s + k * h, h)
-            ego = driven if delta is None else _along(start, delta, (k + 1) / SUBSTEPS, dt_s, town)
-        if delta is None:
-            ego = replace(ego, yaw_rate=float(wrap(np.array(ego.yaw - start.yaw))) / dt_s)
+        ego, movers = self._drive(town, state, delta, dt_s)
         after = replace(state, ego=ego, movers=movers, time_s=state.time_s + dt_s, step_index=state.step_index + 1)
-        memory = remember(state.memory, start, ego, obstacles(town, after), dt_s)
-        return replace(after, memory=memory)
+        scene = crop(town, after)
+        sight = look(scene.occluder)
+        after = replace(after, memory=remember(state.memory, state.ego, ego, sight[0], dt_s))
+        self._latest = after, scene, sight
+        return after
 
     def labels(self, state: SimState) -> Labels:
         """Occ3D-like labels of a state, ego frame."""
-        return render(build_town(state.seed, state.town_id), state)
+        town, latest = build_town(state.seed, state.town_id), self._latest
+        if latest is not None and latest[0] is state:
+            return render(town, state, *latest[1:])
+        scene = crop(town, state)
+        return render(town, state, scene, look(scene.occluder))
 
     def boxes(self, state: SimState, range_m: float = 58.0) -> NDArray[np.void]:
         """All agents within ``range_m`` of the ego as an array of ``BOX_DTYPE``, ego frame."""
@@ -160,54 +169,29 @@ class Simulator:
     def _ego_key(seed: int, scene_index: int) -> np.uint64:
         return np.uint64((seed * 1_000_003 + scene_index * 7919 + 13) & 0xFFFFFFFFFFFF)
 
-    def _substep(self, town: Town, state: SimState, movers: traffic.Movers, ego: Ego, time_s: float, h: float) -> Ego:
-        """Move everybody by ``h`` seconds; ``movers`` in place, the ego's own wish is returned."""
-        network, cast = town.network, state.cast
-        near = cast.mobile & (((movers.xy - np.array([ego.x, ego.y])) ** 2).sum(1) < traffic.ACTIVE_M**2)
-        person = cast.label == traffic.PEDESTRIAN
-        walkers, vehicles = np.flatnonzero(near & person), np.flatnonzero(near & ~person)
-        rows = traffic.drivers(cast, movers, ego, vehicles)
-        on_road = walkers[network.paths.kind[movers.path[walkers]] == traffic.CROSSING]
-        traffic.drive(network, rows, movers.xy[on_road], time_s, h)
-        traffic.walk(network, cast, movers, walkers, rows.movers.xy, rows.movers.speed, h)
-        movers.speed[vehicles], movers.stuck_s[vehicles] = rows.movers.speed[:-1], rows.movers.stuck_s[:-1]
-        moving = np.concatenate([vehicles, walkers])
-        part = traffic.Movers(**{k: v[moving] for k, v in vars(movers).items()})
-        traffic.advance_paths(network, part, cast.key[moving], h)
-        x, y, yaw, _ = network.paths.locate(part.path, part.s)
-        lateral = cast.lateral_m[moving]
-        part.xy[:] = np.stack([x + lateral * np.sin(yaw), y - lateral * np.cos(yaw)], -1)
-        part.yaw[:] = yaw
-        for k, v in vars(part).items():
-            getattr(movers, k)[moving] = v
-        return self._drive_ego(town, state, ego, float(rows.movers.speed[-1]), float(rows.movers.stuck_s[-1]), h)
-
-    def _drive_ego(self, town: Town, state: SimState, ego: Ego, speed: float, stuck_s: float, h: float) -> Ego:
-        """The built-in driver: along its path, drifting back to the middle of the lane if an action left it."""
-        # People do not hold the pedal still: a little restlessness widens accelerations to the real spread.
-        restless = 0.7 * np.sin(1.3 * state.time_s + state.scene_index) + 0.5 * np.sin(2.9 * state.time_s)
-        speed = max(speed + float(restless) * h, 0.0) if speed > 2.5 else speed
-        row = traffic.ego_row(replace(ego, speed=speed, stuck_s=stuck_s))
-        traffic.advance_paths(town.network, row, np.array([self._ego_key(state.seed, state.scene_index)]), h)
-        x, y, yaw, _ = (float(v[0]) for v in town.network.paths.locate(row.path, row.s))
-        wander = 0.25 * np.sin(0.35 * state.time_s + state.scene_index)
-        rate = float(np.clip((ego.offset_m - wander) / 1.5, -0.25 * speed, 0.25 * speed))
-        aside = ego.offset_m - rate * h
-        wanted = yaw + np.arctan2(rate, max(speed, 1.0))
-        turn = float(np.clip(wrap(np.array(wanted - ego.yaw)), -0.9 * h, 0.9 * h)) if speed > 0.05 else 0.0
-        return replace(
-            ego,
-            x=x + aside * np.sin(yaw),
-            y=y - aside * np.cos(yaw),
-            yaw=float(wrap(np.array(ego.yaw + turn))),
-            speed=speed,
-            path=int(row.path[0]),
-            s=float(row.s[0]),
-            route=(int(row.route[0, 0]), int(row.route[0, 1])),
-            hops=int(row.hops[0]),
-            stuck_s=stuck_s,
-            offset_m=aside,
-        )
+    def _drive(self, town: Town, state: SimState, delta: Floats | None, dt_s: float) -> tuple[Ego, Movers]:
+        """Ego and agents after a step."""
+        start, movers, h = state.ego, state.movers.clone(), dt_s / SUBSTEPS
+        active = traffic.gather(state.cast, movers, start, self._ego_key(state.seed, state.scene_index))
+        wander, ego = 0.25 * math.sin(0.35 * state.time_s + state.scene_index), start
+        for k in range(SUBSTEPS):
+            if k % LOOK_EVERY == 0:
+                sight = traffic.perceive(town.network, active, state.time_s + k * h)
+            traffic.think(town.network, active, sight, h)
+            if delta is None:
+                active.movers.speed[-1] = driver.restless(
+                    float(active.movers.speed[-1]), state.time_s, state.scene_index, h
+                )
+            on_path = traffic.advance(town.network, active, h)
+            if delta is None:
+                ego = driver.steer(ego, active, on_path, wander, h)
+            else:
+                ego = driver.along(start, delta, (k + 1) / SUBSTEPS, dt_s, town)
+            traffic.set_ego(active, ego)
+        traffic.scatter(active, movers)
+        if delta is None:
+            ego = replace(ego, yaw_rate=float(wrap(ego.yaw - start.yaw)) / dt_s)
+        return ego, movers
 
 
 def _checked(delta: tuple[float, float, float] | Floats) -> Floats:
@@ -219,50 +203,6 @@ def _checked(delta: tuple[float, float, float] | Floats) -> Floats:
             "pass None for the built-in driver",
         )
     return motion
-
-
-def _along(start: Ego, delta: Floats, part: float, dt_s: float, town: Town) -> Ego:
-    """The ego after a part of its commanded motion (straight line, even turning), and its place on the road network."""
-    c, s = np.cos(start.yaw), np.sin(start.yaw)
-    x, y = start.x + part * (c * delta[0] - s * delta[1]), start.y + part * (s * delta[0] + c * delta[1])
-    yaw = float(wrap(np.array(start.yaw + part * delta[2])))
-    speed = float(np.hypot(delta[0], delta[1])) / dt_s * (1 if delta[0] >= 0 else -1)
-    ego = replace(
-        start, x=float(x), y=float(y), yaw=yaw, speed=max(speed, 0.0), yaw_rate=float(delta[2]) / dt_s, stuck_s=0.0
-    )
-    return relocate(ego, town) if part == 1 else ego
-
-
-def relocate(ego: Ego, town: Town) -> Ego:
-    """Find the lane that the ego is on now (or nearest to) and keep its route where it still fits."""
-    paths = town.network.paths
-    d2 = (paths.points[:, 0] - ego.x) ** 2 + (paths.points[:, 1] - ego.y) ** 2
-    owner = np.repeat(np.arange(len(paths.kind)), paths.count)
-    cost = d2 + 30.0 * (1 - np.cos(paths.heading - ego.yaw)) + 1e6 * (paths.kind[owner] > 1)
-    cost = cost - 2.0 * np.isin(owner, (ego.path, *ego.route))
-    k = int(cost.argmin())
-    path = int(owner[k])
-    s = float((k - paths.start[path]) * paths.spacing_m[path])
-    h = float(paths.heading[k])
-    dx, dy = ego.x - paths.points[k, 0], ego.y - paths.points[k, 1]
-    s, aside = (
-        float(np.clip(s + np.cos(h) * dx + np.sin(h) * dy, 0, paths.length_m[path])),
-        float(np.sin(h) * dx - np.cos(h) * dy),
-    )
-    if path == ego.path:
-        route = ego.route
-    elif path == ego.route[0]:
-        route = (ego.route[1], _first(town, ego.route[1]))
-    else:
-        following = _first(town, path)
-        route = (following, _first(town, following))
-    return replace(ego, path=path, s=s, offset_m=aside, route=route)
-
-
-def _first(town: Town, path: int) -> int:
-    """The likeliest successor: the one with the largest share."""
-    share = np.diff(town.network.paths.choice[path], prepend=0.0)
-    return int(town.network.paths.successors[path, int(share.argmax())])
 
 
 __all__ = ["BOX_DTYPE", "LANE", "Simulator", "SimulatorConfig"]

@@ -8,89 +8,54 @@ import numpy as np
 from numpy.typing import NDArray
 
 from world_model.grid import CLASS_ID
-from world_model.simulator.network import CROSSING, LANE, SIDEWALK
-from world_model.simulator.state import Cast, Ego, Ints, Movers
+from world_model.simulator.network import CROSSING, LANE, SIDEWALK, successor
+from world_model.simulator.population import (
+    KERB_MIX,
+    MOVING_MIX,
+    SIZES_M,
+    SPEED_MPS,
+    TOW_M,
+    TOW_SHARE,
+    Density,
+)
+from world_model.simulator.state import Cast, Ego, Floats, Ints, Movers
 from world_model.simulator.town import Town
-from world_model.simulator.traffic import successor
-
-SIZES_M: dict[str, tuple[float, float, float]] = {
-    "car": (4.62, 1.92, 1.69),
-    "truck": (6.5, 2.35, 2.62),
-    "bus": (11.15, 2.94, 3.74),
-    "trailer": (10.1, 2.28, 3.71),
-    "construction_vehicle": (5.57, 2.58, 2.38),
-    "motorcycle": (1.95, 0.68, 1.47),
-    "bicycle": (1.82, 0.64, 1.39),
-    "pedestrian": (0.73, 0.68, 1.76),
-    "traffic_cone": (0.45, 0.47, 0.78),
-    "barrier": (0.61, 2.32, 1.06),
-}
-"""Mean length, width, height of real boxes."""
-MOVING_MIX = {
-    "car": 0.79,
-    "truck": 0.06,
-    "bus": 0.05,
-    "motorcycle": 0.07,
-    "bicycle": 0.06,
-    "construction_vehicle": 0.005,
-}
-KERB_MIX = {"car": 0.85, "truck": 0.08, "bus": 0.025, "trailer": 0.02, "construction_vehicle": 0.02}
-SPEED_MPS = {
-    "car": (9.4, 2.4),
-    "truck": (6.8, 1.8),
-    "bus": (7.2, 1.4),
-    "motorcycle": (6.4, 2.2),
-    "bicycle": (3.7, 0.7),
-    "construction_vehicle": (3.5, 0.5),
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Density:
-    """How full a scene is, each a factor of 1 on average.
-
-    Args:
-        traffic, parked, people, cycles: multipliers of moving vehicles, parked vehicles, pedestrians and
-            parked two-wheelers.
-        works: share of possible roadworks that exist.
-    """
-
-    traffic: float
-    parked: float
-    people: float
-    cycles: float
-    works: float
-
-
-def draw_density(rng: np.random.Generator) -> Density:
-    """Heavy-tailed, as real scenes: most are sparse, a few are crowded."""
-    common = rng.normal()
-    factor = [float(np.exp(0.6 * common + s * rng.normal() - (0.6**2 + s**2) / 2)) for s in (0.35, 0.4, 0.8, 0.9)]
-    works = float(rng.choice([0.0, 0.1, 0.6], p=[0.55, 0.2, 0.25]))
-    return Density(traffic=factor[0], parked=factor[1], people=factor[2], cycles=factor[3], works=works)
 
 
 @dataclass
 class _Crowd:
-    """Collects agents one by one."""
+    """Collects agents block by block: rows of ``COLUMNS``."""
 
     rng: np.random.Generator
-    rows: list[tuple[float, ...]] = field(default_factory=list)
+    blocks: list[Floats] = field(default_factory=list)
 
     def add(
-        self,
-        name: str,
-        x: float,
-        y: float,
-        yaw: float,
-        *,
-        path: int = -1,
-        s: float = 0.0,
-        speed: float = 0.0,
-        lateral: float = 0.0,
-    ) -> None:
-        size = np.array(SIZES_M[name]) * np.clip(self.rng.normal(1, 0.06, 3), 0.85, 1.18)
-        self.rows.append((CLASS_ID[name], *size, x, y, yaw, path, s, speed, lateral))
+        self, name: NDArray[np.str_] | str, xy: Floats, yaw: Floats | float, *, path: Ints | int = -1,
+        s: Floats | float = 0.0, speed: Floats | float = 0.0, lateral: Floats | float = 0.0,
+        ahead: Ints | int = -1,
+    ) -> None:  # fmt: skip
+        """Agents at ``xy`` (n, 2); everything else is one value or n. ``ahead``: who tows them, rows of this block."""
+        names = np.broadcast_to(np.asarray(name), len(xy))
+        block = np.zeros((len(xy), len(COLUMNS)))
+        which = np.array([NAMES.index(n) for n in names.tolist()], np.int64)
+        block[:, 0] = CLASS_OF[which]
+        block[:, 1:4] = SIZE_OF[which] * np.clip(self.rng.normal(1, 0.06, (len(xy), 3)), 0.85, 1.18)
+        block[:, 4:6] = xy
+        for k, value in enumerate((yaw, path, s, speed, lateral)):
+            block[:, 6 + k] = value
+        start = sum(len(b) for b in self.blocks)
+        block[:, 11] = np.where(np.asarray(ahead) >= 0, np.asarray(ahead) + start, -1)
+        self.blocks.append(block)
+
+    def table(self) -> Floats:
+        """(N, len(COLUMNS)) everybody."""
+        return np.concatenate([np.zeros((0, len(COLUMNS))), *self.blocks])
+
+
+COLUMNS = ("label", "length", "width", "height", "x", "y", "yaw", "path", "s", "speed", "lateral", "tractor")
+NAMES = list(SIZES_M)
+CLASS_OF = np.array([CLASS_ID[n] for n in NAMES])
+SIZE_OF = np.array(list(SIZES_M.values()))
 
 
 def spawn(
@@ -107,17 +72,18 @@ def spawn(
     """
     crowd = _Crowd(rng)
     _park(crowd, town, density)
+    _lean(crowd, town, density)
     _works(crowd, town, density)
     _vehicles(crowd, town, density)
     _people(crowd, town, density)
-    table = np.array(crowd.rows).reshape(-1, 11)
-    near_ego = np.hypot(table[:, 4] - ego.x, table[:, 5] - ego.y) < np.where(table[:, 7] < 0, 4.5, 11.0)
-    table = table[~near_ego]
+    table = _without_ego(crowd.table(), ego)
     n = len(table)
     keys = (
         (np.uint64(seed) << np.uint64(40)) ^ (np.uint64(scene) << np.uint64(20)) ^ np.arange(1, n + 1, dtype=np.uint64)
     )
-    path = table[:, 7].astype(np.int64)
+    path, tractor = table[:, 7].astype(np.int64), table[:, 11].astype(np.int64)
+    # A trailer takes the turns of its tractor, because it has the same key and has made as many choices.
+    keys[tractor >= 0] = keys[tractor[tractor >= 0]]
     mobile = path >= 0
     cast = Cast(
         label=table[:, 0].astype(np.int64),
@@ -126,6 +92,7 @@ def spawn(
         lateral_m=table[:, 10],
         mobile=mobile,
         key=keys,
+        tractor=tractor,
     )
     hops = np.zeros(n, np.int64)
     first = np.where(mobile, successor(town.network, np.maximum(path, 0), keys, hops), -1)
@@ -143,98 +110,127 @@ def spawn(
     return cast, movers
 
 
-def _choose(rng: np.random.Generator, mix: dict[str, float]) -> str:
+def _without_ego(table: Floats, ego: Ego) -> Floats:
+    """Everybody who does not stand where the ego starts; a trailer goes with its tractor."""
+    keep = np.hypot(table[:, 4] - ego.x, table[:, 5] - ego.y) >= np.where(table[:, 7] < 0, 4.5, 11.0)
+    tractor = table[:, 11].astype(np.int64)
+    keep &= (tractor < 0) | keep[tractor]
+    number = np.append(np.cumsum(keep) - 1, -1)
+    table = table[keep]
+    table[:, 11] = number[table[:, 11].astype(np.int64)]
+    return table
+
+
+def _choose(rng: np.random.Generator, mix: dict[str, float], count: int | tuple[int, int]) -> NDArray[np.str_]:
     weights = np.array(list(mix.values()))
-    return str(rng.choice(list(mix), p=weights / weights.sum()))
+    return rng.choice(np.array(list(mix)), count, p=weights / weights.sum())
+
+
+def _sizes(names: NDArray[np.str_]) -> Floats:
+    """(..., 2) mean length and width."""
+    out = np.zeros((*names.shape, 2))
+    for name, size in SIZES_M.items():
+        out[names == name] = size[:2]
+    return out
 
 
 def _park(crowd: _Crowd, town: Town, density: Density) -> None:
+    """Vehicles on kerbs and parking lots."""
     rng = crowd.rng
     share = min(0.93, 0.68 * density.parked)
-    placed: list[tuple[float, ...]] = []
-    for x, y, yaw in town.slots[rng.random(len(town.slots)) < share]:
-        name = _choose(rng, KERB_MIX)
-        length, width = SIZES_M[name][:2]
-        if _overlaps(placed, x, y, yaw, length, width):
-            continue
-        placed.append((x, y, length, width))
-        crowd.add(name, x + rng.normal(0, 0.2), y + rng.normal(0, 0.1), yaw + rng.normal(0, 0.02))
-    walks = np.flatnonzero(town.network.paths.kind == SIDEWALK)
-    for path in rng.choice(walks, rng.poisson(13 * density.cycles)):
-        s0 = rng.uniform(0, town.network.paths.length_m[path])
-        name = "motorcycle" if rng.random() < 0.82 else "bicycle"
-        for k in range(int(rng.integers(1, 5))):
-            x, y, yaw, _ = town.network.paths.locate(np.array(path), np.array(s0 + 1.0 * k))
-            crowd.add(name, float(x), float(y), float(yaw) + np.pi / 2 + rng.normal(0, 0.15))
+    slots = town.slots[rng.random(len(town.slots)) < share]
+    names = _choose(rng, KERB_MIX, len(slots))
+    free = ~_overlapped(slots, _sizes(names))
+    slots, names = slots[free], names[free]
+    place = slots[:, :2] + rng.normal(0, 1, (len(slots), 2)) * (0.2, 0.1)
+    crowd.add(names, place, slots[:, 2] + rng.normal(0, 0.02, len(slots)))
 
 
-def _overlaps(placed: list[tuple[float, ...]], x: float, y: float, yaw: float, length: float, width: float) -> bool:
-    if not placed:
-        return False
-    p = np.array(placed)
-    dx, dy = p[:, 0] - x, p[:, 1] - y
-    along, across = np.abs(np.cos(yaw) * dx + np.sin(yaw) * dy), np.abs(np.cos(yaw) * dy - np.sin(yaw) * dx)
-    return bool(((along < (length + p[:, 2]) / 2 + 0.4) & (across < (width + p[:, 3]) / 2 + 0.3)).any())
+def _overlapped(slots: Floats, size: Floats) -> NDArray[np.bool_]:
+    """Which of the slots (n, 3) x, y, yaw would overlap an earlier one that stays; sizes (n, 2)."""
+    x, y, yaw = slots.T
+    near = (np.abs(x[:, None] - x) < 14) & (np.abs(y[:, None] - y) < 14)
+    later, earlier = np.nonzero(np.tril(near, -1))
+    dx, dy = x[earlier] - x[later], y[earlier] - y[later]
+    c, s = np.cos(yaw[later]), np.sin(yaw[later])
+    reach = (size[later] + size[earlier]) / 2
+    clash = (np.abs(c * dx + s * dy) < reach[:, 0] + 0.4) & (np.abs(c * dy - s * dx) < reach[:, 1] + 0.3)
+    gone = np.zeros(len(slots), bool)
+    for i, k in zip(later[clash].tolist(), earlier[clash].tolist(), strict=True):
+        gone[i] |= not gone[k]
+    return gone
+
+
+def _lean(crowd: _Crowd, town: Town, density: Density) -> None:
+    """Groups of parked two-wheelers on sidewalks."""
+    rng, paths = crowd.rng, town.network.paths
+    path = rng.choice(np.flatnonzero(paths.kind == SIDEWALK), rng.poisson(13 * density.cycles))
+    start = rng.uniform(0, paths.length_m[path])
+    names = np.where(rng.random(len(path)) < 0.82, "motorcycle", "bicycle")
+    group = np.repeat(np.arange(len(path)), rng.integers(1, 5, len(path)))
+    number = np.arange(len(group)) - np.searchsorted(group, group)
+    x, y, yaw, _ = paths.locate(path[group], start[group] + number)
+    crowd.add(names[group], np.stack([x, y], -1), yaw + np.pi / 2 + rng.normal(0, 0.15, len(group)))
 
 
 def _works(crowd: _Crowd, town: Town, density: Density) -> None:
+    """Rows of barriers or cones, seldom with a construction vehicle behind them."""
     rng = crowd.rng
     for x, y, yaw, length in town.works[rng.random(len(town.works)) < density.works]:
-        d, across = np.array([np.cos(yaw), np.sin(yaw)]), np.array([np.sin(yaw), -np.cos(yaw)])
+        along, across = np.array([np.cos(yaw), np.sin(yaw)]), np.array([np.sin(yaw), -np.cos(yaw)])
         name, gap = ("barrier", 2.5) if rng.random() < 0.5 else ("traffic_cone", 2.6)
-        for k in np.arange(0, length, gap):
-            p = np.array([x, y]) + d * k + across * rng.normal(-0.3, 0.1)
-            crowd.add(name, p[0], p[1], yaw + np.pi / 2 + rng.normal(0, 0.03))
+        k = np.arange(0, length, gap)[:, None]
+        row = np.array([x, y]) + along * k + across * rng.normal(-0.3, 0.1, k.shape)
+        crowd.add(name, row, yaw + np.pi / 2 + rng.normal(0, 0.03, len(k)))
         if rng.random() < 0.1:
-            p = np.array([x, y]) + d * length / 2 + across * 2.2
-            crowd.add("construction_vehicle", p[0], p[1], yaw + rng.normal(0, 0.2))
+            middle = np.array([[x, y]]) + along * length / 2 + across * 2.2
+            crowd.add("construction_vehicle", middle, yaw + rng.normal(0, 0.2))
 
 
 def _vehicles(crowd: _Crowd, town: Town, density: Density) -> None:
+    """Moving vehicles on all lanes, from the lane's start to its end; few trucks tow a trailer."""
     rng, paths = crowd.rng, town.network.paths
-    for lane in np.flatnonzero(paths.kind == LANE):
-        s = rng.exponential(30.0)
-        while s < paths.length_m[lane] - 8:
-            name = _choose(rng, MOVING_MIX)
-            mean, spread = SPEED_MPS[name]
-            speed = float(np.clip(rng.normal(mean, spread), 2.2, 15.0))
-            two_wheels = name in ("bicycle", "motorcycle")
-            lateral = rng.normal(0, 0.12) if not two_wheels else 1.95 if name == "bicycle" else rng.uniform(-0.4, 0.9)
-            if name != "bicycle" or paths.rightmost[lane]:
-                x, y, yaw, _ = paths.locate(np.array(lane), np.array(s))
-                crowd.add(
-                    name,
-                    float(x),
-                    float(y),
-                    float(yaw),
-                    path=int(lane),
-                    s=float(s),
-                    speed=speed,
-                    lateral=float(lateral),
-                )
-            s += SIZES_M[name][0] + 7 + rng.exponential(42.0 / density.traffic)
+    lanes = np.flatnonzero(paths.kind == LANE)
+    shape = (len(lanes), 1 + int(paths.length_m[lanes].max() / (7 + SIZES_M["bicycle"][0])))
+    names = _choose(rng, MOVING_MIX, shape)
+    gap = _sizes(names)[..., 0] + 7 + rng.exponential(42.0 / density.traffic, shape)
+    s = rng.exponential(30.0, (len(lanes), 1)) + np.cumsum(gap, 1) - gap
+    behind = np.concatenate([np.full((len(lanes), 1), 0.0), gap[:, :-1]], 1)
+    mean, spread = (np.vectorize(lambda n, k=k: SPEED_MPS[n][k])(names) for k in (0, 1))
+    speed = np.clip(rng.normal(mean, spread), 2.2, 15.0)
+    lateral = np.where(names == "motorcycle", rng.uniform(-0.4, 0.9, shape), rng.normal(0, 0.12, shape))
+    lateral[names == "bicycle"] = 1.95
+    tows = (names == "truck") & (rng.random(shape) < TOW_SHARE) & (s > TOW_M + 8) & (behind > TOW_M + 14)
+    real = (s < paths.length_m[lanes, None] - 8) & ((names != "bicycle") | paths.rightmost[lanes, None])
+    lane = np.broadcast_to(lanes[:, None], shape)[real]
+    names, s, speed, lateral, tows = names[real], s[real], speed[real], lateral[real], tows[real]
+    tractor = np.flatnonzero(tows)
+    everyone = np.concatenate([np.arange(len(lane)), tractor])
+    lane, speed, lateral, s = lane[everyone], speed[everyone], lateral[everyone], s[everyone]
+    s[len(tows) :] -= TOW_M
+    names = np.concatenate([names, np.full(len(tractor), "trailer")])
+    x, y, yaw, _ = paths.locate(lane, s)
+    ahead = np.concatenate([np.full(len(tows), -1), tractor])
+    crowd.add(names, np.stack([x, y], -1), yaw, path=lane, s=s, speed=speed, lateral=lateral, ahead=ahead)
 
 
 def _people(crowd: _Crowd, town: Town, density: Density) -> None:
+    """Walkers and people who stand, in groups, on sidewalks and crossings."""
     rng, paths = crowd.rng, town.network.paths
     walks = np.flatnonzero((paths.kind == SIDEWALK) | (paths.kind == CROSSING))
     weight = paths.length_m[walks] / paths.length_m[walks].sum()
-    for path in rng.choice(walks, rng.poisson(160 * density.people), p=weight):
-        s, stands = rng.uniform(0, paths.length_m[path]), rng.random() < 0.28 and paths.kind[path] == SIDEWALK
-        speed = 0.0 if stands else float(np.clip(rng.normal(1.2, 0.25), 0.6, 1.9))
-        for _ in range(1 + int(rng.poisson(0.8))):
-            where = float(np.clip(s + rng.normal(0, 1.2), 0, paths.length_m[path]))
-            x, y, yaw, _ = paths.locate(np.array(path), np.array(where))
-            crowd.add(
-                "pedestrian",
-                float(x),
-                float(y),
-                float(yaw),
-                path=int(path),
-                s=where,
-                speed=speed,
-                lateral=float(rng.normal(0, 0.55)),
-            )
+    path = rng.choice(walks, rng.poisson(160 * density.people), p=weight)
+    start = rng.uniform(0, paths.length_m[path])
+    stands = (rng.random(len(path)) < 0.28) & (paths.kind[path] == SIDEWALK)
+    speed = np.where(stands, 0.0, np.clip(rng.normal(1.2, 0.25, len(path)), 0.6, 1.9))
+    group = np.repeat(np.arange(len(path)), 1 + rng.poisson(0.8, len(path)))
+    path = path[group]
+    s = np.clip(start[group] + rng.normal(0, 1.2, len(group)), 0, paths.length_m[path])
+    x, y, yaw, _ = paths.locate(path, s)
+    crowd.add(
+        "pedestrian", np.stack([x, y], -1), yaw, path=path, s=s, speed=speed[group],
+        lateral=rng.normal(0, 0.55, len(group)),
+    )  # fmt: skip
 
 
 def start_ego(town: Town, rng: np.random.Generator, key: NDArray[np.uint64]) -> Ego:

@@ -22,6 +22,7 @@ class Cast:
         lateral_m: (N,) offset to the right of its path.
         mobile: (N,) whether the agent follows a path.
         key: (N,) uint64 that seeds an agent's choices.
+        tractor: (N,) the agent that tows it, or -1.
     """
 
     label: Ints
@@ -30,6 +31,7 @@ class Cast:
     lateral_m: Floats
     mobile: NDArray[np.bool_]
     key: NDArray[np.uint64]
+    tractor: Ints
 
 
 @dataclass(kw_only=True)

@@ -112,7 +112,7 @@ def test_masks_and_ground(simulator: Simulator, drive: list[SimState]) -> None:
 
 def test_near_cars_are_labelled_inside_their_boxes(simulator: Simulator, drive: list[SimState]) -> None:
     checked = 0
-    for scene in range(4):
+    for scene in range(7):
         state = drive[-1] if scene == 0 else simulator.reset(SEED, scene)
         labels = simulator.labels(state).semantics.reshape(-1, 16)
         for box in simulator.boxes(state, range_m=11.0):

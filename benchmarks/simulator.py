@@ -1,0 +1,95 @@
+"""How fast synthetic scenes are made: milliseconds a frame by stage, and frames a second of one core.
+
+Towns and scene starts are shared among the frames of their scenes, as in ``make_synthetic``. Stages are timed by the
+processor time of this process, so that a busy machine disturbs less; still, figures of different runs compare badly:
+look at the shares.
+
+    python benchmarks/simulator.py
+    python benchmarks/simulator.py --scenes 20 --frames 40
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ParamSpec, TypeVar
+
+import tyro
+
+from world_model.simulator import Simulator
+from world_model.simulator.export import annotate
+from world_model.simulator.packing import label_bytes
+from world_model.simulator.statistics import SceneStatistics
+from world_model.simulator.tables import SceneTables
+from world_model.simulator.town import build_town
+
+T = TypeVar("T")
+P = ParamSpec("P")
+FRAME_US = 500_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    """Make scenes without writing them and print what each stage costs."""
+
+    scenes: int = 5
+    """Scenes of one town, as ``make_synthetic`` lays them out."""
+    frames: int = 40
+    """Keyframes of a scene."""
+    seed: int = 7
+    """Of the data set."""
+
+
+class Stages:
+    """Adds up processor seconds by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def time(self, name: str, work: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
+        """Run a piece of work and count it."""
+        start = time.process_time()
+        result = work(*args, **options)
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.process_time() - start
+        return result
+
+
+def make_scene(stages: Stages, simulator: Simulator, args: Args, number: int) -> int:
+    """One scene; returns the bytes of its labels."""
+    stages.time("town", build_town, args.seed, 0)
+    state = stages.time("reset", simulator.reset, args.seed, number, 0)
+    tables, statistics, size = SceneTables(args.seed, f"scene-{number}", 0), SceneStatistics(), 0
+    for k in range(args.frames):
+        state = stages.time("step", simulator.step, state)
+        labels = stages.time("labels", simulator.labels, state)
+        size += len(stages.time("compress", label_bytes, labels))
+        boxes, pose = simulator.boxes(state), simulator.ego_pose(state)
+        sample = tables.add_frame(k * FRAME_US, (state.ego.x, state.ego.y, 0.0), state.ego.yaw)
+        stages.time("tables", annotate, tables, sample, boxes, state, labels)
+        stages.time("statistics", statistics.add, labels, boxes, pose, k * FRAME_US)
+    return size
+
+
+def main(args: Args) -> None:
+    """Print the table."""
+    simulator, warm = Simulator(), Stages()
+    make_scene(warm, simulator, Args(scenes=1, frames=2, seed=args.seed + 1), 0)
+    stages = Stages()
+    size = sum(make_scene(stages, simulator, args, number) for number in range(args.scenes))
+    frames, total = args.scenes * args.frames, sum(stages.seconds.values())
+    slowest = max(stages.seconds.values())
+    print(f"{frames} frames in one town, {platform.processor() or platform.machine()}, one core")
+    print("stage        ms a frame   of the slowest")
+    for name, seconds in stages.seconds.items():
+        print(f"{name:11s} {1e3 * seconds / frames:11.2f} {seconds / slowest:16.2f}")
+    print(f"all         {1e3 * total / frames:11.2f}")
+    drawn = sum(stages.seconds[name] for name in ("step", "labels"))
+    print(
+        f"{frames / total:.0f} frames/s a core, {frames / drawn:.0f} without writing; {size / frames / 1e3:.0f} kB each"
+    )
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args, prog="python benchmarks/simulator.py", description=__doc__))

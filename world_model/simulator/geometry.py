@@ -1,0 +1,52 @@
+"""Plane curves as polylines: headings, offsets, equal spacing, and the smooth curve between two directions."""
+
+from __future__ import annotations
+
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating]
+
+
+@overload
+def wrap(angle_rad: float) -> float: ...
+@overload
+def wrap(angle_rad: Floats) -> Floats: ...
+def wrap(angle_rad: Floats | float) -> Floats | float:
+    """Angle in [-pi, pi)."""
+    return (angle_rad + np.pi) % (2 * np.pi) - np.pi
+
+
+def resample(line: Floats, spacing_m: float = 1.0) -> Floats:
+    """Polyline (n, 2) with equal spacing close to ``spacing_m``."""
+    along = np.concatenate(([0.0], np.cumsum(np.hypot(*np.diff(line, axis=0).T))))
+    s = np.linspace(0, along[-1], max(3, round(along[-1] / spacing_m) + 1))
+    return np.stack([np.interp(s, along, line[:, 0]), np.interp(s, along, line[:, 1])], -1)
+
+
+def headings(line: Floats) -> Floats:
+    """Tangent direction in rad at each point of a polyline (n, 2)."""
+    d = np.gradient(line, axis=0)
+    return np.arctan2(d[:, 1], d[:, 0])
+
+
+def offset(line: Floats, right_m: float) -> Floats:
+    """Polyline moved to its right by ``right_m`` metres."""
+    h = headings(line)
+    return line + right_m * np.stack([np.sin(h), -np.cos(h)], -1)
+
+
+def bezier(p0: Floats, h0: float, p1: Floats, h1: float) -> Floats:
+    """Smooth curve from p0 with heading h0 to p1 with heading h1."""
+    reach = 0.42 * np.hypot(*(p1 - p0))
+    a, b = p0 + reach * np.array([np.cos(h0), np.sin(h0)]), p1 - reach * np.array([np.cos(h1), np.sin(h1)])
+    t = np.linspace(0, 1, 40)[:, None]
+    return (1 - t) ** 3 * p0 + 3 * (1 - t) ** 2 * t * a + 3 * (1 - t) * t**2 * b + t**3 * p1
+
+
+def end_heading(line: Floats, index: int) -> float:
+    """Heading at the first (0) or last (-1) point of a polyline."""
+    d = line[1] - line[0] if index == 0 else line[-1] - line[-2]
+    return float(np.arctan2(d[1], d[0]))
