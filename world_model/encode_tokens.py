@@ -14,11 +14,11 @@ import tyro
 
 from world_model.checkpoint import load_tokenizer
 from world_model.data.index import SceneIndex
-from world_model.data.labels import read_labels
 from world_model.data.tokens import TokenCache
 from world_model.errors import IIWorldError
-from world_model.runtime import choose_device, keep_memory
+from world_model.runtime import keep_memory
 from world_model.tokenizer import Tokenizer
+from world_model.training.distributed import Ranks, join
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,8 @@ class Args:
     """Run a trained tokenizer over whole scenes and store the tokens that the forecaster learns from.
 
     Scenes are read in order, several side by side; the memory starts afresh with every scene. A killed run goes on
-    with the scenes that are missing.
+    with the scenes that are missing. Several GPUs: `torchrun --nproc-per-node 8 -m world_model.encode_tokens ...`
+    deals the scenes out.
     """
 
     index: Path
@@ -53,12 +54,12 @@ def encode_scenes(
         Frame numbers and their tokens (n, C, Xl, Yl), once per time step; scenes that have ended drop out.
     """
     scenes = sorted(scenes, key=lambda s: -len(index.frames(s)))
-    memory, poses = model.empty_memory(len(scenes)), index.ego_to_global
+    memory = model.empty_memory(len(scenes))
     with ThreadPoolExecutor(max_workers=2) as pool:
 
         def read(step: int) -> list[np.ndarray]:
             frames = [index.frames(s)[step] for s in scenes if step < len(index.frames(s))]
-            return [read_labels(index.root / str(index.label_path[f])) for f in frames]
+            return [index.read_labels(f, model.config.grid.shape) for f in frames]
 
         length = len(index.frames(scenes[0]))
         waiting = pool.submit(read, 0)
@@ -67,7 +68,7 @@ def encode_scenes(
             if step + 1 < length:
                 waiting = pool.submit(read, step + 1)
             frames = [index.frames(s)[step] for s in scenes if step < len(index.frames(s))]
-            motion = [np.linalg.inv(poses[f - 1]) @ poses[f] if step else np.eye(4) for f in frames]
+            motion = [index.curr_to_prev(f) if step else np.eye(4) for f in frames]
             transforms = torch.from_numpy(np.stack(motion).astype(np.float32)).to(device)
             start = torch.full((len(frames),), step == 0, device=device)
             out = model.encode(labels, memory.index(slice(0, len(frames))), transforms, start)
@@ -78,24 +79,52 @@ def encode_scenes(
 def main(args: Args) -> Path:
     """Encode, and return the folder of the cache."""
     keep_memory()
+    with join(args.device) as ranks:
+        return _encode(args, ranks)
+
+
+def _encode(args: Args, ranks: Ranks) -> Path:
     index = SceneIndex.load(args.index)
-    device = choose_device(args.device)
-    model, card = load_tokenizer(args.tokenizer, device)
+    model, card = load_tokenizer(args.tokenizer, ranks.device)
     shape = (model.config.latent, *model.config.latent_shape)
+    if ranks.first:
+        TokenCache.create(args.out, index, card["tokens"], shape)
+    ranks.wait()
     cache = TokenCache.create(args.out, index, card["tokens"], shape)
-    scenes = [s for s in index.scenes(args.split) if s not in cache.done]
-    total, count, begin = sum(len(index.frames(s)) for s in scenes), 0, time.perf_counter()
-    for first in range(0, len(scenes), args.batch):
-        group = scenes[first : first + args.batch]
-        for frames, tokens in encode_scenes(model, index, group, device):
-            cache.tokens[frames] = tokens.to(torch.float16).cpu().numpy()
-            count += len(frames)
-        for scene in group:
-            cache.finish(scene)
+    missing = sorted(set(index.scenes(args.split)) - cache.done)
+    # All have listed the missing scenes before the first one is filled in.
+    ranks.wait()
+    own = missing[ranks.rank :: ranks.count]
+    total, count, begin = sum(len(index.frames(s)) for s in own), 0, time.perf_counter()
+    for first in range(0, len(own), args.batch):
+        group = own[first : first + args.batch]
+        count += _encode_group(model, index, cache, group, ranks.device)
         pace = count / (time.perf_counter() - begin)
-        print(f"[{count}/{total}] {pace:.1f} frames/s, {(total - count) / pace / 60:.1f} min left", flush=True)
-    print(f"tokens: {args.out} ({len(cache.done)} scenes)\nnext: python -m world_model.train_forecaster", flush=True)
+        if ranks.first:
+            others = f" in this process of {ranks.count}" if ranks.count > 1 else ""
+            left = f"{(total - count) / pace / 60:.1f} min left"
+            print(f"[{count}/{total}]{others} {pace:.1f} frames/s, {left}", flush=True)
+    ranks.wait()
+    if ranks.first:
+        print(
+            f"tokens: {args.out} ({len(cache.done)} scenes)\nnext: python -m world_model.train_forecaster", flush=True
+        )
     return args.out
+
+
+def _encode_group(
+    model: Tokenizer, index: SceneIndex, cache: TokenCache, scenes: list[int], device: torch.device
+) -> int:
+    """Encode scenes side by side and store each of them; the number of frames."""
+    rows = {s: np.empty((len(index.frames(s)), *cache.meta["shape"][1:]), np.float32) for s in scenes}
+    owner = {frame: (scene, i) for scene in scenes for i, frame in enumerate(index.frames(scene))}
+    for frames, tokens in encode_scenes(model, index, scenes, device):
+        for frame, token in zip(frames, tokens.float().cpu().numpy(), strict=True):
+            scene, i = owner[frame]
+            rows[scene][i] = token
+    for scene in scenes:
+        cache.write(scene, rows[scene])
+    return len(owner)
 
 
 if __name__ == "__main__":

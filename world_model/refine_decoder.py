@@ -21,10 +21,12 @@ from world_model.data.index import SceneIndex
 from world_model.data.tokens import TokenCache
 from world_model.errors import IIWorldError
 from world_model.files import atomic_write
-from world_model.runtime import choose_device, keep_memory
+from world_model.runtime import keep_memory
 from world_model.tokenizer.refinement import RefinementConfig, RefinementTask
+from world_model.training.distributed import Ranks, describe, join
 from world_model.training.loop import TrainConfig, Trainer
 from world_model.training.optim import OptimConfig
+from world_model.training.precision import Precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,13 +48,21 @@ class Args:
     iterations: int = 600
     """Optimizer steps."""
     batch: int = 4
-    """Grids per step."""
+    """Grids of one pass in one process."""
+    accumulate: int = 1
+    """Add up the gradients of so many batches before a step: the same as a batch so many times larger."""
+    group: int = 0
+    """Grids scored together (the Lovasz loss couples them); 0: --batch. Keep it when you divide a batch otherwise."""
     learning_rate: float = 1e-3
     """Peak learning rate."""
     seed: int = 0
     """Fixes the draw of frames and voxels."""
     device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
+    """auto, cpu, cuda or cuda:N; under torchrun, auto gives each process its own GPU."""
+    precision: Precision = "auto"
+    """Of the decoder; auto is bfloat16 on GPUs that have it. All else is float32."""
+    workers: int = 2
+    """Threads of each process that read tokens and labels ahead; the order of the data does not depend on them."""
     save_every: int = 250
     """Iterations between checkpoints."""
     log_every: int = 25
@@ -64,9 +74,14 @@ class Args:
 def main(args: Args) -> Path:
     """Refine, and return the folder of the checkpoint."""
     keep_memory()
-    index, device = SceneIndex.load(args.index), choose_device(args.device)
-    tokenizer, card = load_tokenizer(args.checkpoint, device)
-    forecaster, _ = load_forecaster(args.checkpoint, device)
+    with join(args.device) as ranks:
+        return _refine(args, ranks)
+
+
+def _refine(args: Args, ranks: Ranks) -> Path:
+    index = SceneIndex.load(args.index)
+    tokenizer, card = load_tokenizer(args.checkpoint, ranks.device)
+    forecaster, _ = load_forecaster(args.checkpoint, ranks.device)
     cache = TokenCache.load(args.tokens, index, args.split, card["tokens"])
     tokenizer.requires_grad_(False).decoder.requires_grad_(True)
     forecaster.requires_grad_(False)
@@ -74,33 +89,55 @@ def main(args: Args) -> Path:
     train = TrainConfig(
         iterations=args.iterations,
         batch=args.batch,
+        accumulate=args.accumulate,
+        group=args.group,
         seed=args.seed,
         save_every=args.save_every,
         log_every=args.log_every,
+        precision=args.precision,
         optim=OptimConfig(learning_rate=args.learning_rate, schedule="cosine", warmup=50, ema=0.99),
     )
-    config = RefinementConfig()
-    task = RefinementTask(tokenizer, forecaster, index, cache, args.split, config, batch=args.batch, seed=args.seed)
+    config, share = RefinementConfig(), train.share(ranks)
+    task = RefinementTask(
+        tokenizer,
+        forecaster,
+        index,
+        cache,
+        args.split,
+        config,
+        batch=share.batch,
+        seed=args.seed,
+        share=share,
+        ranks=ranks,
+        workers=args.workers,
+    )
     identity = {
-        "train": {k: v for k, v in config_to_json(train).items() if k not in ("save_every", "log_every")},
+        "train": train.identity(share),
         "loss": config_to_json(config),
         "data": index.fingerprint,
         "tokens": card["tokens"],
         "split": args.split,
     }
-    print(
-        f"decoder of {args.checkpoint}: {len(task.frames.groups)} groups of frames, {args.iterations} iterations",
-        flush=True,
-    )
-    trainer = Trainer(task, train, args.out, identity)
+    if ranks.first:
+        print(
+            f"decoder of {args.checkpoint}: {len(task.frames.groups)} groups of frames, "
+            f"{args.iterations} iterations of {describe(share)}",
+            flush=True,
+        )
+    trainer = Trainer(task, train, args.out, identity, ranks)
     trainer.run()
-    weights = {**tokenizer.state_dict(), **{f"decoder.{k}": v for k, v in trainer.average.weights.items()}}
-    refined = {"iterations": args.iterations, "batch": args.batch, "hours": round(trainer.seconds / 3600, 3)}
-    own = {k: v for k, v in card.items() if k not in ("tokens", "weights")}
-    save_model(args.out / TOKENIZER_FILE, tokenizer, weights, {**own, "decoder_refined": refined})
-    with open(args.checkpoint / FORECASTER_FILE, "rb") as stream, atomic_write(args.out / FORECASTER_FILE) as target:
-        shutil.copyfileobj(stream, target)
-    print(f"checkpoint: {args.out}\nnext: python -m world_model.evaluate", flush=True)
+    if ranks.first:
+        weights = {**tokenizer.state_dict(), **{f"decoder.{k}": v for k, v in trainer.average.weights.items()}}
+        refined = {"iterations": args.iterations, "batch": share.batch, "hours": round(trainer.seconds / 3600, 3)}
+        own = {k: v for k, v in card.items() if k not in ("tokens", "weights")}
+        save_model(args.out / TOKENIZER_FILE, tokenizer, weights, {**own, "decoder_refined": refined})
+        with (
+            open(args.checkpoint / FORECASTER_FILE, "rb") as stream,
+            atomic_write(args.out / FORECASTER_FILE) as target,
+        ):
+            shutil.copyfileobj(stream, target)
+        print(f"checkpoint: {args.out}\nnext: python -m world_model.evaluate", flush=True)
+    ranks.wait()
     return args.out
 
 

@@ -12,15 +12,16 @@ import tyro
 
 from world_model.checkpoint import FORECASTER_FILE, TOKENIZER_FILE, config_to_json, load_tokenizer, save_model
 from world_model.data.index import SceneIndex
-from world_model.data.labels import read_labels
 from world_model.data.tokens import TokenCache
 from world_model.errors import IIWorldError
 from world_model.files import atomic_write
 from world_model.forecaster import PRESETS, Forecaster, for_tokenizer
-from world_model.forecaster.training import ForecasterLossConfig, ForecasterTask
-from world_model.runtime import choose_device, keep_memory
+from world_model.forecaster.training import ForecasterLossConfig, ForecasterTask, windows_of
+from world_model.runtime import keep_memory
+from world_model.training.distributed import Ranks, describe, join
 from world_model.training.loop import TrainConfig, Trainer
-from world_model.training.optim import OptimConfig
+from world_model.training.optim import OptimConfig, iterations_of
+from world_model.training.precision import Precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,8 @@ class Args:
     """Train the II-Former on the tokens of a prepared data set.
 
     Runs resume by themselves: give the same command again. The result is OUT/forecaster.safetensors with a copy of
-    its tokenizer beside it: OUT is then a complete checkpoint for `gym.make(..., checkpoint=OUT)`.
+    its tokenizer beside it: OUT is then a complete checkpoint for `gym.make(..., checkpoint=OUT)`. Several GPUs:
+    `torchrun --nproc-per-node 8 -m world_model.train_forecaster ...`.
     """
 
     index: Path
@@ -42,13 +44,23 @@ class Args:
     preset: Literal["base", "nano", "tiny"] = "nano"
     """Sizes: base is the published model, nano runs on two CPU cores."""
     iterations: int = 0
-    """Optimizer steps; 0 takes 48 epochs (published) for base, 650 otherwise."""
-    batch: int = 2
-    """Windows per step (published: 8 on each of 8 devices)."""
+    """Optimizer steps; 0 takes --epochs."""
+    epochs: float = 0.0
+    """Times that every window is seen; 0 takes the preset's: 48 for base (published), 650 iterations otherwise."""
+    batch: int = 0
+    """Windows of one pass in one process; 0 takes the preset's: 8 for base (published, on 8 devices), else 2."""
+    accumulate: int = 1
+    """Add up the gradients of so many batches before a step: the same as a batch so many times larger."""
+    group: int = 0
+    """Windows normalised together (BatchNorm); 0: --batch. Keep it when you divide a batch otherwise."""
     seed: int = 0
     """Fixes weights, order and sampling."""
     device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
+    """auto, cpu, cuda or cuda:N; under torchrun, auto gives each process its own GPU."""
+    precision: Precision = "auto"
+    """Of the attention and convolution layers; auto is bfloat16 on GPUs that have it. All else is float32."""
+    workers: int = 2
+    """Threads of each process that read tokens ahead; the order of the data does not depend on them."""
     learning_rate: float = 0.0
     """Peak learning rate; 0 takes 1e-3."""
     occupancy_weight: float = -1.0
@@ -61,9 +73,18 @@ class Args:
     """Split to train on."""
 
 
-def recipe(args: Args, windows: int) -> tuple[TrainConfig, ForecasterLossConfig]:
+def losses(args: Args) -> ForecasterLossConfig:
+    """Loss configuration of a preset."""
+    published = args.preset == "base"
+    weight = args.occupancy_weight if args.occupancy_weight >= 0 else (0.0 if published else 1.0)
+    return ForecasterLossConfig(through_time=published, normalise=not published, occupancy_weight=weight)
+
+
+def recipe(args: Args, windows: int, processes: int = 1) -> tuple[TrainConfig, ForecasterLossConfig]:
     """Training and loss configuration of a preset; "base" is the published recipe."""
     published = args.preset == "base"
+    batch = args.batch or (8 if published else 2)
+    epochs = args.epochs or (48 if published else 0)
     optim = OptimConfig(
         learning_rate=args.learning_rate or 1e-3,
         schedule="step" if published else "cosine",
@@ -72,77 +93,77 @@ def recipe(args: Args, windows: int) -> tuple[TrainConfig, ForecasterLossConfig]
         ema=0.999 if published else 0.99,
     )
     train = TrainConfig(
-        iterations=args.iterations or (48 * windows // args.batch if published else 650),
-        batch=args.batch,
+        iterations=args.iterations or iterations_of(epochs, windows, batch * args.accumulate * processes, 650),
+        batch=batch,
+        accumulate=args.accumulate,
+        group=args.group,
         seed=args.seed,
         save_every=args.save_every,
         log_every=args.log_every,
+        precision=args.precision,
         optim=optim,
     )
-    weight = args.occupancy_weight if args.occupancy_weight >= 0 else (0.0 if published else 1.0)
-    loss = ForecasterLossConfig(through_time=published, normalise=not published, occupancy_weight=weight)
-    return train, loss
+    return train, losses(args)
 
 
 def main(args: Args) -> Path:
     """Train, and return the folder of the checkpoint."""
     keep_memory()
+    with join(args.device) as ranks:
+        return _train(args, ranks)
+
+
+def _train(args: Args, ranks: Ranks) -> Path:
     index = SceneIndex.load(args.index)
-    device = choose_device(args.device)
-    tokenizer, tokenizer_card = load_tokenizer(args.tokenizer, device)
+    tokenizer, tokenizer_card = load_tokenizer(args.tokenizer, ranks.device)
     tokenizer.requires_grad_(False)
     cache = TokenCache.load(args.tokens, index, args.split, tokenizer_card["tokens"])
     torch.manual_seed(args.seed)
-    model = Forecaster(for_tokenizer(PRESETS[args.preset](), tokenizer.config)).to(device)
-    windows = sum(max(0, len(index.frames(s)) - 10) for s in index.scenes(args.split))
-    train, loss = recipe(args, windows)
+    model = Forecaster(for_tokenizer(PRESETS[args.preset](), tokenizer.config)).to(ranks.device)
+    windows = len(windows_of(index, args.split, losses(args)))
+    train, loss = recipe(args, windows, ranks.count)
+    share = train.share(ranks)
     task = ForecasterTask(
         model,
         index,
         cache,
         args.split,
         loss,
-        batch=args.batch,
+        batch=share.batch,
         iterations=train.iterations,
         seed=args.seed,
-        tokenizer=tokenizer,
-        read_labels=lambda frame: read_labels(index.root / str(index.label_path[frame])),
+        tokenizer=tokenizer if loss.occupancy_weight else None,
+        read_labels=index.read_truth,
+        share=share,
+        ranks=ranks,
+        workers=args.workers,
     )
     identity: dict[str, Any] = {
         "model": config_to_json(model.config),
-        "train": config_to_json(train),
+        "train": train.identity(share),
         "loss": config_to_json(loss),
         "data": index.fingerprint,
         "tokenizer": tokenizer_card["tokens"],
         "split": args.split,
     }
-    # How often a run is saved and reported does not change it.
-    for name in ("save_every", "log_every"):
-        identity["train"].pop(name)
-    print(
-        f"forecaster {args.preset}: {sum(p.numel() for p in model.parameters()):,} parameters on {device}; "
-        f"{len(task.windows)} {index.source} windows, {train.iterations} iterations of {args.batch}",
-        flush=True,
-    )
-    trainer = Trainer(task, train, args.out, identity)
+    if ranks.first:
+        print(
+            f"forecaster {args.preset}: {sum(p.numel() for p in model.parameters()):,} parameters on {ranks.device}; "
+            f"{windows} {index.source} windows, {train.iterations} iterations of {describe(share)}",
+            flush=True,
+        )
+    trainer = Trainer(task, train, args.out, identity, ranks)
     trainer.run()
-    card = {
-        "data": index.fingerprint,
-        "data_source": index.source,
-        "preset": args.preset,
-        "iterations": train.iterations,
-        "batch": train.batch,
-        "seed": train.seed,
-        "hours": round(trainer.seconds / 3600, 3),
-        "device": str(device),
-        "tokens": tokenizer_card["tokens"],
-    }
-    save_model(args.out / FORECASTER_FILE, model, trainer.average.weights, card)
-    source = args.tokenizer / TOKENIZER_FILE if args.tokenizer.is_dir() else args.tokenizer
-    if source.resolve() != (args.out / TOKENIZER_FILE).resolve():
-        with open(source, "rb") as stream, atomic_write(args.out / TOKENIZER_FILE) as target:
-            shutil.copyfileobj(stream, target)
-    print(f"checkpoint: {args.out}\nlog: {args.out / 'log.csv'}\nnext: python -m world_model.evaluate", flush=True)
+    if ranks.first:
+        card = {"data": index.fingerprint, "data_source": index.source, "preset": args.preset, **trainer.card()}
+        card["tokens"] = tokenizer_card["tokens"]
+        save_model(args.out / FORECASTER_FILE, model, trainer.average.weights, card)
+        source = args.tokenizer / TOKENIZER_FILE if args.tokenizer.is_dir() else args.tokenizer
+        if source.resolve() != (args.out / TOKENIZER_FILE).resolve():
+            with open(source, "rb") as stream, atomic_write(args.out / TOKENIZER_FILE) as target:
+                shutil.copyfileobj(stream, target)
+        print(f"checkpoint: {args.out}\nlog: {args.out / 'log.csv'}\nnext: python -m world_model.evaluate", flush=True)
+    ranks.wait()
     return args.out
 
 

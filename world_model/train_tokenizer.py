@@ -11,20 +11,23 @@ import tyro
 
 from world_model.checkpoint import TOKENIZER_FILE, config_to_json, save_model
 from world_model.data.index import SceneIndex
-from world_model.data.streams import StreamPlan
+from world_model.data.streams import Flips, StreamPlan
 from world_model.errors import IIWorldError
-from world_model.runtime import choose_device, keep_memory
+from world_model.runtime import keep_memory
 from world_model.tokenizer import PRESETS, Tokenizer
 from world_model.tokenizer.training import TokenizerLossConfig, TokenizerTask
+from world_model.training.distributed import Ranks, describe, join
 from world_model.training.loop import TrainConfig, Trainer
-from world_model.training.optim import OptimConfig
+from world_model.training.optim import OptimConfig, iterations_of
+from world_model.training.precision import Precision
 
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
     """Train the II-Tokenizer (labels <-> tokens) on the training split of a prepared data set.
 
-    Runs resume by themselves: give the same command again. The result is OUT/tokenizer.safetensors.
+    Runs resume by themselves: give the same command again. The result is OUT/tokenizer.safetensors. Several GPUs:
+    `torchrun --nproc-per-node 8 -m world_model.train_tokenizer ...`.
     """
 
     index: Path
@@ -34,15 +37,27 @@ class Args:
     preset: Literal["base", "nano", "tiny"] = "nano"
     """Sizes: base is the published model, nano runs on two CPU cores."""
     iterations: int = 0
-    """Optimizer steps; 0 takes 24 epochs (published) for base, 6,000 otherwise."""
-    batch: int = 2
-    """Streams side by side (published: 8 on each of 8 devices)."""
+    """Optimizer steps; 0 takes --epochs."""
+    epochs: float = 0.0
+    """Times that every frame is seen; 0 takes the preset's: 24 for base (published), 6,000 iterations otherwise."""
+    batch: int = 0
+    """Streams side by side in one process; 0 takes the preset's: 8 for base (published, on 8 devices), else 2."""
+    accumulate: int = 1
+    """Add up the gradients of so many batches before a step: the same as a batch so many times larger."""
+    group: int = 0
+    """Streams scored together (the Lovasz loss couples them); 0: --batch. Keep it when you divide a batch otherwise."""
     seed: int = 0
     """Fixes weights, order, flips and sampling."""
     device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
+    """auto, cpu, cuda or cuda:N; under torchrun, auto gives each process its own GPU."""
+    precision: Precision = "auto"
+    """Of the encoder and the decoder; auto is bfloat16 on GPUs that have it. All else is float32."""
+    workers: int = 2
+    """Threads of each process that read labels ahead; the order of the data does not depend on them."""
     learning_rate: float = 0.0
     """Peak learning rate; 0 takes the preset's (base 5e-4, nano 1e-3)."""
+    flips: Flips = "stream"
+    """Mirror whole streams at random; published draws for every frame and misaligns its memory (deviation 9); none."""
     voxels: int = -1
     """Voxels per grid in the reconstruction loss; 0 all, -1 the preset's (base all, nano 24000)."""
     save_every: int = 500
@@ -55,23 +70,32 @@ class Args:
     """Weights of the losses (``voxels`` and ``revive_every`` are set by the preset unless given)."""
 
 
-def recipe(args: Args, frames_per_epoch: int) -> tuple[TrainConfig, TokenizerLossConfig]:
+PARTS = {"base": 2, "nano": 8, "tiny": 8}
+"""Streams that a scene is cut into: short ones mix scenes better where epochs are few; four frames fill the memory."""
+
+
+def recipe(args: Args, frames_per_epoch: int, processes: int = 1) -> tuple[TrainConfig, TokenizerLossConfig]:
     """Training and loss configuration of a preset; "base" is the published recipe."""
     published = args.preset == "base"
-    rate = args.learning_rate or (5e-4 if published else 1e-3)
-    iterations = args.iterations or (24 * frames_per_epoch // args.batch if published else 6_000)
+    batch = args.batch or (8 if published else 2)
+    epochs = args.epochs or (24 if published else 0)
     optim = OptimConfig(
-        learning_rate=rate,
+        learning_rate=args.learning_rate or (5e-4 if published else 1e-3),
         schedule="step" if published else "cosine",
+        decay_at=20 / 24,
         warmup=200 if published else 50,
         ema=0.999 if published else 0.995,
     )
     train = TrainConfig(
-        iterations=iterations,
-        batch=args.batch,
+        iterations=args.iterations
+        or iterations_of(epochs, frames_per_epoch, batch * args.accumulate * processes, 6_000),
+        batch=batch,
+        accumulate=args.accumulate,
+        group=args.group,
         seed=args.seed,
         save_every=args.save_every,
         log_every=args.log_every,
+        precision=args.precision,
         optim=optim,
     )
     loss = TokenizerLossConfig(
@@ -85,43 +109,41 @@ def recipe(args: Args, frames_per_epoch: int) -> tuple[TrainConfig, TokenizerLos
 def main(args: Args) -> Path:
     """Train, and return the path of the tokenizer written."""
     keep_memory()
+    with join(args.device) as ranks:
+        return _train(args, ranks)
+
+
+def _train(args: Args, ranks: Ranks) -> Path:
     index = SceneIndex.load(args.index)
     torch.manual_seed(args.seed)
-    device = choose_device(args.device)
-    model = Tokenizer(PRESETS[args.preset]()).to(device)
-    # Short streams mix scenes better where a run sees few epochs; four frames fill the memory.
-    plan = StreamPlan(index, args.split, args.batch, args.seed, parts=2 if args.preset == "base" else 8)
-    train, loss = recipe(args, plan.frames_per_epoch)
+    model = Tokenizer(PRESETS[args.preset]()).to(ranks.device)
+    frames = sum(len(index.frames(s)) for s in index.scenes(args.split))
+    train, loss = recipe(args, frames, ranks.count)
+    share, parts = train.share(ranks), PARTS[args.preset]
+    plan = StreamPlan(index, args.split, share.batch, args.seed, parts=parts, flips=args.flips, grid=model.config.grid)
     identity: dict[str, Any] = {
         "model": config_to_json(model.config),
-        "train": config_to_json(train),
+        "train": train.identity(share),
         "loss": config_to_json(loss),
         "data": index.fingerprint,
         "split": args.split,
+        **({} if args.flips == "stream" else {"flips": args.flips}),
     }
-    # How often a run is saved and reported does not change it.
-    for name in ("save_every", "log_every"):
-        identity["train"].pop(name)
-    print(
-        f"tokenizer {args.preset}: {sum(p.numel() for p in model.parameters()):,} parameters on {device}; "
-        f"{plan.frames_per_epoch} {index.source} frames, {train.iterations} iterations of {args.batch}",
-        flush=True,
-    )
-    trainer = Trainer(TokenizerTask(model, plan, loss, args.seed), train, args.out, identity)
+    if ranks.first:
+        print(
+            f"tokenizer {args.preset}: {sum(p.numel() for p in model.parameters()):,} parameters on {ranks.device}; "
+            f"{frames} {index.source} frames, {train.iterations} iterations of {describe(share)}",
+            flush=True,
+        )
+    task = TokenizerTask(model, plan, loss, args.seed, share=share, ranks=ranks, workers=args.workers)
+    trainer = Trainer(task, train, args.out, identity, ranks)
     trainer.run()
     path = args.out / TOKENIZER_FILE
-    card = {
-        "data": index.fingerprint,
-        "data_source": index.source,
-        "preset": args.preset,
-        "iterations": train.iterations,
-        "batch": train.batch,
-        "seed": train.seed,
-        "hours": round(trainer.seconds / 3600, 3),
-        "device": str(device),
-    }
-    save_model(path, model, trainer.average.weights, card)
-    print(f"tokenizer: {path}\nlog: {args.out / 'log.csv'}\nnext: python -m world_model.encode_tokens", flush=True)
+    if ranks.first:
+        card = {"data": index.fingerprint, "data_source": index.source, "preset": args.preset, **trainer.card()}
+        save_model(path, model, trainer.average.weights, card)
+        print(f"tokenizer: {path}\nlog: {args.out / 'log.csv'}\nnext: python -m world_model.encode_tokens", flush=True)
+    ranks.wait()
     return path
 
 

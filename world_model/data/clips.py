@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from world_model.data.index import SceneIndex
-from world_model.data.labels import read_labels
 from world_model.errors import DataError, OptionError
 from world_model.grid import OCC3D, STEP_S, VoxelGrid
 
@@ -25,7 +24,7 @@ class Clips:
     Frames before the start or beyond the end of a scene repeat its first or last frame and are marked in ``valid``.
 
     Attributes:
-        occupancy: (B, P, X, Y, Z) uint8 labels of the observed frames.
+        occupancy: (B, P, X, Y, Z) uint8 labels of the observed frames, as observed (perhaps predictions).
         ego_to_global: (B, T, 4, 4) float64 poses.
         command: (B, T) int64, 0 right, 1 left, 2 straight.
         motion: (B, T, 3) float32: velocity along ego x and y (m/s), yaw rate (rad/s).
@@ -33,7 +32,8 @@ class Clips:
         valid: (B, T) bool, False for repeated frames.
         scene: (B) scene numbers in the index.
         frame: (B) frame numbers in the index of the current frames.
-        future_occupancy: (B, F, X, Y, Z) uint8 labels of the future frames, if asked for.
+        future_occupancy: (B, F, X, Y, Z) uint8 true labels of the future frames, if asked for.
+        index: the data set that ``scene`` and ``frame`` count in; None for clips that come from no data set.
     """
 
     occupancy: Tensor
@@ -45,6 +45,7 @@ class Clips:
     scene: list[int]
     frame: list[int]
     future_occupancy: Tensor | None = None
+    index: SceneIndex | None = None
 
     @property
     def past(self) -> int:
@@ -52,21 +53,15 @@ class Clips:
         return self.occupancy.shape[1] - 1
 
 
-def load_frame(index: SceneIndex, frame: int, grid: VoxelGrid = OCC3D) -> Tensor:
-    """Labels (X, Y, Z) uint8 of one keyframe.
+def load_frame(index: SceneIndex, frame: int, grid: VoxelGrid = OCC3D, *, truth: bool = False) -> Tensor:
+    """Labels (X, Y, Z) uint8 of one keyframe: what is observed there, or with ``truth`` what really was there.
 
     Raises:
         DataError: the frame has no labels, or its file is missing or damaged.
     """
-    path = str(index.label_path[frame])
-    if not path:
-        raise DataError(
-            f"frame {frame} (sample {index.token[frame]}) has no labels in the index",
-            "a labels.npz for every frame that is read",
-            "run `python -m world_model.prepare` again once the label folder is complete",
-        )
+    read = index.read_truth if truth else index.read_labels
     # A copy: arrays out of an npz may be read-only, which torch warns about.
-    return torch.from_numpy(np.array(read_labels(index.root / path, shape=grid.shape)))
+    return torch.from_numpy(np.array(read(frame, grid.shape)))
 
 
 def load_clips(
@@ -85,7 +80,7 @@ def load_clips(
         frames: (B) frame numbers of the current frames; a window never leaves its scene.
         past: frames before the current one.
         future: frames after the current one (poses, commands), may be 0.
-        with_future_labels: also read the labels of the future frames.
+        with_future_labels: also read the (true) labels of the future frames.
         grid: the grid that the label files must have.
 
     Raises:
@@ -102,7 +97,7 @@ def load_clips(
     row, is_valid = np.stack(rows), np.stack(valid)
 
     observed = _read(index, row[:, : past + 1], grid)
-    later = _read(index, row[:, past + 1 :], grid) if with_future_labels else None
+    later = _read(index, row[:, past + 1 :], grid, truth=True) if with_future_labels else None
     gaps = np.diff(index.timestamp_us[row], axis=1) * 1e-6
     gaps = np.where(is_valid[:, 1:] & is_valid[:, :-1], gaps, STEP_S)
     return Clips(
@@ -115,6 +110,7 @@ def load_clips(
         scene=scenes,
         frame=frames,
         future_occupancy=later,
+        index=index,
     )
 
 
@@ -155,9 +151,9 @@ def _window(index: SceneIndex, scene: int, frame: int, past: int, future: int) -
     return row, row == wanted
 
 
-def _read(index: SceneIndex, rows: np.ndarray, grid: VoxelGrid) -> Tensor:
+def _read(index: SceneIndex, rows: np.ndarray, grid: VoxelGrid, truth: bool = False) -> Tensor:
     """Labels (B, N, X, Y, Z) of frames (B, N); a frame that several windows share is read once."""
-    labels = {frame: load_frame(index, int(frame), grid) for frame in np.unique(rows)}
+    labels = {frame: load_frame(index, int(frame), grid, truth=truth) for frame in np.unique(rows)}
     if not labels:
         return torch.zeros(*rows.shape, *grid.shape, dtype=torch.uint8)
     return torch.stack([torch.stack([labels[frame] for frame in row]) for row in rows])

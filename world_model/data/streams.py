@@ -1,7 +1,7 @@
 """Frames in the order in which a model with a memory must see them: several drives side by side, one per batch slot.
 
 Every frame of every stream is a function of (seed, iteration), so a run that resumes sees exactly what it would have
-seen.
+seen, and several processes that each read some of the slots together read what one process would.
 """
 
 from __future__ import annotations
@@ -9,14 +9,19 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from world_model.data.ahead import read_ahead
+from world_model.data.ahead import read_ahead, to_device
+from world_model.data.augment import Flip, check_symmetric
 from world_model.data.index import SceneIndex
-from world_model.data.labels import read_labels
+from world_model.errors import DataError
+from world_model.grid import OCC3D, VoxelGrid
+
+Flips = Literal["stream", "published", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,19 +40,20 @@ class StreamBatch:
 
     def to(self, device: torch.device) -> StreamBatch:
         """The same batch on a device."""
-        return StreamBatch(
-            labels=self.labels.to(device, non_blocking=True),
-            curr_to_prev=self.curr_to_prev.to(device, non_blocking=True),
-            start=self.start.to(device, non_blocking=True),
-        )
+        return to_device(self, device)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _Slot:
+    """One frame of a stream: how it is mirrored, and how the memory that it meets is taken to be."""
+
     frame: int
     start: bool
-    flip_x: bool
-    flip_y: bool
+    flip: Flip
+    memory_flip: Flip
+
+
+_FLIPS = {(x, y): Flip(x, y) for x in (False, True) for y in (False, True)}
 
 
 class StreamPlan:
@@ -56,21 +62,39 @@ class StreamPlan:
     Args:
         index: the data set.
         split: its split to draw from.
-        batch: number of streams side by side.
+        batch: number of streams side by side, over all processes.
         seed: fixes the order and the flips.
-        parts: every scene is cut into this many streams, so that slots change scenes at different times.
-        augment: flip whole streams along x and y at random.
+        parts: every scene is cut into this many streams, read in order, so that slots change scenes at different times.
+        augment: False is the same as ``flips="none"``.
+        flips: "stream" mirrors whole streams along x and y at random. "published" draws for every frame, and aligns the
+            memory as if it were mirrored like the first frame of its stream, as the original does (deviation 9): its
+            memory is then misaligned half of the time.
+        grid: the grid of the label files.
     """
 
     def __init__(
-        self, index: SceneIndex, split: str, batch: int, seed: int, *, parts: int = 2, augment: bool = True
+        self,
+        index: SceneIndex,
+        split: str,
+        batch: int,
+        seed: int,
+        *,
+        parts: int = 2,
+        augment: bool = True,
+        flips: Flips = "stream",
+        grid: VoxelGrid = OCC3D,
     ) -> None:
-        self.index, self.batch, self.augment = index, batch, augment
+        self.index, self.batch, self.grid = index, batch, grid
+        self.flips: Flips = flips if augment else "none"
+        if self.flips != "none":
+            check_symmetric(grid)
         self.segments: list[range] = []
         for scene in index.scenes(split):
             frames = index.frames(scene)
             cuts = np.linspace(0, len(frames), parts + 1).astype(int)
             self.segments += [frames[a:b] for a, b in itertools.pairwise(cuts) if b > a]
+        if not self.segments:
+            raise DataError(f"split {split!r} has no frames", "scenes with frames", "prepare the data set again")
         self.frames_per_epoch = sum(len(s) for s in self.segments)
         self._rng = np.random.default_rng([seed, 7])
         self._queue: list[int] = []
@@ -81,8 +105,13 @@ class StreamPlan:
         if not self._queue:
             self._queue = self._rng.permutation(len(self.segments)).tolist()
         frames = self.segments[self._queue.pop()]
-        flip_x, flip_y = (self._rng.random(2) < 0.5).tolist() if self.augment else (False, False)
-        return iter([_Slot(frame=f, start=i == 0, flip_x=flip_x, flip_y=flip_y) for i, f in enumerate(frames)])
+        first = self._flip()
+        flips = [first, *(self._flip() if self.flips == "published" else first for _ in frames[1:])]
+        return iter([_Slot(frame=f, start=i == 0, flip=flips[i], memory_flip=first) for i, f in enumerate(frames)])
+
+    def _flip(self) -> Flip:
+        x, y = (self._rng.random(2) < 0.5).tolist() if self.flips != "none" else (False, False)
+        return _FLIPS[x, y]
 
     def _next(self, slot: int) -> _Slot:
         while True:
@@ -97,7 +126,7 @@ class StreamPlan:
         return self._plan[iteration]
 
     def read(self, slots: list[_Slot]) -> StreamBatch:
-        """Read the labels of one iteration from disk."""
+        """Read the labels of some slots of one iteration from disk."""
         labels, transforms = zip(*(self._read(s) for s in slots), strict=True)
         return StreamBatch(
             # Copies into torch's own, aligned memory: some kernels round differently on memory that is not.
@@ -107,16 +136,17 @@ class StreamPlan:
         )
 
     def _read(self, slot: _Slot) -> tuple[np.ndarray, np.ndarray]:
-        labels = read_labels(self.index.root / str(self.index.label_path[slot.frame]))
-        poses = self.index.ego_to_global
-        transform = np.eye(4) if slot.start else np.linalg.inv(poses[slot.frame - 1]) @ poses[slot.frame]
-        mirror = np.diag((-1.0 if slot.flip_x else 1.0, -1.0 if slot.flip_y else 1.0, 1.0, 1.0))
-        labels = labels[:: -1 if slot.flip_x else 1, :: -1 if slot.flip_y else 1]
+        labels = slot.flip.labels(self.index.read_labels(slot.frame, self.grid.shape))
+        transform = np.eye(4) if slot.start else self.index.curr_to_prev(slot.frame)
         # A mirrored world moves by the mirrored motion.
-        return np.ascontiguousarray(labels), mirror @ transform @ mirror
+        return np.ascontiguousarray(labels), slot.memory_flip.transform(transform, source=slot.flip)
 
     def batches(self, first: int, last: int, ahead: int = 2) -> Iterator[StreamBatch]:
         """Batches of the iterations first..last-1, read in the background ``ahead`` iterations early."""
-        if last > first:
-            self.slots(last - 1)  # the plan grows here, not in the readers' threads
+        self.extend(last)
         return read_ahead(lambda iteration: self.read(self.slots(iteration)), range(first, last), ahead)
+
+    def extend(self, last: int) -> None:
+        """Lay the plan out up to an iteration: it must not grow in the readers' threads."""
+        if last > 0:
+            self.slots(last - 1)

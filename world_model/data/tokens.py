@@ -1,37 +1,46 @@
-"""The token cache: token maps of every frame of a data set, memory-mapped, filled scene by scene."""
+"""The token cache: token maps of every frame of a data set, one memory-mapped file per scene.
+
+A scene's file appears whole or not at all, so any number of processes on any number of machines can fill one cache, and
+a killed run goes on with the scenes that are missing. Caches of version 0.1 (one file for all scenes) can be read.
+"""
 
 from __future__ import annotations
 
 import json
-import math
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from world_model.data.index import SceneIndex
 from world_model.errors import DataError, OutputError
-from world_model.files import write_json
+from world_model.files import atomic_write, write_json
 
-META, TOKENS, DONE = "meta.json", "tokens.npy", "done.json"
+META, SCENES = "meta.json", "scenes"
+FLAT, FLAT_DONE = "tokens.npy", "done.json"
+LARGEST = float(np.finfo(np.float16).max)
 
 
-@dataclass(frozen=True, kw_only=True)
 class TokenCache:
-    """Tokens on disk.
+    """Tokens on disk, float16.
 
     Attributes:
-        folder: where it lies.
-        tokens: (F, C, Xl, Yl) float16 memory map, one row per frame of the index.
-        done: numbers of the scenes that are complete.
-        meta: index fingerprint, tokenizer weights hash, shape.
+        folder: where they lie.
+        meta: index fingerprint, tokenizer hash, shape [frames, C, Xl, Yl].
+        starts: (S + 1,) first frame of each scene of the index.
     """
 
-    folder: Path
-    tokens: np.memmap[Any, np.dtype[np.float16]]
-    done: set[int]
-    meta: dict[str, Any]
+    def __init__(self, folder: Path, meta: dict[str, Any], index: SceneIndex) -> None:
+        self.folder, self.meta, self.starts = folder, meta, np.asarray(index.scene_start)
+        self._maps: dict[int, np.ndarray] = {}
+        self._flat = _open(folder / FLAT, tuple(meta["shape"])) if (folder / FLAT).exists() else None
+
+    @property
+    def done(self) -> set[int]:
+        """Numbers of the scenes that are complete."""
+        if self._flat is not None:
+            return {int(scene) for scene in _read_json(self.folder / FLAT_DONE, list)}
+        return {int(path.stem) for path in (self.folder / SCENES).glob("*.npy") if path.stem.isdigit()}
 
     @classmethod
     def create(cls, folder: Path, index: SceneIndex, tokenizer_hash: str, shape: tuple[int, int, int]) -> TokenCache:
@@ -39,65 +48,110 @@ class TokenCache:
 
         Raises:
             DataError: the folder holds tokens of other data or another tokenizer.
-            OutputError: the folder or the file cannot be written.
+            OutputError: the folder cannot be written.
         """
         meta = {"data": index.fingerprint, "tokenizer": tokenizer_hash, "shape": [len(index.token), *shape]}
         if (folder / META).exists():
-            cache = cls._open(folder, "r+")
-            if cache.meta != meta:
-                raise DataError(
-                    f"{folder} holds tokens of {cache.meta}", str(meta), "choose another --out or delete it"
-                )
-            return cache
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            np.lib.format.open_memmap(folder / TOKENS, mode="w+", dtype=np.float16, shape=tuple(meta["shape"])).flush()
-        except OSError as error:
-            raise OutputError(
-                f"could not create {folder / TOKENS}: {error.strerror or error}",
-                f"a writable folder with {len(index.token) * math.prod(shape) * 2 / 1e9:.1f} GB of free space",
-                "choose another --out",
-            ) from error
-        write_json(folder / DONE, [])
-        # The meta file comes last: a cache without it was never whole and is made again.
-        write_json(folder / META, meta)
-        return cls._open(folder, "r+")
-
-    @classmethod
-    def _open(cls, folder: Path, mode: Literal["r", "r+"]) -> TokenCache:
-        remedy = "run `python -m world_model.encode_tokens`"
-        try:
-            meta = json.loads((folder / META).read_text())
-            done = set(json.loads((folder / DONE).read_text()))
-            tokens = np.load(folder / TOKENS, mmap_mode=mode, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise DataError(
-                f"no readable token cache in {folder} ({error})", f"{META}, {DONE}, {TOKENS}", remedy
-            ) from error
-        if tokens.dtype != np.float16 or list(tokens.shape) != meta["shape"]:
-            raise DataError(f"{folder / TOKENS} is {tokens.dtype} {tokens.shape}", f"float16 {meta['shape']}", remedy)
-        return cls(folder=folder, tokens=tokens, done=done, meta=meta)
+            found = _read_json(folder / META, dict)
+            if found != meta:
+                raise DataError(f"{folder} holds tokens of {found}", str(meta), "choose another --out or delete it")
+        else:
+            try:
+                (folder / SCENES).mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                found_error = f"could not create {folder / SCENES}: {error.strerror or error}"
+                raise OutputError(found_error, "a writable folder", "choose another --out") from error
+            write_json(folder / META, meta)
+        return cls(folder, meta, index)
 
     @classmethod
     def load(cls, folder: str | Path, index: SceneIndex, split: str, tokenizer_hash: str | None = None) -> TokenCache:
-        """Open a complete cache for reading.
+        """Open a complete cache for reading; type, shape and length of every file of the split are checked.
 
         Raises:
-            DataError: it is missing, of other data or another tokenizer, or scenes of the split are missing.
+            DataError: it is missing, damaged, of other data or another tokenizer, or scenes of the split are missing.
         """
-        cache = cls._open(Path(folder), "r")
-        remedy = "run `python -m world_model.encode_tokens` with this index and tokenizer"
-        if cache.meta["data"] != index.fingerprint:
-            raise DataError(f"{folder} belongs to data {cache.meta['data']}", index.fingerprint, remedy)
-        if tokenizer_hash is not None and cache.meta["tokenizer"] != tokenizer_hash:
-            raise DataError(f"{folder} was made by tokenizer {cache.meta['tokenizer']}", tokenizer_hash, remedy)
-        missing = [s for s in index.scenes(split) if s not in cache.done]
+        folder, remedy = Path(folder), "run `python -m world_model.encode_tokens` with this index and tokenizer"
+        meta = _read_json(folder / META, dict)
+        shape = meta.get("shape")
+        if not (isinstance(shape, list) and len(shape) == 4 and all(isinstance(n, int) and n > 0 for n in shape)):
+            raise DataError(f"{folder / META} says shape {shape}", "[frames, C, Xl, Yl]", remedy)
+        if meta.get("data") != index.fingerprint:
+            raise DataError(f"{folder} belongs to data {meta.get('data')}", index.fingerprint, remedy)
+        if tokenizer_hash is not None and meta.get("tokenizer") != tokenizer_hash:
+            raise DataError(f"{folder} was made by tokenizer {meta.get('tokenizer')}", tokenizer_hash, remedy)
+        if shape[0] != len(index.token):
+            raise DataError(f"{folder / META} says {shape[0]} frames", f"{len(index.token)}", remedy)
+        cache = cls(folder, meta, index)
+        missing = sorted(set(index.scenes(split)) - cache.done)
         if missing:
             raise DataError(f"{folder} lacks {len(missing)} scenes of split {split!r}", "all of them", remedy)
+        for scene in index.scenes(split):
+            cache._scene(scene)
         return cache
 
-    def finish(self, scene: int) -> None:
-        """Mark a scene as complete, after its rows were written."""
-        self.tokens.flush()
-        self.done.add(scene)
-        write_json(self.folder / DONE, sorted(self.done))
+    def write(self, scene: int, tokens: np.ndarray) -> None:
+        """Store the tokens (n, C, Xl, Yl) of all frames of a scene, atomically.
+
+        Raises:
+            DataError: the shape is wrong, or values are not finite or too large for float16.
+            OutputError: the file cannot be written.
+        """
+        if self._flat is not None:
+            raise DataError(
+                f"{self.folder} was written by version 0.1", "a cache of this version", "choose another --out"
+            )
+        expected = self._shape(scene)
+        if tokens.shape != expected:
+            raise DataError(f"tokens of scene {scene} are {tokens.shape}", str(expected), "")
+        highest = float(np.abs(tokens).max(initial=0.0))
+        if not highest <= LARGEST:
+            raise DataError(
+                f"tokens of scene {scene} reach {highest}", f"finite values up to {LARGEST:.0f}",
+                "the tokenizer has diverged: train it again, or evaluate it first",
+            )  # fmt: skip
+        with atomic_write(self._path(scene)) as stream:
+            np.save(stream, tokens.astype(np.float16), allow_pickle=False)
+
+    def rows(self, first: int, last: int) -> np.ndarray:
+        """Tokens (n, C, Xl, Yl) float16 of the frames first..last-1, which lie in one scene; a view of the file."""
+        if self._flat is not None:
+            return self._flat[first:last]
+        scene = int(np.searchsorted(self.starts, first, side="right")) - 1
+        begin = int(self.starts[scene])
+        return self._scene(scene)[first - begin : last - begin]
+
+    def _scene(self, scene: int) -> np.ndarray:
+        if self._flat is not None:
+            return self._flat[self.starts[scene] : self.starts[scene + 1]]
+        if scene not in self._maps:
+            self._maps[scene] = _open(self._path(scene), self._shape(scene))
+        return self._maps[scene]
+
+    def _shape(self, scene: int) -> tuple[int, ...]:
+        return (int(self.starts[scene + 1] - self.starts[scene]), *self.meta["shape"][1:])
+
+    def _path(self, scene: int) -> Path:
+        return self.folder / SCENES / f"{scene:06d}.npy"
+
+
+def _open(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    remedy = "delete it and run `python -m world_model.encode_tokens` again"
+    try:
+        tokens = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path} cannot be read ({error})", f"float16 tokens {shape}", remedy) from error
+    if tokens.dtype != np.float16 or tokens.shape != shape:
+        raise DataError(f"{path} is {tokens.dtype} {tokens.shape}", f"float16 {shape}", remedy)
+    return tokens
+
+
+def _read_json(path: Path, kind: type) -> Any:
+    remedy = "run `python -m world_model.encode_tokens`"
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(f"no readable token cache in {path.parent} ({error})", f"{path.name}", remedy) from error
+    if not isinstance(value, kind):
+        raise DataError(f"{path} holds a {type(value).__name__}", f"a {kind.__name__}", remedy)
+    return value

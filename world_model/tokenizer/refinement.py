@@ -12,12 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from world_model.data.ahead import read_ahead
+from world_model.data.ahead import feed
 from world_model.data.balance import BalancedFrames
 from world_model.data.index import SceneIndex
-from world_model.data.labels import read_labels
 from world_model.data.tokens import TokenCache
 from world_model.errors import DataError
 from world_model.forecaster.forecaster import Forecaster
@@ -25,6 +24,8 @@ from world_model.geometry import invert_pose
 from world_model.losses import sample_voxels, sampled_reconstruction_loss
 from world_model.tokenizer.embedding import patch_index
 from world_model.tokenizer.tokenizer import Tokenizer
+from world_model.training.distributed import Ranks, Share, draws
+from world_model.training.loop import mean_logs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,13 +45,14 @@ class RefinementConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RefinementBatch:
-    """B windows: the first half is decoded as observed, the second as forecast.
+    """B windows: the first half of each group is decoded as observed, the second as forecast.
 
     Attributes:
-        tokens: (B, P, C, Xl, Yl) observed tokens.
+        tokens: (B, P, C, Xl, Yl) observed tokens, float16.
         poses: (B, P + K, 4, 4) float64 ego -> global.
         command: (B, P + K) long.
         steps: how many steps to forecast.
+        forecast: (B,) bool, which windows are decoded as forecast.
         labels: (B, X, Y, Z) uint8 of the frames to decode.
     """
 
@@ -58,6 +60,7 @@ class RefinementBatch:
     poses: Tensor
     command: Tensor
     steps: int
+    forecast: Tensor
     labels: Tensor
 
 
@@ -71,8 +74,11 @@ class RefinementTask:
         cache: its tokens.
         split: the split to learn from.
         config: what to learn from.
-        batch: grids per iteration, half of them forecast.
+        batch: grids per iteration, over all processes; half of them forecast.
         seed: fixes the draw of frames.
+        share: which grids are this process's; None: all, in one portion.
+        ranks: this process among those that train; None: alone.
+        workers: threads that read tokens and labels.
     """
 
     def __init__(
@@ -86,6 +92,9 @@ class RefinementTask:
         *,
         batch: int,
         seed: int,
+        share: Share | None = None,
+        ranks: Ranks | None = None,
+        workers: int = 2,
     ) -> None:
         self.tokenizer, self.model, self.forecaster = model, model.decoder, forecaster
         self.index, self.cache, self.config, self.batch, self.seed = index, cache, config, batch, seed
@@ -97,45 +106,73 @@ class RefinementTask:
             )
         self.frames = BalancedFrames(index, windows)
         self.device = next(model.parameters()).device
+        self.share = share or Share(portion=batch)
+        self.ranks = ranks or Ranks(device=self.device)
+        self.workers = workers
+
+    @property
+    def heavy(self) -> list[nn.Module]:
+        """What may compute in bfloat16."""
+        return [self.model]
 
     def batches(self, first: int, last: int) -> Iterator[RefinementBatch]:
-        """Batches of the iterations first..last-1, read in the background."""
-        return read_ahead(self._read, range(first, last))
+        """Portions of the iterations first..last-1, one after the other."""
+        portions = self.share.portions
+        return feed(self._read, range(first * portions, last * portions), self.device, workers=self.workers)
 
-    def _read(self, iteration: int) -> RefinementBatch:
+    def _read(self, number: int) -> RefinementBatch:
+        iteration, portion = divmod(number, self.share.portions)
         config, rng = self.config, np.random.default_rng([self.seed, iteration, 13])
-        current, steps = self.frames.draw(self.batch, rng), int(rng.integers(1, config.horizon + 1))
+        drawn, steps = self.frames.draw(self.batch, rng), int(rng.integers(1, config.horizon + 1))
+        own = self.share.samples(portion)
+        current = drawn[own.start : own.stop]
+        forecast = np.arange(len(current)) % self.share.group >= self.share.group // 2
         frames = current[:, None] + np.arange(-config.past, steps + 1)
-        observed = self.batch // 2
-        shown = [int(f) for f in (*current[:observed], *(current[observed:] + steps))]
-        labels = [read_labels(self.index.root / str(self.index.label_path[f])) for f in shown]
-        tokens = np.stack([self.cache.tokens[row[0] : row[config.past] + 1] for row in frames])
+        shown = np.where(forecast, current + steps, current)
         return RefinementBatch(
-            tokens=torch.from_numpy(tokens).to(self.device).float(),
-            poses=torch.from_numpy(self.index.ego_to_global[frames]).to(self.device),
-            command=torch.from_numpy(self.index.command[frames].astype(np.int64)).to(self.device),
+            tokens=torch.from_numpy(np.stack([self.cache.rows(row[0], row[config.past] + 1) for row in frames])),
+            poses=torch.from_numpy(self.index.ego_to_global[frames]),
+            command=torch.from_numpy(self.index.command[frames].astype(np.int64)),
             steps=steps,
-            labels=torch.from_numpy(np.stack(labels)).to(self.device),
+            forecast=torch.from_numpy(forecast),
+            labels=torch.from_numpy(np.stack([self.index.read_truth(int(f)) for f in shown])),
         )
 
-    def loss(self, batch: RefinementBatch, iteration: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Decode observed and forecast tokens and compare."""
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + iteration)
-        sample = sample_voxels(batch.labels, self.config.voxels, generator)
-        grid = self.tokenizer.config
-        position = patch_index(sample.index, grid.grid.shape, grid.patch)
-        rows = self.tokenizer.decode_rows(self._tokens(batch))
-        return sampled_reconstruction_loss(rows, self.tokenizer.class_embeds.weight, batch.labels, sample, position)
+    def begin_step(self, batch: RefinementBatch, iteration: int) -> None:
+        """Nothing to prepare."""
+
+    def end_step(self) -> dict[str, Tensor]:
+        """Nothing to add."""
+        return {}
+
+    def loss(self, batch: RefinementBatch, iteration: int, portion: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
+        """Decode observed and forecast tokens and compare; a mean over the groups of a portion."""
+        grid, table = self.tokenizer.config, self.tokenizer.class_embeds.weight
+        rows = self.tokenizer.decode_rows(self._tokens(batch)).unflatten(0, (self.share.groups_in_portion, -1))
+        losses, logs = [], []
+        for own_rows, labels, group in zip(
+            rows, batch.labels.split(self.share.group), self.share.groups(portion), strict=True
+        ):
+            sample = sample_voxels(labels, self.config.voxels, draws(self.seed, iteration, group))
+            position = patch_index(sample.index, grid.grid.shape, grid.patch)
+            loss, parts = sampled_reconstruction_loss(own_rows, table, labels, sample, position)
+            losses.append(loss)
+            logs.append(parts)
+        return torch.stack(losses).mean(), mean_logs(logs)
 
     @torch.no_grad()
     def _tokens(self, batch: RefinementBatch) -> Tensor:
-        observed, now = self.batch // 2, self.config.past
-        state = self.forecaster.start(batch.tokens[observed:], batch.poses[observed:, : now + 1])
+        now, chosen, tokens = self.config.past, batch.forecast, batch.tokens.float()
+        shown = tokens[:, -1].clone()
+        if not bool(chosen.any()):
+            return shown
+        poses, command = batch.poses[chosen], batch.command[chosen]
+        state = self.forecaster.start(tokens[chosen], poses[:, : now + 1])
         for k in range(batch.steps):
-            pose = batch.poses[observed:, now + k : now + k + 2]
-            motion = (invert_pose(pose[:, 1]) @ pose[:, 0]).float()
-            state, _ = self.forecaster.step(state, batch.command[observed:, now + k], motion)
-        return torch.cat((batch.tokens[:observed, -1], state.token))
+            motion = (invert_pose(poses[:, now + k + 1]) @ poses[:, now + k]).float()
+            state, _ = self.forecaster.step(state, command[:, now + k], motion)
+        shown[chosen] = state.token
+        return shown
 
     def state(self) -> dict[str, Any]:
         """Nothing beyond the weights: batches depend on (seed, iteration) alone."""

@@ -52,6 +52,18 @@ class OptimConfig:
         return self.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
 
 
+def iterations_of(epochs: float, samples: int, batch: int, otherwise: int) -> int:
+    """Optimizer steps in which every sample is seen ``epochs`` times; ``otherwise`` where no epochs are given.
+
+    Args:
+        epochs: 0 for none.
+        samples: of one epoch.
+        batch: samples of a step, over all processes.
+        otherwise: iterations of a recipe that does not count in epochs.
+    """
+    return max(1, round(epochs * samples / batch)) if epochs else otherwise
+
+
 class WeightAverage:
     """Exponential moving average of a model's parameters; buffers are copied.
 

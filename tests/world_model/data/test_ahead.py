@@ -1,8 +1,14 @@
 """Reading ahead keeps the order, hands errors on, and does not run away."""
 
-import pytest
+from __future__ import annotations
 
-from world_model.data.ahead import read_ahead
+import dataclasses
+import time
+
+import pytest
+import torch
+
+from world_model.data.ahead import feed, read_ahead, to_device
 
 
 def test_order_is_kept() -> None:
@@ -20,3 +26,42 @@ def test_only_a_few_are_under_way() -> None:
 def test_errors_reach_the_caller() -> None:
     with pytest.raises(ZeroDivisionError):
         list(read_ahead(lambda n: 1 // n, [1, 0]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Numbers:
+    """A batch of two tensors and something that is none."""
+
+    number: int
+    squares: torch.Tensor
+    cubes: torch.Tensor | None = None
+
+
+def test_what_is_fed_does_not_depend_on_the_threads() -> None:
+    """Readers that finish out of order still deliver in order."""
+
+    def read(number: int) -> Numbers:
+        time.sleep(0.004 * (number % 3 == 0))
+        return Numbers(number, torch.full((3,), number**2), torch.full((2,), number**3) if number % 2 else None)
+
+    one, many = (list(feed(read, range(12), torch.device("cpu"), workers=n, ahead=4)) for n in (1, 4))
+    assert [batch.number for batch in many] == list(range(12))
+    for a, b in zip(one, many, strict=True):
+        assert torch.equal(a.squares, b.squares) and (a.cubes is None) == (b.cubes is None)
+
+
+def test_batches_move_as_a_whole() -> None:
+    batch = to_device(Numbers(3, torch.ones(2), None), torch.device("meta"))
+    assert batch.number == 3 and batch.squares.device.type == "meta" and batch.cubes is None
+
+
+def test_a_gpu_gets_each_batch_once_and_one_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The order of copies on a GPU, with the copies themselves replaced."""
+    from world_model.data import ahead
+
+    copied: list[int] = []
+    monkeypatch.setattr(ahead, "pinned", lambda batch: batch)
+    monkeypatch.setattr(ahead, "to_device", lambda batch, device: copied.append(batch.number) or batch)
+    fed = feed(lambda n: Numbers(n, torch.ones(1)), range(5), torch.device("cuda"))
+    assert next(fed).number == 0 and copied == [0, 1]  # the next one is already under way
+    assert [batch.number for batch in fed] == [1, 2, 3, 4] and copied == [0, 1, 2, 3, 4]
