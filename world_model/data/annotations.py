@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from array import array
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from world_model.data.categories import class_of_category
-from world_model.data.tables import Row, lookup, read_by_token
+from world_model.data.tables import Row, iterate_table, lookup, read_by_token
 from world_model.errors import DataError
 
 MAX_VELOCITY_GAP_S = 1.5
 """Longest time between two annotations of an object that still gives a velocity (twice that for a central one)."""
+WIDTH = {"translation": 3, "size": 3, "rotation": 4}
+"""Numbers in the columns of an annotation."""
 
 
 def read_boxes(
@@ -33,30 +38,107 @@ def read_boxes(
     Raises:
         DataError: a table is missing or broken, a reference leads nowhere, or a number is not finite.
     """
-    instance_class, instance_number = _read_instances(folder)
-    table = read_by_token(folder, "sample_annotation")
+    classes, instances = _read_instances(folder)
+    table = _read_annotations(folder, instances, {token: i for i, token in enumerate(sample_time_us)})
+    time_s = np.array(list(sample_time_us.values()), np.int64) * 1e-6
+    frame_of_sample = np.full(len(time_s), -1, np.int64)
     position = {token: i for i, token in enumerate(frames)}
-    chosen = (row for row in table.values() if row["sample_token"] in position)
-    rows = sorted(chosen, key=lambda row: position[row["sample_token"]])
-    frame = np.array([position[row["sample_token"]] for row in rows], np.int64)
-    where = f"{folder / 'instance.json'}, named by sample_annotation.json"
-    owners = [lookup(instance_number, row["instance_token"], where) for row in rows]
+    frame_of_sample[[i for i, token in enumerate(sample_time_us) if token in position]] = [
+        position[token] for token in sample_time_us if token in position
+    ]
+    frame = frame_of_sample[table.sample]
+    rows = np.flatnonzero(frame >= 0)
+    rows = rows[np.argsort(frame[rows], kind="stable")]
+    frame = frame[rows]
 
-    center = _numbers(folder, rows, "translation", 3)
-    width_length_height = _numbers(folder, rows, "size", 3)
     rotation = ego_to_global[frame, :3, :3]
     # Column vectors are rotated into the ego frame by the transposed rotation: sum over the first matrix index.
-    heading = np.einsum("nji,nj->ni", rotation, _heading(_numbers(folder, rows, "rotation", 4)))
-    velocity = np.einsum("nji,nj->ni", rotation, _velocities(folder, rows, table, sample_time_us))
+    heading = np.einsum("nji,nj->ni", rotation, _heading(table.rotation[rows]))
+    velocity = np.einsum("nji,nj->ni", rotation, _velocities(table, time_s, rows))
+    center = np.einsum("nji,nj->ni", rotation, table.translation[rows] - ego_to_global[frame, :3, 3])
     return {
         "box_start": np.searchsorted(frame, np.arange(len(frames) + 1)).astype(np.int64),
-        "box_center_m": np.einsum("nji,nj->ni", rotation, center - ego_to_global[frame, :3, 3]).astype(np.float32),
-        "box_size_m": width_length_height[:, [1, 0, 2]].astype(np.float32),
+        "box_center_m": center.astype(np.float32),
+        "box_size_m": table.size[rows][:, [1, 0, 2]].astype(np.float32),
         "box_yaw_rad": np.arctan2(heading[:, 1], heading[:, 0]).astype(np.float32),
         "box_velocity_mps": velocity[:, :2].astype(np.float32),
-        "box_class": np.array([instance_class[number] for number in owners], np.uint8),
-        "box_instance": np.array(owners, np.int64),
+        "box_class": np.array(classes, np.uint8)[table.instance[rows]],
+        "box_instance": table.instance[rows],
     }
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Annotations:
+    """A million rows in columns: as dictionaries they would take gigabytes. Links are row numbers, -1 for none."""
+
+    sample: np.ndarray
+    instance: np.ndarray
+    numbers: np.ndarray
+    before: np.ndarray
+    after: np.ndarray
+
+    @property
+    def translation(self) -> np.ndarray:
+        return self.numbers[:, :3]
+
+    @property
+    def size(self) -> np.ndarray:
+        return self.numbers[:, 3:6]
+
+    @property
+    def rotation(self) -> np.ndarray:
+        return self.numbers[:, 6:]
+
+
+def _read_annotations(folder: Path, instances: dict[str, int], samples: dict[str, int]) -> _Annotations:
+    by_instance = f"{folder / 'instance.json'}, named by sample_annotation.json"
+    by_sample = f"{folder / 'sample.json'}, named by sample_annotation.json"
+    # Every token gets a number when it is first seen, as a row or as a neighbour of one, so it is kept only once.
+    number_of: dict[str, int] = {}
+    own, links, sample, instance, numbers = array("q"), array("q"), array("q"), array("q"), array("d")
+    for row in iterate_table(folder, "sample_annotation"):
+        own.append(number_of.setdefault(row["token"], len(number_of)))
+        for side in ("prev", "next"):
+            links.append(number_of.setdefault(row[side], len(number_of)) if row[side] else -1)
+        sample.append(lookup(samples, row["sample_token"], by_sample))
+        instance.append(lookup(instances, row["instance_token"], by_instance))
+        for column, width in WIDTH.items():
+            _extend(numbers, folder, row, column, width)
+    row_of = np.full(len(number_of) + 1, -1, np.int64)  # the last entry answers for -1
+    row_of[np.frombuffer(own, np.int64)] = np.arange(len(own))
+    if (row_of[np.frombuffer(own, np.int64)] != np.arange(len(own))).any():
+        raise DataError(
+            f"{folder / 'sample_annotation.json'} has rows with the same token", "every token once", "fetch it again"
+        )
+    linked = np.frombuffer(links, np.int64).reshape(-1, 2)
+    rows = row_of[linked]
+    lost = (rows < 0) & (linked >= 0)
+    if lost.any():
+        token = list(number_of)[int(linked[lost][0])]
+        lookup({}, token, f"{folder / 'sample_annotation.json'}, named by prev or next of another annotation")
+    return _Annotations(
+        sample=np.frombuffer(sample, np.int64),
+        instance=np.frombuffer(instance, np.int64),
+        numbers=np.frombuffer(numbers, np.float64).reshape(-1, sum(WIDTH.values())),
+        before=rows[:, 0],
+        after=rows[:, 1],
+    )
+
+
+def _extend(numbers: array[float], folder: Path, row: Row, column: str, width: int) -> None:
+    value = row[column]
+    if isinstance(value, list) and len(value) == width:
+        try:
+            if all(map(math.isfinite, value)):
+                numbers.extend(value)
+                return
+        except TypeError:
+            pass
+    raise DataError(
+        f"{folder / 'sample_annotation.json'}: annotation {row['token']} has {column} = {value}",
+        f"a list of {width} finite numbers",
+        "fetch sample_annotation.json again, or remove the annotation",
+    )
 
 
 def _read_instances(folder: Path) -> tuple[list[int], dict[str, int]]:
@@ -68,17 +150,14 @@ def _read_instances(folder: Path) -> tuple[list[int], dict[str, int]]:
     return [class_of_category(name) for name in names], {token: i for i, token in enumerate(instance)}
 
 
-def _velocities(folder: Path, rows: list[Row], table: dict[str, Row], sample_time_us: dict[str, int]) -> np.ndarray:
+def _velocities(table: _Annotations, time_s: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """(N, 3) global velocities in m/s: central differences, one-sided at the ends of a track, NaN where unknown."""
-    where = f"{folder / 'sample_annotation.json'}, named by prev or next of another annotation"
-    first = [lookup(table, row["prev"], where) if row["prev"] else row for row in rows]
-    last = [lookup(table, row["next"], where) if row["next"] else row for row in rows]
-    samples = f"{folder / 'sample.json'}, named by sample_annotation.json"
-    times = [[lookup(sample_time_us, r["sample_token"], samples) for r in ends] for ends in (first, last)]
-    dt_s = np.diff(np.array(times, np.float64).reshape(2, -1), axis=0)[0] * 1e-6
-    limit = np.array([MAX_VELOCITY_GAP_S * (bool(row["prev"]) + bool(row["next"])) for row in rows])
+    first = np.where(table.before[rows] >= 0, table.before[rows], rows)
+    last = np.where(table.after[rows] >= 0, table.after[rows], rows)
+    dt_s = time_s[table.sample[last]] - time_s[table.sample[first]]
+    limit = MAX_VELOCITY_GAP_S * ((table.before[rows] >= 0).astype(float) + (table.after[rows] >= 0))
     known = (dt_s > 0) & (dt_s <= limit)
-    moved = _numbers(folder, last, "translation", 3) - _numbers(folder, first, "translation", 3)
+    moved = table.translation[last] - table.translation[first]
     return np.where(known[:, None], moved / np.where(known, dt_s, 1.0)[:, None], np.nan)
 
 
@@ -86,16 +165,3 @@ def _heading(quaternion: np.ndarray) -> np.ndarray:
     """(N, 3) direction of the rotated x axis of (N, 4) quaternions (w, x, y, z)."""
     w, x, y, z = (quaternion / np.linalg.norm(quaternion, axis=1, keepdims=True)).T
     return np.stack((1 - 2 * (y * y + z * z), 2 * (x * y + w * z), 2 * (x * z - w * y)), -1)
-
-
-def _numbers(folder: Path, rows: list[Row], column: str, width: int) -> np.ndarray:
-    """(N, width) float64 of a column of lists."""
-    for row in rows:
-        value = row[column]
-        if not isinstance(value, list) or len(value) != width or not np.isfinite(np.asarray(value, np.float64)).all():
-            raise DataError(
-                f"{folder / 'sample_annotation.json'}: annotation {row['token']} has {column} = {value}",
-                f"a list of {width} finite numbers",
-                "fetch sample_annotation.json again, or remove the annotation",
-            )
-    return np.array([row[column] for row in rows], np.float64).reshape(-1, width)

@@ -35,6 +35,14 @@ _CLASS_OF_CATEGORY: dict[str, str] = {
     "vehicle.truck": "truck",
 }
 
+DETECTION_CLASSES = frozenset(
+    (
+        *("barrier", "bicycle", "bus", "car", "construction_vehicle"),
+        *("motorcycle", "pedestrian", "traffic_cone", "trailer", "truck"),
+    )
+)
+"""The classes of the nuScenes detection benchmark; they are named as in Occ3D."""
+
 
 def class_of_category(category: str) -> int:
     """Occ3D class id of a nuScenes category name.
@@ -49,3 +57,12 @@ def class_of_category(category: str) -> int:
             "rename the category in category.json to the nearest of these",
         )
     return CLASS_ID[_CLASS_OF_CATEGORY[category]]
+
+
+def class_of_name(name: str) -> int:
+    """Occ3D class id of a name in an info file: one of the ten detection classes, or else a nuScenes category.
+
+    Raises:
+        DataError: it is neither.
+    """
+    return CLASS_ID[name] if name in DETECTION_CLASSES else class_of_category(name)

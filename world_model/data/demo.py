@@ -1,21 +1,20 @@
 """The demo scenes that ship with the package: a few held-out synthetic drives, so that nothing has to be downloaded.
 
 They were cut out of a synthetic data set by ``python -m world_model.data.demo`` (see the model card for the exact
-command): labels without masks, and an index, in the layout of any other data set.
+command): labels without masks, an index and ``synthetic.json``, in the layout of any other data set.
 """
 
 from __future__ import annotations
 
 import io
 import zipfile
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import tyro
 
 from world_model.data.index import INDEX_NAME, SceneIndex
-from world_model.data.labels import read_labels
 from world_model.errors import DataError, IIWorldError
 from world_model.files import atomic_write
 
@@ -49,25 +48,7 @@ def cut(index: SceneIndex, names: tuple[str, ...]) -> SceneIndex:
         raise DataError(
             f"no scenes {', '.join(unknown)} in {index.root}", f"names such as {known}", "choose other scenes"
         )
-    scenes = [s for s, name in enumerate(index.scene_name) if name in names]
-    frames = np.concatenate([np.arange(f.start, f.stop) for f in map(index.frames, scenes)])
-    boxes = np.concatenate([np.arange(index.box_start[f], index.box_start[f + 1]) for f in frames]).astype(np.int64)
-    rows = {"scene_name": scenes, "scene_split": scenes}
-    columns = {}
-    for field in fields(SceneIndex):
-        if field.name in ("root", "source", "scene_start", "box_start"):
-            continue
-        chosen = rows.get(field.name, boxes if field.name.startswith("box_") else frames)
-        columns[field.name] = getattr(index, field.name)[chosen]
-    lengths = [len(index.frames(s)) for s in scenes]
-    counts = index.box_start[frames + 1] - index.box_start[frames]
-    return SceneIndex(
-        root=index.root,
-        source=index.source,
-        scene_start=np.concatenate(([0], np.cumsum(lengths))).astype(np.int64),
-        box_start=np.concatenate(([0], np.cumsum(counts))).astype(np.int64),
-        **columns,
-    )
+    return index.part([(str(n), index.frames(s)) for s, n in enumerate(index.scene_name) if n in names])
 
 
 def write_semantics(path: Path, labels: np.ndarray) -> None:
@@ -82,10 +63,19 @@ def write_semantics(path: Path, labels: np.ndarray) -> None:
 def main(args: Args) -> Path:
     """Write the small data set and return its folder."""
     index = SceneIndex.load(args.index)
+    if index.truth_path is not None:
+        raise DataError(
+            f"{index.root} holds predictions and true labels", "one kind of labels", "cut scenes out of the true ones"
+        )
     small = cut(index, args.scenes)
-    for name in small.label_path.tolist():
-        write_semantics(args.out / name, read_labels(index.root / name))
-    small.save(args.out / INDEX_NAME)
+    for frame, name in enumerate(small.label_path.tolist()):
+        write_semantics(args.out / name, small.read_labels(frame))
+    # What was written are Occ3D's classes, whatever was read.
+    replace(small, label_format="occ3d", truth_format="occ3d").save(args.out / INDEX_NAME)
+    mark = index.root / "synthetic.json"
+    if mark.exists():
+        # It says how the scenes were made, so that the simulator can take them up.
+        (args.out / mark.name).write_bytes(mark.read_bytes())
     size = sum(f.stat().st_size for f in args.out.rglob("*") if f.is_file())
     print(f"{len(small.scene_name)} scenes, {len(small.token)} frames, {size / 1e6:.1f} MB: {args.out}")
     return args.out

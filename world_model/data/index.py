@@ -8,18 +8,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from world_model.data.labels import LABEL_FORMATS, read_labels_of
 from world_model.errors import DataError
 from world_model.files import DAMAGED_NPZ, write_npz
-from world_model.grid import FREE
+from world_model.grid import FREE, OCC3D
 
 INDEX_NAME = "iiworld_index.npz"
-INDEX_VERSION = 1
+INDEX_VERSION = 2
+READABLE_VERSIONS = (1, 2)
+"""Version 1 knew one label format and no separate truth; such files are read as Occ3D labels that are the truth."""
+DATASETS = ("nuscenes", "stcocc", "waymo", "uniocc")
+_META = ("source", "dataset", "label_format", "truth_format", "faithful")
+_FRAME_COLUMNS = ("token", "label_path", "truth_path", "timestamp_us", "translation_m", "rotation", "command", "motion")
 COMMANDS = ("right", "left", "straight")
 
 
@@ -33,7 +41,7 @@ class Boxes:
         yaw_rad: (N,) heading, 0 along ego x.
         velocity_mps: (N, 2) ground velocity along the ego axes, NaN where unknown.
         class_id: (N,) uint8 class ids 0..16.
-        instance: (N,) int64 identity, stable over a scene.
+        instance: (N,) int64 identity, stable over a scene; -1 where the data do not tell.
     """
 
     center_m: np.ndarray
@@ -65,6 +73,12 @@ class SceneIndex:
         motion: (F, 3) float32: velocity along ego x and y (m/s) and yaw rate (rad/s), over the step into the frame.
         box_start: (F + 1,) int64, first box of each frame.
         box_center_m, box_size_m, box_yaw_rad, box_velocity_mps, box_class, box_instance: see `Boxes`.
+        dataset: which data set it is, one of `DATASETS`: what an environment id asks for.
+        label_format: how the files of ``label_path`` are read, one of `LABEL_FORMATS`.
+        truth_path: (F,) str, relative to ``root``: the true labels, where ``label_path`` holds something else (the
+            predictions of a perception model); None where ``label_path`` is the truth.
+        truth_format: how the files of ``truth_path`` are read.
+        faithful: prepared with ``--faithful``: commands, motion and (Waymo) frame transforms are the original's.
     """
 
     root: Path
@@ -86,6 +100,11 @@ class SceneIndex:
     box_velocity_mps: np.ndarray
     box_class: np.ndarray
     box_instance: np.ndarray
+    dataset: str = "nuscenes"
+    label_format: str = "occ3d"
+    truth_path: np.ndarray | None = None
+    truth_format: str = "occ3d"
+    faithful: bool = False
 
     def __post_init__(self) -> None:
         scenes, frames, boxes = len(self.scene_name), len(self.token), len(self.box_class)
@@ -104,6 +123,7 @@ class SceneIndex:
             "box_yaw_rad": (boxes,),
             "box_velocity_mps": (boxes, 2),
             "box_instance": (boxes,),
+            **({"truth_path": (frames,)} if self.truth_path is not None else {}),
         }
         remedy = "run `python -m world_model.prepare` again on the data set"
         for name, shape in wanted.items():
@@ -120,6 +140,9 @@ class SceneIndex:
             raise DataError("the index holds commands outside 0..2", "0 right, 1 left, 2 straight", remedy)
         if boxes and not (self.box_class < FREE).all():
             raise DataError("the index holds box classes outside 0..16", "Occ3D class ids", remedy)
+        for name, known in (("dataset", DATASETS), ("label_format", LABEL_FORMATS), ("truth_format", LABEL_FORMATS)):
+            if getattr(self, name) not in known:
+                raise DataError(f"the index says {name} = {getattr(self, name)!r}", f"one of {tuple(known)}", remedy)
 
     def scenes(self, split: str) -> list[int]:
         """Scene numbers of a split ("train", "val", or "all").
@@ -138,6 +161,69 @@ class SceneIndex:
     def frames(self, scene: int) -> range:
         """Frame numbers of a scene, in time order."""
         return range(int(self.scene_start[scene]), int(self.scene_start[scene + 1]))
+
+    def read_labels(self, frame: int, shape: tuple[int, ...] = OCC3D.shape) -> np.ndarray:
+        """What is observed at a keyframe: labels (X, Y, Z) uint8, in Occ3D classes whatever the files hold.
+
+        Raises:
+            DataError: the frame has no labels, or its file is missing or damaged.
+        """
+        return self._read(self.label_path, self.label_format, frame, shape)
+
+    def read_truth(self, frame: int, shape: tuple[int, ...] = OCC3D.shape) -> np.ndarray:
+        """The true labels (X, Y, Z) uint8 of a keyframe: what forecasts are scored against.
+
+        Raises:
+            DataError: as `read_labels`.
+        """
+        if self.truth_path is None:
+            return self.read_labels(frame, shape)
+        return self._read(self.truth_path, self.truth_format, frame, shape)
+
+    def _read(self, paths: np.ndarray, label_format: str, frame: int, shape: tuple[int, ...]) -> np.ndarray:
+        if not str(paths[frame]):
+            raise DataError(
+                f"frame {frame} (sample {self.token[frame]}) has no labels in the index",
+                "a label file for every frame that is read",
+                "run `python -m world_model.prepare` again once the label folder is complete",
+            )
+        return read_labels_of(self.root / str(paths[frame]), label_format, shape)
+
+    def curr_to_prev(self, frame: int) -> np.ndarray:
+        """(4, 4) float64 transform from a frame's ego frame to that of the frame before it in the index.
+
+        The original's Waymo reader multiplies the poses the wrong way round; a faithful index keeps that, since
+        published scores were made with it.
+        """
+        before, now = self.ego_to_global[frame - 1], self.ego_to_global[frame]
+        if self.faithful and self.dataset == "waymo":
+            return now @ np.linalg.inv(before)
+        return np.linalg.inv(before) @ now
+
+    def part(self, runs: Sequence[tuple[str, range]]) -> SceneIndex:
+        """Some runs of consecutive frames as scenes of their own.
+
+        Args:
+            runs: name of the new scene and its frame numbers here, all of one scene; in the order they shall have.
+        """
+        owner = [int(np.searchsorted(self.scene_start, run.start, side="right")) - 1 for _, run in runs]
+        frames = np.concatenate([np.arange(run.start, run.stop) for _, run in runs] or [np.zeros(0, np.int64)])
+        spans = [np.arange(self.box_start[run.start], self.box_start[run.stop]) for _, run in runs]
+        boxes = np.concatenate([*spans, np.zeros(0, np.int64)]).astype(np.int64)
+        counts = self.box_start[frames + 1] - self.box_start[frames]
+        columns: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name in _FRAME_COLUMNS and value is not None:
+                value = value[frames]
+            elif field.name.startswith("box_") and field.name != "box_start":
+                value = value[boxes]
+            columns[field.name] = value
+        columns["scene_name"] = np.array([name for name, _ in runs], dtype=str)
+        columns["scene_split"] = self.scene_split[owner]
+        columns["scene_start"] = np.cumsum([0, *(len(run) for _, run in runs)]).astype(np.int64)
+        columns["box_start"] = np.cumsum([0, *counts]).astype(np.int64)
+        return SceneIndex(**columns)
 
     def boxes(self, frame: int) -> Boxes:
         """Annotated objects of a keyframe, in its ego frame."""
@@ -171,13 +257,19 @@ class SceneIndex:
             digest.update("\n".join(column.tolist()).encode())
         for column in (self.scene_start, self.timestamp_us, self.translation_m, self.rotation, self.command):
             digest.update(np.ascontiguousarray(column).tobytes())
+        # Columns of version 2 count only where they say something, so that older fingerprints stay valid.
+        if (self.dataset, self.label_format, self.truth_format, self.faithful) != ("nuscenes", "occ3d", "occ3d", False):
+            digest.update(f"{self.dataset} {self.label_format} {self.truth_format} {self.faithful}".encode())
+        if self.truth_path is not None:
+            digest.update("\n".join(self.truth_path.tolist()).encode())
         return digest.hexdigest()[:16]
 
     def save(self, path: str | Path) -> None:
         """Write the index atomically."""
-        columns = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("root", "source")}
-        meta = json.dumps({"format": "iiworld-index", "version": INDEX_VERSION, "source": self.source})
-        write_npz(path, meta=np.array(meta), **columns)
+        columns = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("root", *_META)}
+        columns = {name: column for name, column in columns.items() if column is not None}
+        meta = {"format": "iiworld-index", "version": INDEX_VERSION, **{name: getattr(self, name) for name in _META}}
+        write_npz(path, meta=np.array(json.dumps(meta)), **columns)
 
     @classmethod
     def load(cls, path: str | Path, root: str | Path | None = None) -> SceneIndex:
@@ -203,9 +295,12 @@ class SceneIndex:
         except DAMAGED_NPZ as error:
             found = f"the index {path} cannot be read ({error})"
             raise DataError(found, "an npz that prepare wrote", remedy) from error
-        if meta.get("format") != "iiworld-index" or meta.get("version") != INDEX_VERSION:
+        if meta.get("format") != "iiworld-index" or meta.get("version") not in READABLE_VERSIONS:
             raise DataError(f"the index {path} says {meta}", f"format iiworld-index, version {INDEX_VERSION}", remedy)
-        wanted = {f.name for f in fields(cls)} - {"root", "source"}
-        if set(columns) != wanted:
+        wanted = {f.name for f in fields(cls)} - {"root", *_META}
+        if set(columns) | {"truth_path"} != wanted:
             raise DataError(f"the index {path} has columns {sorted(columns)}", f"{sorted(wanted)}", remedy)
-        return cls(root=Path(root) if root else path.parent, source=str(meta["source"]), **columns)
+        known = {name: meta[name] for name in _META if name in meta}
+        if not isinstance(known.pop("source", None), str) or not isinstance(known.get("faithful", False), bool):
+            raise DataError(f"the index {path} says {meta}", "a source by name", remedy)
+        return cls(root=Path(root) if root else path.parent, source=str(meta["source"]), **known, **columns)

@@ -1,7 +1,13 @@
-"""Read the occupancy labels of one keyframe, and trust nothing about the file."""
+"""Read the occupancy labels of one keyframe, whatever format they are in, and trust nothing about the file.
+
+Every format ends in Occ3D's 18 classes on its grid, so nothing behind this module knows where labels come from.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +15,73 @@ import numpy as np
 from world_model.errors import DataError
 from world_model.files import DAMAGED_NPZ
 from world_model.grid import FREE, OCC3D
+
+WAYMO_CLASSES: dict[int, int] = {
+    **{0: 0, 1: 4, 2: 7, 3: 15, 4: 2, 5: 15, 6: 15, 7: 8, 8: 2, 9: 6},
+    **{10: 15, 11: 16, 12: 16, 13: 11, 14: 13, 23: 17},
+}
+"""Occ3D-Waymo -> Occ3D: 0 general object, 1 vehicle, 2 pedestrian, 3 sign, 4 cyclist, 5 traffic light, 6 pole,
+7 construction cone, 8 bicycle, 9 motorcycle, 10 building, 11 vegetation, 12 trunk, 13 road, 14 walkable, 23 free."""
+UNIOCC_CLASSES: dict[int, int] = {0: 0, 1: 4, 2: 2, 3: 6, 4: 7, 5: 8, 6: 16, 7: 11, 8: 14, 9: 15, 10: 17}
+"""UniOcc -> Occ3D: 0 undefined, 1 car (all motor vehicles on four wheels or more), 2 bicycle, 3 motorcycle,
+4 pedestrian, 5 traffic cone, 6 vegetation, 7 road, 8 terrain, 9 building, 10 free."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelFormat:
+    """How label files of one kind are read.
+
+    Attributes:
+        key: the array in the npz.
+        classes: class id in the file -> Occ3D class id; None where they are the same.
+    """
+
+    key: str
+    classes: Mapping[int, int] | None = None
+    table: np.ndarray | None = field(init=False, default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.classes is not None:
+            table = np.full(256, UNKNOWN, np.uint8)
+            table[list(self.classes)] = list(self.classes.values())
+            object.__setattr__(self, "table", table)
+
+
+UNKNOWN = 255
+LABEL_FORMATS: dict[str, LabelFormat] = {
+    "occ3d": LabelFormat(key="semantics"),
+    "waymo": LabelFormat(key="voxel_label", classes=WAYMO_CLASSES),
+    "uniocc": LabelFormat(key="occ_label", classes=UNIOCC_CLASSES),
+}
+"""The formats that an index may name: Occ3D (and STCOcc, whose files look the same), Occ3D-Waymo, UniOcc."""
+
+
+def read_labels_of(path: str | Path, label_format: str, shape: tuple[int, ...] = OCC3D.shape) -> np.ndarray:
+    """Read a label file of a named format and map its classes to Occ3D's.
+
+    Args:
+        path: the npz file.
+        label_format: one of `LABEL_FORMATS`.
+        shape: the expected (X, Y, Z).
+
+    Returns:
+        (X, Y, Z) uint8, class ids 0..17.
+
+    Raises:
+        DataError: the file is missing, truncated, or holds another key, shape, type or class.
+    """
+    kind = LABEL_FORMATS[label_format]
+    labels = _read(path, kind.key, shape, FREE if kind.table is None else 255)
+    if kind.classes is None or kind.table is None:
+        return labels
+    mapped = kind.table[labels]
+    if (mapped == UNKNOWN).any():
+        strange = np.unique(labels[mapped == UNKNOWN]).tolist()
+        raise DataError(
+            f"{path}: {kind.key} holds the class ids {strange[:8]}", f"those of {label_format}: {sorted(kind.classes)}",
+            "check which data set and release the file is from, and prepare it with the right --format",
+        )  # fmt: skip
+    return mapped
 
 
 def read_labels(path: str | Path, key: str = "semantics", shape: tuple[int, ...] = OCC3D.shape) -> np.ndarray:
@@ -26,21 +99,28 @@ def read_labels(path: str | Path, key: str = "semantics", shape: tuple[int, ...]
         DataError: the file is missing, truncated, or holds another shape, type or range; names file, key, what was
             found and expected.
     """
+    return _read(path, key, shape, FREE if key == "semantics" else 1)
+
+
+def _read(path: str | Path, key: str, shape: tuple[int, ...], highest: int) -> np.ndarray:
     remedy = "fetch or write this file again (for synthetic data: delete it and rerun make_synthetic)"
     try:
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
             if key not in archive.files:
                 raise DataError(f"{path} has the keys {archive.files}", f"the key {key!r}", remedy)
+            # What a file claims to hold is bounded before it is unpacked: a small file may claim terabytes.
+            claimed = archive.zip.getinfo(f"{key}.npy").file_size
+            if claimed > 8 * math.prod(shape) + 4096:
+                raise DataError(f"{path}: {key} takes {claimed} bytes", f"integers of shape {tuple(shape)}", remedy)
             labels = archive[key]
     except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist", "an Occ3D labels.npz", remedy) from error
+        raise DataError(f"{path} does not exist", "a label file (npz)", remedy) from error
     except DataError:
         raise
     except DAMAGED_NPZ as error:
         raise DataError(f"{path} cannot be read ({error})", "an intact npz file", remedy) from error
     if labels.shape != tuple(shape) or labels.dtype.kind not in "iu":
         raise DataError(f"{path}: {key} is {labels.dtype} {labels.shape}", f"integers of shape {tuple(shape)}", remedy)
-    highest = FREE if key == "semantics" else 1
     if labels.size and (labels.min() < 0 or labels.max() > highest):
         raise DataError(f"{path}: {key} ranges over {labels.min()}..{labels.max()}", f"0..{highest}", remedy)
     return labels.astype(np.uint8, copy=False)

@@ -1,13 +1,14 @@
 """Read nuScenes tables (plain JSON) without the devkit, which needs numpy < 2 and loads everything.
 
-A row keeps only the columns that are asked for, and rows may be dropped while the file is parsed: the largest table of
-v1.0-trainval (sample_data, more than 1 GB of text) shrinks to its LiDAR keyframes.
+Tables are parsed row by row while they are read, so that the largest of v1.0-trainval (sample_data, more than 1 GB of
+text) never lies in memory: a row keeps only the columns that are asked for, and most rows are dropped at once.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +16,14 @@ from world_model.errors import DataError
 
 Row = dict[str, Any]
 Value = TypeVar("Value")
+
+CHUNK = 1 << 22
+"""Characters that are read at a time."""
+LARGE = 200_000_000
+"""Bytes from which the reading of a table shows progress."""
+LONGEST_ROW = 1 << 26
+"""A row that has not ended after so many characters is broken."""
+_BETWEEN = re.compile(r"[\s,]*")
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "scene": ("token", "name", "nbr_samples", "first_sample_token"),
@@ -30,8 +39,29 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 """The tables and columns that the index is made from."""
 
 
+def iterate_table(folder: Path, name: str) -> Iterator[Row]:
+    """Rows of one table with the columns of `COLUMNS`, one after the other.
+
+    Args:
+        folder: the folder of the version, e.g. ``.../v1.0-mini``.
+        name: the table, without ``.json``.
+
+    Raises:
+        DataError: the table is missing, broken, not a list of rows, or lacks a column.
+    """
+    path, columns = folder / f"{name}.json", COLUMNS[name]
+    for number, row in enumerate(_elements(path)):
+        try:
+            yield {column: row[column] for column in columns}
+        except (KeyError, TypeError):
+            found = sorted(row) if isinstance(row, dict) else type(row).__name__
+            raise DataError(
+                f"{path}: row {number} has {found}", f"the columns {sorted(columns)}", f"fetch {path.name} again"
+            ) from None
+
+
 def read_table(folder: Path, name: str, keep: Callable[[Row], bool] | None = None) -> list[Row]:
-    """Rows of one table, with the columns of `COLUMNS`.
+    """The rows of `iterate_table` as a list.
 
     Args:
         folder: the folder of the version, e.g. ``.../v1.0-mini``.
@@ -39,26 +69,9 @@ def read_table(folder: Path, name: str, keep: Callable[[Row], bool] | None = Non
         keep: called with every row; rows for which it is False are dropped at once.
 
     Raises:
-        DataError: the table is missing, broken, not a list of rows, or lacks a column.
+        DataError: as `iterate_table`.
     """
-    path = folder / f"{name}.json"
-    columns = COLUMNS[name]
-
-    def shrink(raw: Row) -> Row | None:
-        try:
-            row = {column: raw[column] for column in columns}
-        except KeyError:
-            return raw  # a row without all columns stays as it is, to be reported below
-        return row if keep is None or keep(row) else None
-
-    rows = [row for row in read_json(path, list, shrink) if row is not None]
-    for number, row in enumerate(rows):
-        if not isinstance(row, dict) or len(row) != len(columns) or any(column not in row for column in columns):
-            found = sorted(row) if isinstance(row, dict) else type(row).__name__
-            raise DataError(
-                f"{path}: row {number} has {found}", f"the columns {sorted(columns)}", f"fetch {path.name} again"
-            )
-    return rows
+    return [row for row in iterate_table(folder, name) if keep is None or keep(row)]
 
 
 def read_by_token(folder: Path, name: str, keep: Callable[[Row], bool] | None = None) -> dict[str, Row]:
@@ -78,7 +91,7 @@ def read_by_token(folder: Path, name: str, keep: Callable[[Row], bool] | None = 
     return table
 
 
-def read_json(path: Path, kind: type, hook: Callable[[Row], Any] | None = None) -> Any:
+def read_json(path: Path, kind: type) -> Any:
     """Parse a JSON file whose top level is a ``kind`` (list or dict).
 
     Raises:
@@ -86,21 +99,73 @@ def read_json(path: Path, kind: type, hook: Callable[[Row], Any] | None = None) 
     """
     try:
         with open(path, encoding="utf-8") as stream:
-            value = json.load(stream, object_hook=hook)
+            value = json.load(stream)
     except FileNotFoundError as error:
-        beside = sorted(p.name for p in path.parent.glob("*.json")) if path.parent.is_dir() else []
-        raise DataError(
-            f"{path} does not exist (the folder has: {', '.join(beside) or 'no tables'})",
-            "the complete nuScenes metadata",
-            "unpack the metadata archive again (for synthetic data: run make_synthetic again)",
-        ) from error
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path} cannot be read ({error})", "an intact JSON file", f"fetch or write {path.name} again"
-        ) from error
+        raise _absent(path) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise _broken(path, error) from error
     if not isinstance(value, kind):
         raise DataError(f"{path} holds a {type(value).__name__}", f"a {kind.__name__}", f"fetch {path.name} again")
     return value
+
+
+def _elements(path: Path) -> Iterator[Any]:
+    """The elements of a JSON file that is one list, each parsed when it is wanted."""
+    decoder = json.JSONDecoder()
+    try:
+        with open(path, encoding="utf-8") as stream:
+            progress = _progress(path)
+            text, at = stream.read(CHUNK), 0
+            at = _BETWEEN.match(text).end()  # type: ignore[union-attr]
+            if text[at : at + 1] != "[":
+                raise DataError(f"{path} holds no list", "a list of rows", f"fetch {path.name} again")
+            at += 1
+            while True:
+                at = _BETWEEN.match(text, at).end()  # type: ignore[union-attr]
+                try:
+                    if text[at : at + 1] == "]":
+                        return
+                    row, at = decoder.raw_decode(text, at)
+                except ValueError as error:
+                    # Either the row goes on in the next piece of the file, or it is broken.
+                    more = stream.read(CHUNK)
+                    if not more or len(text) - at > LONGEST_ROW:
+                        raise _broken(path, error) from error
+                    progress(len(more))
+                    text, at = text[at:] + more, 0
+                    continue
+                yield row
+    except FileNotFoundError as error:
+        raise _absent(path) from error
+    except (OSError, UnicodeError, RecursionError) as error:
+        raise _broken(path, error) from error
+
+
+def _progress(path: Path) -> Callable[[int], None]:
+    """Says how far a large table has been read, every quarter of it."""
+    size, done, said = path.stat().st_size, CHUNK, 0
+
+    def advance(characters: int) -> None:
+        nonlocal done, said
+        done += characters
+        if size > LARGE and done * 4 // size > said:
+            said = done * 4 // size
+            print(f"  {path.name}: {min(25 * said, 100)} % of {size / 1e9:.2f} GB", flush=True)
+
+    return advance
+
+
+def _absent(path: Path) -> DataError:
+    beside = sorted(p.name for p in path.parent.glob("*.json")) if path.parent.is_dir() else []
+    return DataError(
+        f"{path} does not exist (the folder has: {', '.join(beside) or 'no tables'})",
+        "the complete nuScenes metadata",
+        "unpack the metadata archive again (for synthetic data: run make_synthetic again)",
+    )
+
+
+def _broken(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path} cannot be read ({error})", "an intact JSON file", f"fetch or write {path.name} again")
 
 
 def lookup(table: dict[str, Value], token: str, where: str) -> Value:

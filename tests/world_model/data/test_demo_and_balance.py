@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from formats.uniocc import write_uniocc
 
 from world_model.data import demo
 from world_model.data.balance import BalancedFrames
@@ -11,6 +12,7 @@ from world_model.data.index import SceneIndex
 from world_model.data.labels import read_labels
 from world_model.data.nuscenes import read_nuscenes
 from world_model.errors import DataError
+from world_model.prepare import Prepare, prepare
 
 
 @pytest.fixture
@@ -64,3 +66,13 @@ def test_balanced_frames_show_rare_classes() -> None:
     shares = {c: share(c, frames) for c in np.unique(index.box_class)}
     rare = min((c for c in shares if shares[c] > 0), key=lambda c: shares[c])
     assert share(rare, drawn) > max(1.3 * shares[rare], 0.05)
+
+
+def test_scenes_of_another_format_become_occ3d(tmp_path: Path) -> None:
+    root = write_uniocc(tmp_path, frames=(2, 2))
+    prepare(Prepare(data_root=root))
+    before = SceneIndex.load(root)
+    demo.main(demo.Args(index=root, scenes=("scene-0103",), out=tmp_path / "small"))
+    after = SceneIndex.load(tmp_path / "small")
+    assert after.label_format == "occ3d" and after.source == before.source
+    np.testing.assert_array_equal(after.read_labels(1), before.read_labels(3))

@@ -77,7 +77,10 @@ def test_velocity_is_unknown_across_long_gaps_and_without_neighbours(scenes_root
     assert np.isnan(index.boxes(0).velocity_mps[index.boxes(0).class_id == CLASS_ID["car"]]).all()
     assert np.isnan(index.boxes(9).velocity_mps).all()
     assert np.isfinite(index.boxes(11).velocity_mps).all()
-    assert report.unusual_steps == 1
+    # Nothing that lasts five seconds is a step: the scene is cut there.
+    assert (report.long_steps, report.cut_scenes, report.unusual_steps) == (1, 1, 0)
+    assert index.scene_name.tolist() == ["scene-9001", "scene-9001#2", "scene-9002"]
+    assert index.scene_start.tolist() == [0, 10, 12, 21]
 
 
 def test_instances_are_stable_and_classes_mapped(scenes_root: Path) -> None:
@@ -222,7 +225,7 @@ def test_damage_is_named_and_the_old_index_stays(scenes_root: Path, damage: Any,
     before = (scenes_root / "iiworld_index.npz").read_bytes()
     damage(scenes_root)
     with pytest.raises(DataError) as caught:
-        prepare(Prepare(data_root=scenes_root))
+        prepare(Prepare(data_root=scenes_root, strict=True))
     assert says in str(caught.value)
     assert caught.value.found and caught.value.expected and caught.value.remedy
     assert (scenes_root / "iiworld_index.npz").read_bytes() == before
@@ -236,16 +239,20 @@ def test_synthetic_data_cannot_be_renamed(scenes_root: Path) -> None:
     assert read_nuscenes(scenes_root, label_folder="stc-results")[0].source == "synthetic, labels of stc-results"
 
 
-def test_missing_labels_can_cut_scenes(scenes_root: Path) -> None:
+def test_missing_labels_cut_scenes_or_are_refused(scenes_root: Path) -> None:
     for frame in (0, 5, 6):
         (scenes_root / "gts" / "scene-9001" / f"scene-9001-{frame}" / "labels.npz").unlink()
-    index, report = read_nuscenes(scenes_root, allow_missing_labels=True)
+    index, report = read_nuscenes(scenes_root)
     assert index.scene_name.tolist() == ["scene-9001", "scene-9001#2", "scene-9002"]
     assert index.scene_start.tolist() == [0, 4, 9, 18]
     assert index.scene_split.tolist() == ["train", "train", "val"]
     assert index.token[:5].tolist() == [f"scene-9001-{i}" for i in (1, 2, 3, 4, 7)]
-    assert (report.missing_labels, report.cut_scenes) == (3, 1)
+    assert (report.missing_labels, report.cut_scenes, report.missing_by_split) == (3, 1, {"train": 3})
+    assert any("3 of 21" in line for line in report.lines()) and any("scene-9001-5" in e for e in report.examples)
     assert np.isfinite(index.boxes(0).velocity_mps).all()
+    with pytest.raises(DataError, match="3 of 21 frames without labels") as caught:
+        read_nuscenes(scenes_root, strict=True)
+    assert "scene-9001-5" in str(caught.value)
 
 
 def test_official_splits_need_the_devkit_or_a_file(scenes_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,12 +269,23 @@ def test_official_splits_are_used_without_a_file(scenes_root: Path) -> None:
     with pytest.raises(DataError, match="official splits"):
         read_nuscenes(scenes_root)  # invented scenes are in none
 
+
+@pytest.mark.parametrize(
+    ("version", "train", "val"),
+    [("v1.0-mini", "scene-0061", "scene-0103"), ("v1.0-trainval", "scene-0001", "scene-0003")],
+)
+def test_official_splits_of_every_version(scenes_root: Path, version: str, train: str, val: str) -> None:
+    pytest.importorskip("nuscenes")
+    (scenes_root / "splits.json").unlink()
+    (scenes_root / "synthetic.json").unlink()
+
     def rename(rows: list[dict[str, Any]]) -> None:
-        rows[0]["name"], rows[1]["name"] = "scene-0061", "scene-0103"
+        rows[0]["name"], rows[1]["name"] = train, val
 
     edit(scenes_root, "scene", rename)
-    for old, new in (("scene-9001", "scene-0061"), ("scene-9002", "scene-0103")):
+    for old, new in (("scene-9001", train), ("scene-9002", val)):
         (scenes_root / "gts" / old).rename(scenes_root / "gts" / new)
+    (scenes_root / "v1.0-mini").rename(scenes_root / version)
     index, _ = read_nuscenes(scenes_root)
     assert index.scene_split.tolist() == ["train", "val"] and index.source == "nuscenes"
 
