@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -16,27 +14,40 @@ import tyro
 
 from world_model.checkpoint import bundled_path
 from world_model.data.clips import Clips, load_clips
-from world_model.data.index import SceneIndex
+from world_model.data.index import COMMANDS, SceneIndex
+from world_model.drive_files import (
+    ABOVE,
+    ARRAYS,
+    FILM,
+    MOTION,
+    SUMMARY,
+    VOXELS,
+    Drive,
+    Wanted,
+    is_finished,
+    write_drive,
+)
 from world_model.errors import IIWorldError, OptionError
-from world_model.files import write_json, write_npz
-from world_model.grid import STEP_S
-from world_model.pictures.drive import drive_film, drive_strip
-from world_model.pictures.video import write_gif, write_png
-from world_model.rollout import Rollout, parse_trajectory, roll
+from world_model.rollout import roll
+from world_model.trajectories import Edit, edited, planar_motions, planar_steps, read_trajectory, sample_motions
 from world_model.worlds.build import build_world
 from world_model.worlds.protocol import World
 
-FILES = ("forecast.npz", "birds_eye.png", "voxels.png", "drive.gif")
+FILES = (ARRAYS, ABOVE, VOXELS, MOTION, f"{FILM}.gif")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Generate:
     """Roll recorded scenes forward inside a world and save arrays and pictures.
 
-    Examples:
+    Try:
       python -m world_model.generate
       python -m world_model.generate --control left --steps 12
       python -m world_model.generate --trajectory "4,0,0; 4,0.2,0.1; 3,0.4,0.2"
+      python -m world_model.generate --trajectory my_drive.npz --film mp4
+      python -m world_model.generate --control sampled --seed 3 --steps 40
+      python -m world_model.generate --edit.speed 1.5 --edit.shift-m 2
+      python -m world_model.generate --edit.stop-s 3 --world transport
       python -m world_model.generate --index data/synthetic --split val --scene all --out outputs/val
     """
 
@@ -52,14 +63,27 @@ class Generate:
     """Names of the scenes, or the word all. If not given: the first of the split."""
     frame: int = 4
     """Frame of the scene to start from; up to four frames before it are observed."""
-    control: Literal["logged", "right", "left", "straight", "fine"] | None = None
+    control: Literal["logged", "right", "left", "straight", "fine", "sampled"] | None = None
     """logged: the recorded poses. right, left, straight: the model's own motion under that command. fine: the motion in
-    --trajectory. If not given: fine with a trajectory, else logged."""
+    --trajectory. sampled: a drive drawn from the statistics of real driving. If not given: fine with a trajectory, else
+    logged."""
     trajectory: str | None = None
-    """Ego motion per step of 0.5 s: a CSV file with rows dx,dy,dyaw, or "dx,dy,dyaw; dx,dy,dyaw; ..." itself. Metres
-    and radians in the ego frame before the step: x forward, y left, yaw to the left."""
+    """Ego motion per step of 0.5 s: a CSV file with rows dx,dy,dyaw, or "dx,dy,dyaw; dx,dy,dyaw; ..." itself (metres
+    and radians in the ego frame before the step: x forward, y left, yaw to the left), or a JSON or npz file with
+    motions, transforms or poses, such as another forecast.npz (docs/generation.md)."""
+    seed: int = 0
+    """Of sampled drives; each scene and frame has its own."""
+    edit: Edit = field(default_factory=Edit)
+    """Changes to the logged, given or sampled drive."""
     steps: int = 16
-    """Steps of 0.5 s to roll; ends earlier where the log or the trajectory ends."""
+    """Steps of 0.5 s to roll, any number; logged and fine control end with the log or the trajectory unless edited: an
+    edited drive goes straight on."""
+    film: Literal["gif", "mp4", "none"] = "gif"
+    """gif, mp4 (needs ffmpeg or the package imageio-ffmpeg; else a GIF is written) or none."""
+    pictures: bool = True
+    """Draw the strips; without them and with --film none only arrays are written."""
+    labels: bool = False
+    """Also write every forecast frame as an Occ3D labels.npz."""
     out: Path = Path("outputs/generate")
     """Folder of the results; each scene gets its own folder in it."""
     overwrite: bool = False
@@ -74,6 +98,9 @@ class Generate:
             raise OptionError(
                 f"--control {self.control} together with --trajectory", "one of the two", "leave one of them out"
             )
+        if self.edit.changes and self.control in COMMANDS:
+            found = f"--control {self.control} with an edit"
+            raise OptionError(found, "an edit of a logged, given or sampled drive", "leave one of them out")
         if self.trajectory is None and self.control == "fine":
             raise OptionError(
                 "--control fine without --trajectory", "the motion of each step", 'add --trajectory "4,0,0; 4,0,0.1"'
@@ -83,6 +110,11 @@ class Generate:
     def steering(self) -> str:
         """The control that is meant, with the default filled in."""
         return self.control or ("fine" if self.trajectory is not None else "logged")
+
+    @property
+    def wanted(self) -> Wanted:
+        """The files to write."""
+        return Wanted(pictures=self.pictures, film=self.film, labels=self.labels)
 
 
 def generate(options: Generate) -> list[Path]:
@@ -97,27 +129,46 @@ def generate(options: Generate) -> list[Path]:
         OutputError: a result cannot be written.
     """
     index = SceneIndex.load(_demo() if options.index is None else options.index)
-    motions = parse_trajectory(options.trajectory) if options.trajectory is not None else None
+    given = read_trajectory(options.trajectory) if options.trajectory is not None else None
     world: World | None = None
     folders = []
     scenes = _chosen(index, options)
     for number, scene in enumerate(scenes, 1):
         name = str(index.scene_name[scene])
-        steering = options.steering
-        if motions is not None:  # two trajectories must not share a folder
-            steering += f"_{zlib.crc32(motions.tobytes()):08x}"
-        folder = options.out / f"{name}_{options.frame:03d}_{steering}"
+        folder = options.out / f"{name}_{options.frame:03d}_{_way(options, given)}"
         folders.append(folder)
-        asked = _asked(options, index, name)
-        print(f"[{number}/{len(scenes)}] {name}, frame {options.frame}, {options.steering} control", flush=True)
-        if not options.overwrite and _finished(folder, asked):
+        asked = _asked(options, index, name, given)
+        print(f"[{number}/{len(scenes)}] {name}, frame {options.frame}, control: {_control(options)}", flush=True)
+        if not options.overwrite and is_finished(folder, asked, options.wanted):
             print(f"  already there: {folder} (--overwrite does it again)")
             continue
         if world is None:
             world = build_world(options.world, checkpoint=options.checkpoint, device=options.device)
-        _one_scene(world, index, scene, motions, options, folder, asked)
-    print(f"\nresults: {options.out.resolve()}\n  in each folder: {', '.join((*FILES, 'summary.json'))}")
+        _one_scene(world, index, scene, given, options, folder, asked)
+    print(f"\nresults: {options.out.resolve()}\n  in each folder: {_contents(options)}")
     return folders
+
+
+def _contents(options: Generate) -> str:
+    pictures = (ABOVE, VOXELS, MOTION) if options.pictures else ()
+    film = () if options.film == "none" else (f"{FILM}.{options.film}",)
+    return ", ".join((ARRAYS, *pictures, *film, *(("labels/",) if options.labels else ()), SUMMARY))
+
+
+def _control(options: Generate) -> str:
+    """How the scene is driven, for titles."""
+    edit = options.edit.name.replace("_", ", ")
+    return f"{options.steering}, edited ({edit})" if edit else options.steering
+
+
+def _way(options: Generate, given: np.ndarray | None) -> str:
+    """The part of the folder's name that tells ways of driving apart."""
+    way = options.steering
+    if given is not None:  # two trajectories must not share a folder
+        way += f"_{zlib.crc32(given.tobytes()):08x}"
+    if options.steering == "sampled":
+        way += f"{options.seed}"
+    return f"{way}_{options.edit.name}" if options.edit.changes else way
 
 
 def _demo() -> Path:
@@ -140,13 +191,16 @@ def _chosen(index: SceneIndex, options: Generate) -> list[int]:
     return [known[name] for name in options.scene]
 
 
-def _asked(options: Generate, index: SceneIndex, scene: str) -> dict[str, str | int | None]:
+def _asked(options: Generate, index: SceneIndex, scene: str, given: np.ndarray | None = None) -> dict[str, object]:
     """What decides the result; a finished folder with the same answers need not be done again."""
     return {
         "scene": scene,
         "frame": options.frame,
         "control": options.steering,
         "trajectory": options.trajectory,
+        "trajectory_crc": None if given is None else f"{zlib.crc32(given.tobytes()):08x}",  # its file may change
+        "seed": options.seed if options.steering == "sampled" else None,
+        "edit": asdict(options.edit) if options.edit.changes else None,
         "steps": options.steps,
         "world": options.world,
         "checkpoint": str(options.checkpoint) if options.checkpoint else "bundled",
@@ -165,22 +219,14 @@ def _weights(options: Generate) -> str | None:
     return f"{zlib.crc32(b''.join(file.read_bytes() for file in files)):08x}" if files else None
 
 
-def _finished(folder: Path, asked: dict[str, str | int | None]) -> bool:
-    try:
-        summary = json.loads((folder / "summary.json").read_text())
-    except (OSError, ValueError):
-        return False
-    return summary.get("asked") == asked and all((folder / name).exists() for name in FILES)
-
-
 def _one_scene(
     world: World,
     index: SceneIndex,
     scene: int,
-    motions: np.ndarray | None,
+    given: np.ndarray | None,
     options: Generate,
     folder: Path,
-    asked: dict[str, str | int | None],
+    asked: dict[str, object],
 ) -> None:
     frames = index.frames(scene)
     if not 0 <= options.frame < len(frames):
@@ -188,70 +234,62 @@ def _one_scene(
             f"--frame {options.frame} of {index.scene_name[scene]}", f"0..{len(frames) - 1}", "choose another frame"
         )
     ahead = len(frames) - 1 - options.frame
-    limit = {"logged": ahead, "fine": len(motions) if motions is not None else 0}.get(options.steering, options.steps)
-    steps = min(options.steps, limit)
-    if steps < 1:
-        raise OptionError(
-            f"frame {options.frame} is the last of the scene", "recorded frames after it", "choose an earlier frame"
-        )
-    if steps < options.steps:
-        print(f"  {steps} steps instead of {options.steps}: the {options.steering} motion ends there")
+    steps = _steps(options, ahead, given)
     clips = load_clips(index, [frames[options.frame]], future=steps, with_future_labels=True, grid=world.grid)
+    recorded = index.ego_to_global[frames[options.frame] : frames.stop]
+    motions = _motions(options, clips, recorded, given, steps)
     begin = time.perf_counter()
 
     def progress(done: int) -> None:
         rate = done / (time.perf_counter() - begin)
         print(f"\r  step {done}/{steps}, {rate:.1f} steps/s", end="\n" if done == steps else "", flush=True)
 
-    rollout = roll(world, clips, options.steering, motions, steps, progress)
-    _save(rollout, clips, world, options, folder, asked)
+    steering = "fine" if motions is not None else options.steering
+    drive = Drive(
+        rollout=roll(world, clips, steering, motions, steps, progress),
+        clips=clips,
+        index=index,
+        world=options.world,
+        control=_control(options),
+        grid=world.grid,
+        asked=asked,
+        same_way=steering == "logged",
+    )
+    write_drive(folder, drive, options.wanted)
     print(f"  wrote {folder}", flush=True)
 
 
-def _save(
-    rollout: Rollout, clips: Clips, world: World, options: Generate, folder: Path, asked: dict[str, str | int | None]
-) -> None:
-    steps = len(rollout.occupancy)
-    write_npz(
-        folder / "forecast.npz",
-        occupancy=rollout.occupancy,
-        start=rollout.start,
-        ego_to_global=rollout.ego_to_global,
-        command=rollout.command,
-        time_s=np.arange(1, steps + 1) * STEP_S,
-        control=np.array(options.steering),
-        meta=np.array(json.dumps(asked)),
-    )
-    film = [rollout.start, *rollout.occupancy]
-    logged_poses = clips.ego_to_global[0, clips.past :].numpy()
-    recorded = clips.future_occupancy
-    assert recorded is not None
-    real = [v.numpy() if ok else None for v, ok in zip(recorded[0], clips.valid[0, clips.past + 1 :], strict=True)]
-    same_way = options.steering == "logged"
-    rows: dict[str, Sequence[np.ndarray | None]] = {
-        options.world: film,
-        "recorded" if same_way else "recorded drive": [rollout.start, *real],
-    }
-    poses = {options.world: rollout.ego_to_global, list(rows)[1]: logged_poses}
-    title = f"{asked['scene']} ({asked['data_source']}), {options.steering} control"
-    for view, name in (("bev", FILES[1]), ("voxels", FILES[2])):
-        picture = drive_strip(rows, poses, title=title, view=view, columns=6 if view == "bev" else 5, grid=world.grid)
-        write_png(folder / name, picture)
-    write_gif(folder / FILES[3], drive_film(film, rollout.ego_to_global, title=options.steering, grid=world.grid))
-    moved = np.linalg.norm(np.diff(rollout.ego_to_global[:, :2, 3], axis=0), axis=1)
-    end = np.linalg.inv(rollout.ego_to_global[0]) @ rollout.ego_to_global[-1]
-    write_json(
-        folder / "summary.json",
-        {
-            "asked": asked,
-            "steps": steps,
-            "seconds": steps * STEP_S,
-            "distance_m": round(float(moved.sum()), 3),
-            "end_x_m": round(float(end[0, 3]), 3),
-            "end_y_m": round(float(end[1, 3]), 3),
-            "end_yaw_rad": round(float(np.arctan2(end[1, 0], end[0, 0])), 4),
-        },
-    )
+def _steps(options: Generate, ahead: int, given: np.ndarray | None) -> int:
+    """How far this drive goes."""
+    limit = options.steps
+    if not options.edit.changes:
+        limit = {"logged": ahead, "fine": 0 if given is None else len(given)}.get(options.steering, options.steps)
+    steps = min(options.steps, limit)
+    if steps < 1 or (options.steering == "logged" and ahead < 1):
+        raise OptionError(
+            f"frame {options.frame} is the last of the scene", "recorded frames after it", "choose an earlier frame"
+        )
+    if steps < options.steps:
+        print(f"  {steps} steps instead of {options.steps}: the {options.steering} motion ends there")
+    return steps
+
+
+def _motions(
+    options: Generate, clips: Clips, recorded: np.ndarray, given: np.ndarray | None, steps: int
+) -> np.ndarray | None:
+    """Motions to drive (H, 3) or (H, 4, 4); None where the log or the model decides."""
+    if options.steering == "sampled":
+        rng = np.random.default_rng([options.seed, clips.frame[0]])
+        speed, _, yaw_rate = clips.motion[0, clips.past].tolist()
+        given = sample_motions(rng, steps, speed, yaw_rate)
+    if not options.edit.changes:
+        return given
+    if given is None:
+        # All that is left of the log: a faster drive gets farther than the log does in the same time.
+        given = planar_motions(recorded)
+    elif given.ndim == 3:
+        given = planar_steps(given)
+    return edited(given, options.edit, steps)
 
 
 def main() -> None:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from world_model.data.clips import Clips
+from world_model.data.ego_motion import commands_from_poses
 from world_model.data.index import COMMANDS
 from world_model.errors import OptionError
 from world_model.geometry import invert_pose, se2_matrix
-from world_model.worlds.learned import LearnedState, LearnedWorld
+from world_model.trajectories.read import parse_trajectory
+from world_model.worlds.learned import LearnedWorld
 from world_model.worlds.protocol import World, WorldState
+
+__all__ = ["Rollout", "parse_trajectory", "roll"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,42 +30,15 @@ class Rollout:
         occupancy: (H, X, Y, Z) uint8 forecast after each step, in the ego frame of that step.
         ego_to_global: (H + 1, 4, 4) float64 poses, the current one first.
         command: (H,) int64.
+        proposed: (H, 3) float32 dx m, dy m, dyaw rad that the model itself would have driven in each step; None in
+            worlds without a motion model.
     """
 
     start: np.ndarray
     occupancy: np.ndarray
     ego_to_global: np.ndarray
     command: np.ndarray
-
-
-def parse_trajectory(text: str) -> np.ndarray:
-    """Ego motions (H, 3) dx m, dy m, dyaw rad out of a CSV file or out of the text itself.
-
-    Raises:
-        OptionError: a row does not hold three finite numbers, or there are none.
-    """
-    remedy = 'write "4,0,0; 4,0,0.1" or name a CSV file with rows dx,dy,dyaw (a first line of names is allowed)'
-    expected = "rows dx,dy,dyaw of three finite numbers (metres, metres, radians)"
-    is_file = text.endswith((".csv", ".txt")) or Path(text).is_file()
-    try:
-        content = Path(text).read_text() if is_file else text
-    except OSError as error:
-        raise OptionError(f"trajectory file {text} cannot be read ({error.strerror})", "a CSV file", remedy) from error
-    rows = [row.strip() for row in content.replace(";", "\n").splitlines() if row.strip()]
-    if rows and rows[0].replace(" ", "").lower().startswith("dx"):
-        rows = rows[1:]
-    motions = []
-    for number, row in enumerate(rows, 1):
-        try:
-            values = [float(value) for value in row.split(",")]
-        except ValueError:
-            values = []
-        if len(values) != 3 or not np.isfinite(values).all():
-            raise OptionError(f"row {number} of the trajectory is {row!r}", expected, remedy)
-        motions.append(values)
-    if not motions:
-        raise OptionError("the trajectory is empty", expected, remedy)
-    return np.array(motions)
+    proposed: np.ndarray | None = None
 
 
 @torch.no_grad()
@@ -79,54 +55,84 @@ def roll(
     Args:
         world: where to drive.
         clips: one clip (batch 1), with ``steps`` future poses for logged control.
-        steering: logged, fine, or a command (right, left, straight).
-        motions: (N, 3) dx, dy, dyaw of each step for fine control.
+        steering: logged, a command (right, left, straight), or any other word for the given motions.
+        motions: of each step for given control: (N, 3) dx, dy, dyaw or (N, 4, 4) next ego frame -> current ego frame.
         steps: number of steps.
         progress: called after every step with the number of steps done.
 
     Raises:
-        OptionError: a command is given to a world without a motion model of its own.
+        OptionError: a command is given to a world without a motion model of its own, or the motions end early.
     """
+    given = None if steering == "logged" or steering in COMMANDS else _transforms(motions, steps)
+    commands = _commands(clips, steering, given, steps)
     state, pose = world.reset(clips), clips.ego_to_global[:, clips.past]
     device = world.occupancy(state).device
-    poses, labels, commands = [pose], [], []
+    poses, labels, proposed = [pose], [], []
     for step in range(steps):
-        now = clips.past + step
-        command = clips.command[:, min(now, clips.command.shape[1] - 1)]
-        if steering in COMMANDS:
-            command = torch.full_like(command, COMMANDS.index(steering))
-            state, curr_to_next = _step_predicted(world, state, command.to(device))
-        else:
-            curr_to_next = _given_motion(clips, motions if steering == "fine" else None, step)
-            state = world.step(state, curr_to_next.float().to(device), command.to(device))
-        pose = pose @ invert_pose(curr_to_next.double().cpu())
+        command = commands[step : step + 1].to(device)
+        planned = None
+        if steering not in COMMANDS:
+            planned = _logged(clips, step) if given is None else invert_pose(given[step : step + 1])  # float64
+        state, moved, own = _step(world, state, planned, command)
+        pose = pose @ invert_pose((moved if planned is None else planned).double().cpu())
         poses.append(pose)
-        commands.append(command)
         labels.append(world.occupancy(state)[0].cpu().numpy())
+        proposed += [] if own is None else [own[0].float().cpu().numpy()]
         progress(step + 1)
     return Rollout(
         start=clips.occupancy[0, -1].numpy(),
         occupancy=np.stack(labels),
         ego_to_global=torch.cat(poses).numpy(),
-        command=torch.cat(commands).numpy(),
+        command=commands.numpy(),
+        proposed=np.stack(proposed) if proposed else None,
     )
 
 
-def _given_motion(clips: Clips, motions: np.ndarray | None, step: int) -> Tensor:
-    """(1, 4, 4) current ego frame -> next ego frame, out of a trajectory or, without one, the log."""
-    if motions is not None:
-        return invert_pose(se2_matrix(*torch.tensor(motions[step], dtype=torch.float64))[None])
+def _transforms(motions: np.ndarray | None, steps: int) -> Tensor:
+    """(N, 4, 4) float64 next ego frame -> current ego frame."""
+    found = 0 if motions is None else len(motions)
+    if motions is None or found < steps:
+        raise OptionError(f"motions of {found} steps", f"{steps} steps", "give a longer trajectory or roll fewer steps")
+    steps_given = torch.as_tensor(np.array(motions, np.float64))
+    return steps_given if steps_given.ndim == 3 else se2_matrix(*steps_given.unbind(-1))
+
+
+def _commands(clips: Clips, steering: str, given: Tensor | None, steps: int) -> Tensor:
+    """(H,) the command asked for, the recorded one, or the one that describes the given motions."""
+    if steering in COMMANDS:
+        return torch.full((steps,), COMMANDS.index(steering))
+    if given is None:
+        row = torch.arange(clips.past, clips.past + steps).clamp(max=clips.command.shape[1] - 1)
+        return clips.command[0, row]
+    poses = [torch.eye(4, dtype=torch.float64)]
+    for step in given:
+        poses.append(poses[-1] @ step)
+    return torch.from_numpy(commands_from_poses(torch.stack(poses).numpy())[:steps].astype(np.int64))
+
+
+def _logged(clips: Clips, step: int) -> Tensor:
+    """(1, 4, 4) current ego frame -> next ego frame, as recorded."""
     now = clips.past + step
     return invert_pose(clips.ego_to_global[:, now + 1]) @ clips.ego_to_global[:, now]
 
 
-def _step_predicted(world: World, state: WorldState, command: Tensor) -> tuple[WorldState, Tensor]:
-    """One step by the forecaster's own ego motion: the next state and the transform it used."""
-    if not isinstance(world, LearnedWorld):
+def _step(
+    world: World, state: WorldState, planned: Tensor | None, command: Tensor
+) -> tuple[WorldState, Tensor, Tensor | None]:
+    """One step along a given transform, or by the model's own motion without one.
+
+    Returns:
+        The next state, the transform used (1, 4, 4), and the motion (1, 3) that the model proposed, if it has any.
+    """
+    if planned is not None:
+        planned = planned.float().to(command.device)
+    if isinstance(world, LearnedWorld):
+        forecast, out = world.forecaster.step(state.forecast, command, planned)
+        return replace(state, forecast=forecast, token=out.token), out.curr_to_next, out.predicted_motion
+    if planned is None:
         raise OptionError(
             f"a command for {type(world).__name__}, which has no motion model",
             "the learned world, whose forecaster predicts its own motion",
-            "use --world learned, or --control logged or fine",
+            "use --world learned, or --control logged, fine or sampled",
         )
-    forecast, out = world.forecaster.step(state.forecast, command, None)
-    return LearnedState(forecast=forecast, token=out.token), out.curr_to_next
+    return world.step(state, planned, command), planned, None

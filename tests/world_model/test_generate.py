@@ -12,11 +12,13 @@ from PIL import Image
 
 from world_model.data.clips import load_clips
 from world_model.data.index import SceneIndex
+from world_model.data.labels import read_labels
 from world_model.errors import DataError, OptionError
 from world_model.files import write_npz
 from world_model.generate import FILES, Generate, _asked, generate
 from world_model.grid import CLASS_ID, FREE
 from world_model.rollout import parse_trajectory, roll
+from world_model.trajectories import Edit
 from world_model.visualize import Visualize, visualize
 from world_model.worlds.build import build_world
 
@@ -149,7 +151,8 @@ def test_bad_options_are_named(data: Path, tmp_path: Path, options: dict[str, ob
 
 
 def test_contradicting_options_are_refused() -> None:
-    for options in ({"steps": 0}, {"control": "fine"}, {"control": "left", "trajectory": "1,0,0"}):
+    both = ({"control": "left", "trajectory": "1,0,0"}, {"control": "left", "edit": Edit(mirror=True)})
+    for options in ({"steps": 0}, {"control": "fine"}, *both):
         with pytest.raises(OptionError):
             Generate(**options)  # type: ignore[arg-type]
 
@@ -167,12 +170,99 @@ def test_bad_trajectories_say_what_is_expected(text: str) -> None:
         parse_trajectory(text)
 
 
+def test_sampled_and_edited_drives_leave_the_log_behind(data: Path, tmp_path: Path) -> None:
+    plain = Generate(index=data, world="transport", frame=5, steps=6, out=tmp_path, pictures=False, film="none")
+    (sampled,) = generate(dataclasses.replace(plain, control="sampled", seed=2))
+    (other,) = generate(dataclasses.replace(plain, control="sampled", seed=3))
+    (edited,) = generate(dataclasses.replace(plain, edit=Edit(speed=0.5)))
+    poses = {}
+    for folder in (sampled, other, edited):
+        assert {p.name for p in folder.iterdir()} == {"forecast.npz", "summary.json"}
+        with np.load(folder / "forecast.npz") as archive:
+            assert archive["occupancy"].shape == (6, 200, 200, 16)  # only two recorded frames follow
+            poses[folder] = archive["ego_to_global"]
+    assert not np.allclose(poses[sampled], poses[other])
+    moved = np.linalg.norm(np.diff(poses[edited][:, :3, 3], axis=0), axis=1)
+    assert np.allclose(moved, 1.0, atol=1e-3)
+
+
+def test_a_forecast_can_be_driven_again_in_another_world(data: Path, tmp_path: Path) -> None:
+    plain = Generate(index=data, world="transport", frame=3, steps=4, out=tmp_path, pictures=False, film="none")
+    (first,) = generate(plain)
+    again = dataclasses.replace(plain, trajectory=str(first / "forecast.npz"), world="replay", out=tmp_path / "again")
+    (second,) = generate(again)
+    with np.load(first / "forecast.npz") as a, np.load(second / "forecast.npz") as b:
+        assert np.allclose(a["ego_to_global"], b["ego_to_global"])
+        assert (a["occupancy"] != b["occupancy"]).any()
+    before = (second / "summary.json").stat().st_mtime_ns
+    generate(again)
+    assert (second / "summary.json").stat().st_mtime_ns == before
+    generate(dataclasses.replace(plain, steps=2, overwrite=True))  # the file changes under its name
+    assert generate(again) != [second]
+
+
+def test_commands_follow_the_given_motion(data: Path) -> None:
+    clips = load_clips(SceneIndex.load(data), [4], future=8, with_future_labels=True)
+    left = np.tile((3.0, 0.0, 0.15), (8, 1))
+    for motions, command in ((left, 1), (left * (1, 1, -1), 0), (left * (1, 1, 0), 2)):
+        rollout = roll(build_world("transport"), clips, "fine", motions, 8)
+        assert rollout.command[0] == command
+    with pytest.raises(OptionError, match="8 steps"):
+        roll(build_world("transport"), clips, "fine", left[:5], 8)
+
+
+def test_each_step_as_labels_that_can_be_seen(data: Path, tmp_path: Path) -> None:
+    (folder,) = generate(
+        Generate(index=data, world="replay", frame=5, steps=2, out=tmp_path, pictures=False, film="none", labels=True)
+    )
+    single = folder / "labels" / "002" / "labels.npz"
+    with np.load(single) as one, np.load(folder / "forecast.npz") as all_of_them:
+        assert (one["semantics"] == all_of_them["occupancy"][1]).all()
+    recorded = data / "gts/scene-0/7/labels.npz"
+    assert (read_labels(single) == read_labels(recorded)).all()
+    (drawn,) = visualize(Visualize(file=single, against=recorded, out=tmp_path / "two", height=200, view="bev"))
+    assert picture(drawn)[1] > 2 * 200
+
+
 def test_one_npz_becomes_a_picture(data: Path, tmp_path: Path) -> None:
     labels = data / "gts/scene-0/3/labels.npz"
     (drawn,) = visualize(Visualize(file=labels, out=tmp_path / "frame", height=200))
     assert drawn == tmp_path / "frame.png" and picture(drawn)[0] > 400
     (narrow,) = visualize(Visualize(file=labels, out=tmp_path / "bev", height=200, view="bev"))
     assert picture(narrow)[0] == 200
+
+
+def test_masks_hide_what_was_not_seen_and_other_formats_are_known(data: Path, tmp_path: Path) -> None:
+    labels = read_labels(data / "gts/scene-0/3/labels.npz")
+    seen = np.zeros_like(labels)
+    write_npz(tmp_path / "masked.npz", semantics=labels, mask_camera=seen, mask_lidar=seen + 1)
+    pictures = {}
+    for mask in ("none", "lidar", "camera"):
+        file = tmp_path / "masked.npz"
+        (drawn,) = visualize(Visualize(file=file, out=tmp_path / mask, height=200, view="bev", mask=mask))  # type: ignore[arg-type]
+        pictures[mask] = np.asarray(Image.open(drawn))
+    assert (pictures["lidar"] == pictures["none"]).all() and (pictures["camera"] != pictures["none"]).any()
+    waymo = np.where(labels == FREE, 23, np.where(labels == CLASS_ID["car"], 1, 13)).astype(np.uint8)
+    write_npz(tmp_path / "000_04.npz", voxel_label=waymo)
+    (drawn,) = visualize(Visualize(file=tmp_path / "000_04.npz", height=200, view="bev"))
+    assert (np.asarray(Image.open(drawn)) == pictures["none"]).all()
+
+
+def test_one_moment_of_a_forecast_in_full_size(data: Path, tmp_path: Path) -> None:
+    (folder,) = generate(
+        Generate(index=data, world="transport", frame=5, steps=2, out=tmp_path, pictures=False, film="none")
+    )
+    file = folder / "forecast.npz"
+    (drawn,) = visualize(Visualize(file=file, out=tmp_path / "one", moment=1, height=300))
+    assert drawn.name == "one_001.png" and picture(drawn)[0] == 400 + 6 + 200
+    with pytest.raises(OptionError, match=r"0\.\.2"):
+        visualize(Visualize(file=file, moment=3))
+    with pytest.raises(OptionError, match="forecast"):
+        visualize(Visualize(file=data / "gts/scene-0/3/labels.npz", moment=3))
+    with pytest.raises(DataError, match="one kind"):
+        visualize(Visualize(file=file, against=data / "gts/scene-0/3/labels.npz"))
+    two = visualize(Visualize(file=file, against=file, out=tmp_path / "two", view="bev", film="none"))
+    assert [p.name for p in two] == ["two.png"]
 
 
 def test_a_forecast_becomes_strips_and_a_film(data: Path, tmp_path: Path) -> None:

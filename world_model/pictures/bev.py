@@ -7,6 +7,8 @@ same ego frame.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from PIL import Image, ImageDraw
 
@@ -19,6 +21,7 @@ from world_model.grid import (
     OCC3D,
     VoxelGrid,
 )
+from world_model.pictures.vectors import Vectors, outline
 
 PATH_COLOR = (0, 229, 160)
 """Where the ego drives or drove."""
@@ -96,6 +99,8 @@ def birds_eye(
     footprint: bool = True,
     shading: bool = True,
     ranges: bool = False,
+    vectors: Sequence[Vectors] = (),
+    dots_m: np.ndarray | None = None,
 ) -> np.ndarray:
     """Draw occupancy from above.
 
@@ -109,6 +114,8 @@ def birds_eye(
         footprint: draw the ego vehicle at the origin, nose forward.
         shading: show height by light and shadow; off gives the pure class colours.
         ranges: draw rings every 10 m.
+        vectors: arrows, later ones above earlier ones.
+        dots_m: (N, 2) points marked on the path.
 
     Returns:
         (X * scale, Y * scale, 3) uint8, x up and y left.
@@ -119,7 +126,7 @@ def birds_eye(
         colors = colors * np.where(classes == FREE, 1, relief(height_map(labels)))[..., None]
     image = np.clip(colors, 0, 255).astype(np.uint8)[::-1, ::-1]
     size = (image.shape[1] * scale, image.shape[0] * scale)
-    if not (footprint or ranges) and path_m is None and route_m is None and goal_m is None:
+    if not (footprint or ranges or len(vectors)) and all(p is None for p in (path_m, route_m, goal_m, dots_m)):
         return np.ascontiguousarray(image.repeat(scale, 0).repeat(scale, 1))
     canvas = Image.fromarray(image).resize((size[0] * _SMOOTHING, size[1] * _SMOOTHING), Image.Resampling.NEAREST)
     pen = _Pen(canvas, grid, scale * _SMOOTHING)
@@ -132,8 +139,14 @@ def birds_eye(
     if path_m is not None:
         pen.line(path_m, (*OUTLINE_COLOR, 170), 0.8)
         pen.line(path_m, PATH_COLOR, 0.5)
+    if dots_m is not None:
+        for point in pen.at(dots_m):
+            pen.disc(point, 0.6, OUTLINE_COLOR)
+            pen.disc(point, 0.45, PATH_COLOR)
     if goal_m is not None:
         pen.goal(goal_m)
+    for arrows in vectors:
+        pen.arrows(arrows)
     if footprint:
         pen.car()
     return np.asarray(canvas.reduce(_SMOOTHING))
@@ -191,6 +204,13 @@ class _Pen:
         for radius_m, color in ((1.4, OUTLINE_COLOR), (1.1, ROUTE_COLOR), (0.65, (255, 255, 255)), (0.35, EGO_COLOR)):
             for point in self.at(goal_m):
                 self.disc(point, radius_m, color)
+
+    def arrows(self, arrows: Vectors) -> None:
+        for start, vector in zip(arrows.start_m, arrows.vector_m, strict=True):
+            if np.isfinite(start).all() and np.isfinite(vector).all() and np.hypot(*vector) >= arrows.least_m:
+                border = max(1, round(0.12 * self.per_m))
+                shape = self.at(outline(start, vector, arrows.width_m))
+                self.draw.polygon(shape, fill=arrows.color, outline=OUTLINE_COLOR, width=border)
 
     def car(self) -> None:
         edge = max(1, round(0.2 * self.per_m))

@@ -9,7 +9,9 @@ import numpy as np
 from world_model.grid import OCC3D, STEP_S, VoxelGrid
 from world_model.pictures.bev import birds_eye
 from world_model.pictures.camera import Camera
-from world_model.pictures.strip import beside, caption, strip
+from world_model.pictures.difference import COLORS, NAMES, difference_picture
+from world_model.pictures.strip import beside, caption, key, strip
+from world_model.pictures.vectors import Vectors
 from world_model.pictures.voxels import CHASE, voxels_3d
 
 
@@ -101,6 +103,9 @@ def drive_strip(
     columns: int = 6,
     view: str = "bev",
     grid: VoxelGrid = OCC3D,
+    vectors: dict[str, Sequence[Sequence[Vectors]]] | None = None,
+    compare: tuple[str, str] | None = None,
+    height: int | None = None,
 ) -> np.ndarray:
     """Several drives below each other, time to the right.
 
@@ -111,6 +116,9 @@ def drive_strip(
         columns: show at most so many moments, evenly spaced over the longest row.
         view: "bev" from above, or "voxels" in 3D.
         grid: extent of the labels.
+        vectors: name -> arrows of every step, for the view from above.
+        compare: names of two rows along the same poses: one more row shows where they differ (view from above).
+        height: of one picture in pixels; 200 from above and 216 in 3D if not given.
 
     Returns:
         (H, W, 3) uint8.
@@ -118,18 +126,45 @@ def drive_strip(
     longest = max(len(row) for row in rows.values())
     stride = max(1, -(-(longest - 1) // max(1, columns - 1)))
     steps = range(0, longest, stride)
-    pictures = [[_moment(row, ego_to_global[name], step, view, grid) for step in steps] for name, row in rows.items()]
+    tall = height or (216 if view == "voxels" else 200)
+    pictures = [
+        [_moment(row, ego_to_global[name], step, view, grid, tall, (vectors or {}).get(name, ())) for step in steps]
+        for name, row in rows.items()
+    ]
+    labels = list(rows) if len(rows) > 1 else []
+    if compare and view == "bev":
+        ours, theirs = (rows[name] for name in compare)
+        pictures.append([_compared(ours, theirs, step, max(1, tall // grid.shape[0])) for step in steps])
+        labels.append("difference")
     captions = ["now" if step == 0 else f"+{step * STEP_S:.1f} s" for step in steps]
-    return strip(pictures, columns=captions, labels=list(rows) if len(rows) > 1 else (), title=title)
+    table = strip(pictures, columns=captions, labels=labels, title=title)
+    return np.concatenate((table, key(table.shape[1], NAMES, COLORS[1:]))) if compare and view == "bev" else table
+
+
+def _compared(
+    ours: Sequence[np.ndarray | None], theirs: Sequence[np.ndarray | None], step: int, scale: int
+) -> np.ndarray | None:
+    forecast, recorded = (row[step] if step < len(row) else None for row in (ours, theirs))
+    return None if forecast is None or recorded is None else difference_picture(forecast, recorded, scale)
 
 
 def _moment(
-    row: Sequence[np.ndarray | None], poses: np.ndarray, step: int, view: str, grid: VoxelGrid
+    row: Sequence[np.ndarray | None],
+    poses: np.ndarray,
+    step: int,
+    view: str,
+    grid: VoxelGrid,
+    height: int,
+    vectors: Sequence[Sequence[Vectors]],
 ) -> np.ndarray | None:
     labels = row[step] if step < len(row) else None
     if labels is None:
         return None
     path = path_from(poses, step, step)
     if view == "voxels":
-        return voxels_3d(labels, size=(288, 216), grid=grid, path_m=path)
-    return birds_eye(labels, scale=max(1, 200 // grid.shape[0]), grid=grid, path_m=path)
+        return voxels_3d(labels, size=(height * 4 // 3, height), grid=grid, path_m=path)
+    scale = max(1, height // grid.shape[0])
+    if step >= len(vectors):
+        return birds_eye(labels, scale=scale, grid=grid, path_m=path)
+    # Larger pictures with arrows also mark every step of the path, so that its spacing shows the speed.
+    return birds_eye(labels, scale=scale, grid=grid, path_m=path, vectors=vectors[step], dots_m=path[1:], ranges=True)

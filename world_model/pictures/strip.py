@@ -90,8 +90,12 @@ def strip(
 
 def legend(width: int) -> np.ndarray:
     """The class colours with their names in as many lines as ``width`` pixels need; (H, width, 3) uint8."""
+    return key(width, [name.replace("_", " ") for name in CLASS_NAMES[:FREE]], CLASS_COLORS)
+
+
+def key(width: int, names: Sequence[str], colors: Sequence[Sequence[int]] | np.ndarray) -> np.ndarray:
+    """Colours with their names in as many lines as ``width`` pixels need; (H, width, 3) uint8."""
     font = ImageFont.load_default(13)
-    names = [name.replace("_", " ") for name in CLASS_NAMES[:FREE]]
     places, x, y = [], _GAP, 8
     for name in names:
         need = 18 + round(font.getlength(name)) + 14
@@ -101,8 +105,9 @@ def legend(width: int) -> np.ndarray:
         x += need
     canvas = Image.new("RGB", (width, y + 22), BACKGROUND)
     draw = ImageDraw.Draw(canvas)
-    for (x, y), name, color in zip(places, names, CLASS_COLORS, strict=False):
-        draw.rounded_rectangle((x, y, x + 12, y + 12), radius=3, fill=color, outline=QUIET_COLOR)
+    for (x, y), name, color in zip(places, names, colors, strict=False):
+        fill = tuple(int(c) for c in color)
+        draw.rounded_rectangle((x, y, x + 12, y + 12), radius=3, fill=fill, outline=QUIET_COLOR)
         draw.text((x + 18, y + 6), name, font=font, fill=TEXT_COLOR, anchor="lm")
     return np.asarray(canvas)
 
@@ -117,3 +122,9 @@ def beside(*images: np.ndarray) -> np.ndarray:
         padded = np.stack([np.pad(image[..., c], frame[:2], constant_values=BACKGROUND[c]) for c in range(3)], -1)
         parts += [padded, np.full((height, _GAP, 3), BACKGROUND, np.uint8)]
     return np.concatenate(parts[:-1], axis=1)
+
+
+def below(*images: np.ndarray) -> np.ndarray:
+    """Pictures of one width under each other with a small gap."""
+    gap = np.broadcast_to(np.array(BACKGROUND, np.uint8), (_GAP, images[0].shape[1], 3))
+    return np.concatenate([part for image in images for part in (gap, image)][1:])
