@@ -1,0 +1,144 @@
+"""Several worlds side by side: the first one is shown, how far the others differ from it says how sure they are.
+
+After the ensembles of PETS (Chua et al., NeurIPS 2018) and the penalty on their disagreement (MOPO, Yu et al., NeurIPS
+2020): models that were trained apart agree where data made them, and differ where nothing did.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from world_model.data.clips import Clips
+from world_model.errors import ConfigError, OptionError
+from world_model.grid import FREE
+from world_model.worlds.protocol import World, WorldState
+from world_model.worlds.state import TensorState
+
+
+@dataclass(frozen=True, kw_only=True)
+class Members(TensorState):
+    """The states of the members, one after the other.
+
+    Attributes:
+        state: of this member.
+        others: the members after it; None after the last.
+    """
+
+    state: WorldState
+    others: Members | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnsembleState(TensorState):
+    """B ensembles.
+
+    Attributes:
+        members: states of all members.
+        labels: (B, X, Y, Z) uint8 occupancy of the first member.
+        disagreement: (B,) float32 mean over the other members of the share of differing voxels among those that either
+            of the two holds for occupied; 0 they are alike, 1 nothing in common.
+    """
+
+    members: Members
+    labels: Tensor
+    disagreement: Tensor
+
+
+class EnsembleWorld:
+    """Members that are driven the same way.
+
+    Args:
+        members: at least two worlds of one grid; the first one gives occupancy and tokens.
+
+    Raises:
+        ConfigError: fewer than two members, or different grids.
+    """
+
+    def __init__(self, members: Sequence[World]) -> None:
+        grids = {member.grid for member in members}
+        if len(members) < 2 or len(grids) != 1:
+            raise ConfigError(
+                f"{len(members)} members with {len(grids)} grids",
+                "two or more members of one grid",
+                "give checkpoints that were trained on the same grid",
+            )
+        self.members, self.grid = tuple(members), members[0].grid
+        self.needs_future_labels = any(member.needs_future_labels for member in members)
+        if hasattr(members[0], "token_shape"):
+            self.token_shape: tuple[int, int, int] = members[0].token_shape
+
+    def reset(self, clips: Clips) -> EnsembleState:
+        """Start every member at the current frames of the clips."""
+        return self._seen([member.reset(clips) for member in self.members])
+
+    def step(self, state: EnsembleState, curr_to_next: Tensor, command: Tensor) -> EnsembleState:
+        pairs = zip(self.members, _listed(state.members), strict=True)
+        return self._seen([member.step(own, curr_to_next, command) for member, own in pairs])
+
+    def drive(self, state: EnsembleState, command: Tensor) -> tuple[EnsembleState, Tensor]:
+        """The first member chooses the motion, the others drive it too."""
+        first, *others = _listed(state.members)
+        own, moved = self.members[0].drive(first, command)  # type: ignore[attr-defined]
+        pairs = zip(self.members[1:], others, strict=True)
+        return self._seen([own, *(member.step(s, moved, command) for member, s in pairs)]), moved
+
+    def occupancy(self, state: EnsembleState) -> Tensor:
+        return state.labels
+
+    def tokens(self, state: EnsembleState) -> Tensor:
+        """The first member's token maps."""
+        return self.members[0].tokens(state.members.state)  # type: ignore[attr-defined]
+
+    def _seen(self, states: list[WorldState]) -> EnsembleState:
+        labels, *others = (member.occupancy(own) for member, own in zip(self.members, states, strict=True))
+        apart = torch.stack([disagreement(labels, other) for other in others]).mean(0)
+        return EnsembleState(members=_linked(states), labels=labels, disagreement=apart)
+
+
+def disagreement(labels: Tensor, others: Tensor) -> Tensor:
+    """(B,) share of voxels of different classes among those that are occupied in either of two (B, X, Y, Z)."""
+    either = (labels != FREE) | (others != FREE)
+    differ = (labels != others).flatten(1).sum(1)
+    return differ / either.flatten(1).sum(1).clamp(min=1)
+
+
+def member_paths(checkpoint: str | Path | Sequence[str | Path] | None) -> list[str | Path | None]:
+    """Checkpoints of the members.
+
+    Args:
+        checkpoint: a folder, None for the bundled one; several as a list, as JSON list, or separated by commas.
+
+    Raises:
+        OptionError: an empty list, or one that holds something else than names.
+    """
+    if checkpoint is None or isinstance(checkpoint, Path):
+        return [checkpoint]
+    names: object = checkpoint
+    if isinstance(checkpoint, str):
+        try:
+            names = json.loads(checkpoint) if checkpoint.lstrip().startswith("[") else checkpoint.split(",")
+        except ValueError:
+            names = None
+    good = isinstance(names, (list, tuple)) and len(names) > 0
+    if not good or not all(isinstance(name, Path) or (isinstance(name, str) and name.strip()) for name in names):  # type: ignore[attr-defined]
+        raise OptionError(
+            f"checkpoint={checkpoint!r}",
+            'a folder, or several: ["a", "b"] or "a,b"',
+            "name the folders that the training commands wrote",
+        )
+    return [name if isinstance(name, Path) else name.strip() for name in names]  # type: ignore[attr-defined]
+
+
+def _linked(states: Sequence[WorldState]) -> Members:
+    others = _linked(states[1:]) if len(states) > 1 else None
+    return Members(state=states[0], others=others)
+
+
+def _listed(members: Members | None) -> list[WorldState]:
+    return [] if members is None else [members.state, *_listed(members.others)]
