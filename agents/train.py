@@ -11,18 +11,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import matplotlib
 import numpy as np
 import torch
 import tyro
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
-import ii_world_env
 from agents.extractor import ClassMapExtractor
+from ii_world_env.sb3_vec_env import IIWorldVecEnv
 from world_model.errors import CheckpointError, IIWorldError, OptionError
 from world_model.files import atomic_write, write_json, write_text
 
@@ -47,7 +45,7 @@ class Train:
     timesteps: int = 20_000
     """Environment steps in all, those before a --resume included."""
     num_envs: int = 4
-    """Environments side by side; they share one copy of the world model."""
+    """Environments side by side, as one batch: one forward of the world model serves them all."""
     world: str = "learned"
     """learned, transport, replay, or package.module:Class."""
     checkpoint: Path | None = None
@@ -152,7 +150,7 @@ def train(options: Train) -> PPO:
     """
     # Reads first, writes later: an option that cannot work leaves the folder as it was.
     rows = _earlier_curve(options)
-    venv = DummyVecEnv([lambda: Monitor(_make(options)) for _ in range(options.num_envs)])
+    venv = _make(options)
     venv.seed(options.seed)
     device = "cpu" if options.device == "auto" else options.device
     if options.resume:
@@ -190,9 +188,10 @@ def train(options: Train) -> PPO:
     return model
 
 
-def _make(options: Train) -> gym.Env[Any, Any]:
-    return gym.make(
-        ii_world_env.ENV_ID,
+def _make(options: Train) -> VecEnv:
+    """All environments as one batch: one model forward for a step of all of them."""
+    batch = IIWorldVecEnv(
+        options.num_envs,
         world=options.world,
         checkpoint=None if options.checkpoint is None else str(options.checkpoint),
         index=None if options.index is None else str(options.index),
@@ -203,6 +202,7 @@ def _make(options: Train) -> gym.Env[Any, Any]:
         horizon=options.horizon,
         device=options.device,
     )
+    return VecMonitor(batch)
 
 
 def _outcome(info: dict[str, Any]) -> list[float]:
@@ -215,8 +215,8 @@ def _plain(options: Train) -> dict[str, Any]:
     return {**values, "torch": torch.__version__}
 
 
-def _source(venv: DummyVecEnv) -> str:
-    scenes = venv.envs[0].get_wrapper_attr("scenes")
+def _source(venv: VecEnv) -> str:
+    (scenes,) = venv.get_attr("scenes", indices=0)
     return f"data: {scenes.source}, {len(scenes.numbers)} scenes"
 
 
@@ -236,7 +236,7 @@ def _earlier_curve(options: Train) -> list[list[float]]:
         return [[float(value) for value in row] for row in list(csv.reader(stream))[1:]]
 
 
-def _load(options: Train, venv: DummyVecEnv, device: str) -> PPO:
+def _load(options: Train, venv: VecEnv, device: str) -> PPO:
     path, remedy = options.out / MODEL_FILE, "use the same options as before, or start anew in another --out"
     try:
         before = json.loads((options.out / CONFIG_FILE).read_text())

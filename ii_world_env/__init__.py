@@ -4,6 +4,7 @@ import gymnasium as gym
 import ii_world_env
 
 env = gym.make("IIWorld-nuScenes-v0")
+envs = gym.make_vec("IIWorld-nuScenes-v0", num_envs=8)  # one process, one model, one forward per step
 """
 
 from __future__ import annotations
@@ -11,7 +12,17 @@ from __future__ import annotations
 from gymnasium.envs.registration import register, registry
 
 ENV_ID = "IIWorld-nuScenes-v0"
+WAYMO_ID = "IIWorld-Waymo-v0"
+STCOCC_ID = "IIWorld-STCOcc-v0"
+# The first drives in any prepared data set, or in the bundled demo scenes; the others need data of their own kind.
+_DATASET_OF = {ENV_ID: "any", WAYMO_ID: "waymo", STCOCC_ID: "stcocc"}
 
-if ENV_ID not in registry:
-    # A string entry point: torch is loaded by gym.make, not by this import. The environment truncates itself.
-    register(id=ENV_ID, entry_point="ii_world_env.env:IIWorldEnv")
+for _id, _dataset in _DATASET_OF.items():
+    if _id not in registry:
+        # String entry points: torch is loaded by gym.make, not by this import. The environments truncate themselves.
+        register(
+            id=_id,
+            entry_point="ii_world_env.env:IIWorldEnv",
+            vector_entry_point="ii_world_env.vector_env:IIWorldVectorEnv",
+            kwargs={} if _dataset == "any" else {"dataset": _dataset},
+        )

@@ -13,29 +13,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from ii_world_env import footprint, route
-from ii_world_env.actions import ACTION_MODES, MAX_SPEED_MPS, SUBSTEPS, ActionMode, Motion
+from ii_world_env.actions import ACTION_MODES, ActionMode
 from ii_world_env.footprint import FootprintConfig
-from ii_world_env.outcome import Outcome, discomfort
+from ii_world_env.motion import MAX_SPEED_MPS, SUBSTEPS, Motion, along
+from ii_world_env.noise import normal
+from ii_world_env.outcome import CAUSES, TERMINATIONS, Outcome, discomfort
 from ii_world_env.planar import compose, inverse, relative
 from ii_world_env.rewards import RewardFunction, default
-from ii_world_env.route import Route
+from ii_world_env.state import State
 from world_model.data.clips import Clips
 from world_model.errors import ActionError, ConfigError, OptionError
-from world_model.geometry import invert_pose, se2_matrix, warp_voxels
+from world_model.geometry import invert_pose, se2_matrix, warp_voxels, yaw_from_matrix
 from world_model.grid import STEP_S
-from world_model.worlds import TensorState, World, WorldState
+from world_model.worlds import Populated, World, WorldState
 from world_model.worlds.replay import planar_from
 
-CAUSES = ("running", "collision", "off_road", "destination", "horizon", "route_end", "untrusted")
-"""Why an episode ended, by the number in `StepOutput.cause`."""
-TERMINATIONS = 3
-"""Causes 1..3 terminate, the later ones truncate."""
+__all__ = ["CAUSES", "TERMINATIONS", "Engine", "EngineConfig", "Rollout", "State", "StepOutput", "TrustFunction"]
+
 TTC_S = (0.3, 0.6, 0.9)
 
 TrustFunction = Callable[[WorldState], Tensor]
@@ -71,43 +71,6 @@ class EngineConfig:
             raise ConfigError(
                 f"horizon={self.horizon!r}", "a whole number of steps >= 1", "give for example horizon=16"
             )
-
-
-@dataclass(frozen=True, kw_only=True)
-class State(TensorState):
-    """B environments at one moment. Everything that the next step depends on is here.
-
-    Attributes:
-        world: the world's own state.
-        labels: (B, X, Y, Z) uint8 occupancy in the current ego frame.
-        ground: (B, X, Y) int8 votes of the observed frames for drivable (> 0) or other ground (< 0), start frame.
-        pose: (B, 3) x, y in metres and yaw in rad of the ego in the start frame (the ego frame at reset).
-        speed_mps, accel_mps2, lateral_mps2, yaw_rate_rps: (B,) the ego's motion over the last step.
-        last_action: (B, A) float32.
-        commands: (B, F + 1) int64 command at each step.
-        route: the recorded route.
-        progress_m: (B,) arc length along the route.
-        steps: (B,) int64 steps since the reset.
-    """
-
-    world: WorldState
-    labels: Tensor
-    ground: Tensor
-    pose: Tensor
-    speed_mps: Tensor
-    accel_mps2: Tensor
-    lateral_mps2: Tensor
-    yaw_rate_rps: Tensor
-    last_action: Tensor
-    commands: Tensor
-    route: Route
-    progress_m: Tensor
-    steps: Tensor
-
-    @property
-    def batch(self) -> int:
-        """Number of environments B."""
-        return self.pose.shape[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +140,12 @@ class Engine:
         self.reward = reward or default()
         self.trust = trust
         self.action_mode: ActionMode = ACTION_MODES[self.config.action]
+        if self.action_mode.left_to_world and not hasattr(world, "drive"):
+            raise ConfigError(
+                f"action={self.config.action!r} in a {type(world).__name__}",
+                "a world that can choose the ego's motion itself, with a method drive(state, command)",
+                "use another action mode or the learned world",
+            )
 
     @property
     def frames_ahead(self) -> int:
@@ -184,19 +153,33 @@ class Engine:
         return self.config.horizon + (self.config.horizon + 1) // 2
 
     @torch.inference_mode()
-    def reset(self, clips: Clips, speed_mps: Tensor | None = None, command: Tensor | None = None) -> State:
+    def reset(
+        self,
+        clips: Clips,
+        speed_mps: Tensor | None = None,
+        command: Tensor | None = None,
+        action_noise: Tensor | None = None,
+        drop_agents: Tensor | None = None,
+        seed: Tensor | None = None,
+    ) -> State:
         """Start at the current frames of clips.
 
         Args:
             clips: with at least one future frame; `frames_ahead` of them are best.
             speed_mps: (B,) start speeds, NaN for the recorded one.
             command: (B,) commands for the whole episode, -1 for the recorded ones.
+            action_noise: (B,) standard deviation of the noise on every component of an action; None is 0.
+            drop_agents: (B,) share of the other agents that are taken out, in worlds that can; None is 0.
+            seed: (B,) int64, what the noise depends on beside the step, and which agents go; None is 0.
+
+        Raises:
+            OptionError: no future frame, agents to drop in a world that cannot, noise on discrete actions.
         """
         if clips.ego_to_global.shape[1] < clips.past + 2:
             raise OptionError(
                 "clips without a future frame", "at least one", "load them with future=engine.frames_ahead"
             )
-        world = self.world.reset(clips)
+        world = self._varied(self.world.reset(clips), action_noise, drop_agents, seed)
         labels = self.world.occupancy(world)
         device, batch, current = labels.device, len(labels), clips.past
         motion = _motion_at(clips, current)
@@ -217,12 +200,36 @@ class Engine:
             accel_mps2=((motion[:, 0] - before[:, 0]) / STEP_S).to(device),
             lateral_mps2=(speed * motion[:, 2]).to(device),
             yaw_rate_rps=motion[:, 2].to(device),
-            last_action=torch.zeros(batch, self.action_mode.size, device=device),
+            last_action=torch.zeros(batch, self.action_mode.width, device=device),
             commands=commands.to(device),
             route=route.route_of(clips, self.config.horizon).map(lambda value: value.to(device)),
             progress_m=zero,
             steps=torch.zeros(batch, dtype=torch.long, device=device),
+            cause=torch.zeros(batch, dtype=torch.long, device=device),
+            scene=torch.tensor(clips.scene, device=device),
+            frame=torch.tensor(clips.frame, device=device),
+            noise=zero if action_noise is None else action_noise.float().to(device),
+            seed=torch.zeros(batch, dtype=torch.long, device=device) if seed is None else seed.to(device),
         )
+
+    def _varied(
+        self, world: WorldState, action_noise: Tensor | None, drop_agents: Tensor | None, seed: Tensor | None
+    ) -> WorldState:
+        """A world as the variations want it; what they cannot have is refused, not passed over."""
+        if action_noise is not None and bool((action_noise > 0).any()) and self.action_mode.discrete:
+            raise OptionError(
+                f"action_noise with action={self.config.action!r}", "a continuous action mode", "leave the noise out"
+            )
+        if drop_agents is None or not bool((drop_agents > 0).any()):
+            return world
+        if not isinstance(self.world, Populated):
+            raise OptionError(
+                f"drop_agents in a {type(self.world).__name__}",
+                "a world that knows its agents, with a method drop_agents(state, share, seed)",
+                "use world='simulated', or leave it out",
+            )
+        seed = torch.zeros(len(drop_agents), dtype=torch.long) if seed is None else seed
+        return self.world.drop_agents(world, drop_agents, seed)
 
     @torch.inference_mode()
     def step(self, state: State, actions: Tensor) -> tuple[State, StepOutput]:
@@ -230,17 +237,14 @@ class Engine:
 
         Args:
             state: stays valid and unchanged.
-            actions: (B, A) floats in [-1, 1]; values outside are clipped.
+            actions: (B, A) or (B, *shape) floats in [-1, 1], values outside are clipped; (B,) choices if discrete.
 
         Raises:
-            ActionError: wrong shape or values that are not finite.
+            ActionError: wrong shape, values that are not finite, or no such choice.
         """
-        actions = self._checked(actions, state)
-        motion = self.action_mode.move(actions, state.speed_mps)
-        end = motion.path[:, -1]
-        command = state.commands.gather(1, state.steps.clamp(max=state.commands.shape[1] - 1)[:, None])[:, 0]
-        world = self.world.step(state.world, invert_pose(se2_matrix(*end.unbind(-1))), command)
-        labels, pose = self.world.occupancy(world), compose(state.pose, end)
+        actions = self.action_mode.checked(actions, state.batch, state.pose.device)
+        world, motion = self._drive(state, actions)
+        labels, pose = self.world.occupancy(world), compose(state.pose, motion.path[:, -1])
         progress, lateral = route.project(state.route, pose[:, :2], state.progress_m)
         after = State(
             world=world,
@@ -251,11 +255,16 @@ class Engine:
             accel_mps2=motion.accel_mps2,
             lateral_mps2=motion.speed_mps * motion.yaw_rate_rps,
             yaw_rate_rps=motion.yaw_rate_rps,
-            last_action=actions,
+            last_action=self.action_mode.remember(actions),
             commands=state.commands,
             route=state.route,
             progress_m=progress,
             steps=state.steps + 1,
+            cause=state.cause,
+            scene=state.scene,
+            frame=state.frame,
+            noise=state.noise,
+            seed=state.seed,
         )
         outcome = self._outcome(state, motion, after, lateral)
         terms = self.reward(outcome)
@@ -269,16 +278,15 @@ class Engine:
             outcome=outcome,
             path=compose(state.pose[:, None].expand_as(motion.path), motion.path),
         )
-        return after, output
+        return replace(after, cause=torch.where(state.cause > 0, state.cause, cause)), output
 
     def rollout(self, state: State, actions: Tensor) -> Rollout:
-        """Drive whole plans (B, H, A) and add up their rewards; see `step`."""
-        if actions.ndim != 3 or not actions.shape[1]:
+        """Drive whole plans (B, H, A) and add up their rewards; see `step`. An episode that has ended earns nothing."""
+        if actions.ndim < 2 or not actions.shape[1]:
             raise ActionError(
                 f"plans of shape {tuple(actions.shape)}", "(B, H, A) with H >= 1", "stack one action per step"
             )
-        cause = torch.zeros(state.batch, dtype=torch.long, device=state.pose.device)
-        rewards, alive = [], []
+        cause, rewards, alive = state.cause, [], []
         for step in range(actions.shape[1]):
             state, out = self.step(state, actions[:, step])
             running = cause == 0
@@ -287,19 +295,18 @@ class Engine:
             cause = torch.where(running, out.cause, cause)
         return Rollout(reward=torch.stack(rewards, 1), alive=torch.stack(alive, 1), cause=cause, state=state)
 
-    def _checked(self, actions: Tensor, state: State) -> Tensor:
-        shape = (state.batch, self.action_mode.size)
-        if not isinstance(actions, Tensor) or tuple(actions.shape) != shape:
-            came = f"shape {tuple(actions.shape)}" if hasattr(actions, "shape") else f"a {type(actions).__name__}"
-            raise ActionError(
-                f"actions of {came}", f"a tensor of shape {shape} for action={self.config.action!r}", "reshape them"
-            )
-        actions = actions.to(state.pose.device, torch.float32)
-        if not bool(torch.isfinite(actions).all()):
-            raise ActionError(
-                f"actions that are not finite: {actions.tolist()}", "numbers in [-1, 1]", "look for NaN in the policy"
-            )
-        return actions.clamp(-1, 1)
+    def _drive(self, state: State, actions: Tensor) -> tuple[WorldState, Motion]:
+        """Move the ego and let the world answer: the one model forward of a step."""
+        if self.action_mode.left_to_world:
+            world, curr_to_next = self.world.drive(state.world, actions[:, 0])  # type: ignore[attr-defined]
+            return world, along(planar_pose(invert_pose(curr_to_next.float())), state.speed_mps)
+        if not self.action_mode.discrete:
+            noise = state.noise[:, None] * normal(state.seed, state.steps, actions.shape[1])
+            actions = (actions + noise).clamp(-1, 1)
+        motion = self.action_mode.drive(actions, state)
+        step = state.steps.clamp(max=state.commands.shape[1] - 1)
+        command = state.commands.gather(1, step[:, None])[:, 0]
+        return self.world.step(state.world, invert_pose(se2_matrix(*motion.path[:, -1].unbind(-1))), command), motion
 
     def _observed_ground(self, clips: Clips) -> Tensor:
         """Votes (B, X, Y) of all observed frames, laid over each other in the start frame."""
@@ -348,20 +355,30 @@ class Engine:
             ),
             steps_left=(horizon - after.steps).clamp(min=0).float(),
             trust=None if self.trust is None else self.trust(after.world),
+            plan_risk=None if motion.plan is None else self._plan_risk(motion.plan, after, home),
         )
 
     def _collision(self, before: State, motion: Motion, after: State, arrived: Tensor, home: Tensor) -> Tensor:
         """The first half of the way is tested against the occupancy before, the second against the one after the step.
 
-        So every pose meets the moving objects where they are at about its own time, and no wall is jumped over.
+        So every pose meets the moving objects where they are at about its own time, and no wall is jumped over. In the
+        middle, where objects jump from one occupancy to the other, both halves overlap by a substep: what moves less
+        than its own length and 2.5 m in a step (a car at 13 m/s, a pedestrian at 6 m/s) cannot pass through the ego.
         """
         grid, config = self.world.grid, self.config.footprint
         half = SUBSTEPS // 2
-        early = footprint.contacts(before.labels, motion.path[:, :half], inverse(before.pose), grid, config)
-        late = footprint.contacts(after.labels, arrived[:, half:], home, grid, config)
+        early = footprint.contacts(before.labels, motion.path[:, : half + 1], inverse(before.pose), grid, config)
+        late = footprint.contacts(after.labels, arrived[:, half - 1 :], home, grid, config)
         # A vehicle that hardly moves is hit by others, not at fault.
         moving = motion.path[:, -1, :2].norm(dim=-1) > 0.1
         return moving & (torch.cat((early, late), 1) >= config.min_voxels).any(1)
+
+    def _plan_risk(self, plan: Tensor, after: State, home: Tensor) -> Tensor:
+        """How much of the plan is spoilt: nobody moves meanwhile, so this judges plans, it does not forecast them."""
+        grid, config = self.world.grid, self.config.footprint
+        hit = footprint.contacts(after.labels, plan, home, grid, config) >= config.min_voxels
+        hit = hit | footprint.off_road(after.labels, after.ground, plan, home, grid, config)
+        return (hit.long().cumsum(1) > 0).float().mean(1)
 
     def _time_to_collision(self, after: State, home: Tensor) -> Tensor:
         times = after.speed_mps.new_tensor(TTC_S)
@@ -395,3 +412,8 @@ def _motion_at(clips: Clips, frame: int) -> Tensor:
     both = clips.valid[:, frame] & clips.valid[:, frame + 1]
     mean = (clips.motion[:, frame] + clips.motion[:, frame + 1]) / 2
     return torch.where(both[:, None], mean, clips.motion[:, frame])
+
+
+def planar_pose(matrix: Tensor) -> Tensor:
+    """(B, 3) x, y in metres and yaw in rad of transforms (B, 4, 4)."""
+    return torch.stack((matrix[:, 0, 3], matrix[:, 1, 3], yaw_from_matrix(matrix)), -1)

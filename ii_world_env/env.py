@@ -7,20 +7,15 @@ from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
-import torch
 from gymnasium.error import ResetNeeded
-from torch import Tensor
 
-from ii_world_env import observations
-from ii_world_env.engine import CAUSES, Engine, EngineConfig, State, StepOutput
-from ii_world_env.planar import into
-from ii_world_env.render import compose_frame
-from ii_world_env.rewards import RewardFunction, reward_function
-from ii_world_env.route import points_at
-from ii_world_env.scenes import Start, open_scenes
-from ii_world_env.spaces import action_space, observation_space
-from world_model.errors import ActionError, OptionError
-from world_model.worlds import build_world
+from ii_world_env.config import EnvConfig
+from ii_world_env.engine import State
+from ii_world_env.episodes import Episodes
+from ii_world_env.infos import pick
+from world_model.errors import OptionError
+
+RENDER_MODES = ("rgb_array",)
 
 
 class IIWorldEnv(gym.Env[Any, np.ndarray]):
@@ -33,7 +28,8 @@ class IIWorldEnv(gym.Env[Any, np.ndarray]):
 
     Frames: the ego frame has its origin at the rear axle on the ground, x forward, y left, z up, metres. One step
     is 0.5 s. Other worlds than the learned one are chosen with ``world=``: "transport" moves the observed occupancy
-    with the ego, "replay" shows the recorded occupancy from where the ego is.
+    with the ego, "replay" shows the recorded occupancy from where the ego is, "simulated" goes on with the simulator
+    that made the synthetic scenes, where other agents react to the ego.
 
     ## Action Space
     `action="kinematic"` (default), a `Box(-1, 1, (2,), float32)`, through a bicycle model with a wheelbase of 2.588 m:
@@ -53,7 +49,25 @@ class IIWorldEnv(gym.Env[Any, np.ndarray]):
     | 1     | dy      | m    | -1.5  | 0    | +1.5  |
     | 2     | dyaw    | rad  | -0.4  | 0    | +0.4  |
 
-    Values outside [-1, 1] are clipped; NaN, infinities and other shapes raise `ActionError`.
+    `action="waypoints"`, a `Box(-1, 1, (6, 3), float32)`, a plan of six links of half a second: row k is a `delta`
+    motion in the frame at waypoint k - 1, with the bounds above. Row 0 is driven, the rest is scored (term `plan`).
+    The plan through given poses is `ii_world_env.actions.waypoints_through(poses)`.
+
+    `action="meta"`, `Discrete(6)`, manoeuvres along the route, beside it by what the ego is beside it:
+
+    | Number | Name   | Acceleration, m/s² | Line shifted to the left by, m |
+    |--------|--------|--------------------|--------------------------------|
+    | 0      | keep   | 0                  | 0                              |
+    | 1      | faster | +2                 | 0                              |
+    | 2      | slower | -2                 | 0                              |
+    | 3      | stop   | -5                 | 0                              |
+    | 4      | left   | 0                  | +1                             |
+    | 5      | right  | 0                  | -1                             |
+
+    `action="command"`, `Discrete(3)`: 0 right, 1 left, 2 straight. The ego moves as the learned model itself expects
+    under that command, in "simulated" as the simulator's driver does; other worlds raise `ConfigError`.
+
+    Values outside [-1, 1] are clipped; NaN, infinities, other shapes and choices raise `ActionError`.
 
     ## Observation Space
     `observation="bev"` (default), a `Dict`:
@@ -72,7 +86,21 @@ class IIWorldEnv(gym.Env[Any, np.ndarray]):
     vehicles, vehicles before structures, structures before ground; 17 is unknown or free.
 
     `observation="occupancy"`: the whole forecast, a `Box(0, 17, (200, 200, 16), uint8)` of class ids `[x, y, z]`, 0.4 m
-    voxels over x, y of -40..40 m and z of -1..5.4 m. With either mode `env.unwrapped.occupancy` gives it.
+    voxels over x, y of -40..40 m and z of -1..5.4 m. With every mode `env.unwrapped.occupancy` gives it.
+
+    `observation="tokens"`, only in the learned world: a `Dict` with `ego` and `route` as above and `tokens`, the latent
+    map (C, 50, 50) float32 that the occupancy is decoded from.
+
+    `observation="state"`, a `Box` of 33 features read off the occupancy, then `ego` and `route` as above, float32:
+
+    | Index  | Meaning                                                                          | Unit | Min | Max |
+    |--------|----------------------------------------------------------------------------------|------|-----|-----|
+    | 0..23  | free distance from the middle of the body, every 15° from straight ahead to the left | m    | 0   | 40  |
+    | 24..27 | drivable ground left, right beside the body; left, right 8 m ahead               | m    | 0   | 10  |
+    | 28     | distance of the nearest obstacle from the middle of the body                     | m    | 0   | 40  |
+    | 29, 30 | where it is, forward and to the left                                             | m    | -40 | 40  |
+    | 31     | offset from the route, left positive                                             | m    | -20 | 20  |
+    | 32     | heading against the route, left positive                                         | rad  | -π  | π   |
 
     ## Rewards
     The reward is the sum of `info["reward_terms"]`. `reward="default"`:
@@ -86,128 +114,116 @@ class IIWorldEnv(gym.Env[Any, np.ndarray]):
     | `ttc`         | -0.3, -0.2, -0.1 if the body would touch something in 0.3, 0.6, 0.9 s         |
     | `comfort`     | -0.1 for each exceeded limit of comfort (NAVSIM's)                           |
     | `route`       | -0.02 per metre beside the route, up to 4 m                                  |
+    | `plan`        | -0.5 × share of the plan behind its first contact; only with `action="waypoints"` |
 
     `reward="pdms"` is the gated score of NAVSIM per step, in [0, 1]; `reward="sparse"` is +1 on arrival and -1 for a
     collision or for leaving the road. Any callable from `Outcome` to named terms, or its "package.module:name", works.
 
     ## Starting State
     A random recorded keyframe of the split with four frames before it and the horizon after it, at the recorded
-    speed. `reset(options=...)` takes `scene` (name or number), `frame` (keyframe number in the scene), `command`
-    ("right", "left", "straight") and `speed_mps`; other keys raise `OptionError`.
+    speed. `reset(options=...)` takes the keys below; others raise `OptionError`.
+
+    | Key         | Meaning                                                                                 |
+    |-------------|-----------------------------------------------------------------------------------------|
+    | `scene`     | name or number of the scene                                                             |
+    | `frame`     | keyframe number in the scene                                                            |
+    | `command`   | "right", "left", "straight" or 0..2 instead of the recorded commands                     |
+    | `speed_mps` | start speed, 0..20                                                                      |
+    | `state`     | a kept `env.unwrapped.state` to go on from; alone                                       |
+    | `variation` | a dict with any of `speed_mps`, `command`, `action_noise`, `drop_agents`                   |
+
+    `action_noise` (0..1) is the standard deviation of noise on every number of a continuous action; `drop_agents`
+    (0..1) the share of the other agents that is taken out, only in "simulated".
 
     ## Episode End
     Named in `info["end"]` (None while it runs). Terminated: `collision`, `off_road`, `destination` (the recorded
     position at the horizon; only when that is at least 5 m away). Truncated: `horizon`, `route_end` (the recording
-    ends), `untrusted` (only with a trust function).
+    ends), `untrusted` (the forecast trust fell below `least_trust`).
+
+    In calibrated learned worlds `info["trust"]` is the expected quality of the forecast after every step, 0 to 1
+    (docs/trust.md).
 
     ## Arguments
     | Name          | Default     | Meaning                                                                      |
     |---------------|-------------|------------------------------------------------------------------------------|
-    | `world`       | "learned"   | "learned", "transport", "replay", or "package.module:Class" |
-    | `checkpoint`  | None        | folder of a trained model; None is the bundled one                           |
+    | `world`       | "learned"   | "learned", "transport", "replay", "simulated" or "package.module:Class"      |
+    | `checkpoint`  | None        | folder of a trained model; None is the bundled one; a list makes an ensemble |
     | `index`       | None        | index file of `python -m world_model.prepare`                                |
     | `data_root`   | None        | folder of the data; without `index` and `data_root` the bundled demo scenes  |
     | `split`       | "val"       | "train", "val" or "all"                                                      |
-    | `action`      | "kinematic" | "kinematic" or "delta"                                                       |
-    | `observation` | "bev"       | "bev" or "occupancy"                                                         |
+    | `dataset`     | "any"       | or "nuscenes", "stcocc", "waymo", "uniocc": refuse other data                |
+    | `action`      | "kinematic" | "kinematic", "delta", "waypoints", "meta" or "command"                       |
+    | `observation` | "bev"       | "bev", "occupancy", "tokens" or "state"                                      |
     | `reward`      | "default"   | "default", "pdms", "sparse", a callable or its import path                   |
     | `horizon`     | 16          | steps of 0.5 s until truncation                                              |
+    | `pessimism`   | 0.0         | cost of a step without any forecast trust: term `pessimism`                  |
+    | `least_trust` | 0.0         | truncate as `untrusted` below this forecast trust                            |
     | `device`      | "auto"      | "auto", "cpu", "cuda", "cuda:1", ...                                         |
     | `dtype`       | "auto"      | "auto", "float32" or "bfloat16"                                              |
     | `render_mode` | None        | "rgb_array"                                                                  |
 
     Environments of one process share one copy of the weights.
 
+    `IIWorld-Waymo-v0` and `IIWorld-STCOcc-v0` are the same environment with `dataset="waymo"` and `dataset="stcocc"`
+    (observed: STCOcc's predictions; shown by the "replay" world: the true labels); they need `data_root` or `index`.
+
     ## Version History
     * v0: first version.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 2}  # type: ignore[misc]
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": list(RENDER_MODES), "render_fps": 2}  # type: ignore[misc]
 
-    def __init__(
-        self,
-        *,
-        world: str = "learned",
-        checkpoint: str | None = None,
-        index: str | None = None,
-        data_root: str | None = None,
-        split: str = "val",
-        action: str = "kinematic",
-        observation: str = "bev",
-        reward: str | RewardFunction = "default",
-        horizon: int = 16,
-        device: str = "auto",
-        dtype: str = "auto",
-        render_mode: str | None = None,
-    ) -> None:
-        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
-            raise OptionError(f"render_mode={render_mode!r}", "None or 'rgb_array'", "choose one of them")
-        config = EngineConfig(action=action, horizon=horizon)
-        self.engine = Engine(
-            build_world(world, checkpoint=checkpoint, device=device, dtype=dtype), config, reward_function(reward)
-        )
-        self.scenes = open_scenes(data_root=data_root, index=index, split=split, horizon=horizon)
-        self.observation_mode, self.render_mode = observation, render_mode
-        self.action_space = action_space(action)
-        self.observation_space = observation_space(observation, action, self.engine.world.grid)
-        self._state: State | None = None
-        self._start: Start | None = None
-        self._ended = False
-        self._path: list[Tensor] = []
-        self._caption = ""
+    def __init__(self, *, render_mode: str | None = None, **options: Any) -> None:
+        check_render_mode(render_mode)
+        self.render_mode = render_mode
+        self.episodes = Episodes(EnvConfig.of(options), keep_paths=render_mode is not None)
+        self.engine, self.scenes = self.episodes.engine, self.episodes.scenes
+        self.action_space, self.observation_space = self.episodes.action_space, self.episodes.observation_space
 
     @property
     def state(self) -> State:
         """The engine's state of this moment, a batch of one: keep it, branch from it, give it to a planner.
 
+        `reset(options={"state": state})` goes on from a kept one.
+
         Raises:
             ResetNeeded: before the first reset.
         """
-        if self._state is None:
-            raise ResetNeeded("Cannot read the state before calling env.reset()")
-        return self._state
+        return self.episodes.state
 
     @property
     def occupancy(self) -> np.ndarray:
         """The forecast occupancy (X, Y, Z) uint8 in the current ego frame, a copy."""
-        return self.state.labels[0].cpu().numpy().copy()
+        return self.episodes.occupancy(0)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Start an episode; see the class for the options.
+        """Start an episode, also in the middle of another; see the class for the options.
 
         Raises:
-            OptionError: an unknown option or a value that does not fit.
+            OptionError: an unknown option or a value that does not fit; the running episode goes on.
             DataError: the labels of the start are missing or damaged.
         """
         super().reset(seed=seed)
-        start = self.scenes.choose(self.np_random, options)
-        world = self.engine.world
-        clips = self.scenes.load([start], self.engine.frames_ahead, world.needs_future_labels, world.grid)
-        self._state = self.engine.reset(clips, torch.tensor([start.speed_mps]), torch.tensor([start.command]))
-        self._start, self._ended = start, False
-        self._path = [self._state.pose[:, None]]
-        info = self._info(None)
-        self._caption = self._describe(info, 0.0)
-        return self._observe(), info
+        infos = self.episodes.place([0], self.episodes.fresh([self.np_random], [options]))
+        return self._observe(), pick(infos, 0)
 
-    def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Drive one step of 0.5 s.
 
         Raises:
-            ActionError: the action has the wrong shape or is not finite.
+            ActionError: the action has the wrong shape or is not finite; nothing has changed.
             ResetNeeded: the episode has ended or not begun.
         """
-        if self._state is None or self._ended:
+        if not self.episodes.begun or self.episodes.ended[0]:
             raise ResetNeeded("Cannot call env.step() before env.reset(), nor after the episode has ended")
-        self._state, out = self.engine.step(self._state, self._action(action))
-        self._path.append(out.path)
-        terminated, truncated = bool(out.terminated[0]), bool(out.truncated[0])
-        self._ended = terminated or truncated
-        info = self._info(out)
-        # Summed in double precision from the very numbers that are reported, so that they add up exactly.
-        reward = float(sum(info["reward_terms"].values()))
-        self._caption = self._describe(info, reward)
-        return self._observe(), reward, terminated, truncated, info
+        out = self.episodes.step(self.episodes.action(action))
+        return (
+            self._observe(),
+            float(out.reward[0]),
+            bool(out.terminated[0]),
+            bool(out.truncated[0]),
+            pick(out.infos, 0),
+        )
 
     def render(self) -> np.ndarray | None:
         """Bird's eye, perspective, path, route and a line of text, (430, 960, 3) uint8; None without a render mode."""
@@ -216,77 +232,22 @@ class IIWorldEnv(gym.Env[Any, np.ndarray]):
                 'render() does nothing: make the environment with render_mode="rgb_array"'
             )
             return None
-        state = self.state
-        ahead = torch.arange(0.0, 60.0, 2.0, device=state.pose.device)[None] + state.progress_m[:, None]
-        route = into(state.pose, points_at(state.route, ahead))
-        path = into(state.pose, torch.cat(self._path, 1)[..., :2])
-        goal = into(state.pose, points_at(state.route, state.route.goal_m[:, None]))
-        if float(state.route.goal_m[0]) < self.engine.config.shortest_goal_m:
-            goal = torch.full_like(goal, float("nan"))
-        return compose_frame(
-            self.occupancy,
-            self.engine.world.grid,
-            path_m=path[0].cpu().numpy(),
-            route_m=route[0].cpu().numpy(),
-            goal_m=goal[0, 0].cpu().numpy(),
-            text=self._caption,
-        )
+        return self.episodes.picture(0)
 
     def close(self) -> None:
-        """Forget the episode; closing twice is fine."""
-        self._state, self._path = None, []
-
-    def _action(self, action: np.ndarray) -> Tensor:
-        try:
-            values = np.asarray(action, dtype=np.float32)
-        except (TypeError, ValueError) as error:
-            raise ActionError(
-                f"action {action!r}", f"{self.action_space.shape} numbers", "give a float array"
-            ) from error
-        if values.shape != self.action_space.shape:
-            raise ActionError(
-                f"an action of shape {values.shape}",
-                f"shape {self.action_space.shape} for action={self.engine.config.action!r}",
-                "see env.action_space",
-            )
-        return torch.from_numpy(values.copy())[None]
+        """Forget the episode; closing twice is fine, and a reset begins anew."""
+        self.episodes.forget()
 
     def _observe(self) -> Any:
-        state = self.state
-        if self.observation_mode == "occupancy":
-            return self.occupancy
-        seen = {
-            "bev": observations.bev(state.labels, self.engine.world.grid),
-            "ego": observations.ego(state),
-            "route": observations.route(state),
-        }
-        return {name: value[0].cpu().numpy().copy() for name, value in seen.items()}
+        seen = self.episodes.observe()
+        return {name: value[0] for name, value in seen.items()} if isinstance(seen, dict) else seen[0]
 
-    def _info(self, out: StepOutput | None) -> dict[str, Any]:
-        """What is known about this moment; fresh objects in every call, since callers keep and change them."""
-        state, start, index = self.state, self._start, self.scenes.index
-        assert start is not None
-        cause = 0 if out is None else int(out.cause[0])
-        info: dict[str, Any] = {
-            "data_source": self.scenes.source,
-            "scene": self.scenes.name(start.scene),
-            "frame": start.frame - index.frames(start.scene).start,
-            "time_s": 0.5 * int(state.steps[0]),
-            "ego_pose": state.pose[0].cpu().numpy().copy(),
-            "speed_mps": float(state.speed_mps[0]),
-            "progress_m": float(state.progress_m[0]),
-            "goal_m": float(state.route.goal_m[0]),
-            "end": CAUSES[cause] if cause else None,
-        }
-        if out is not None:
-            info["reward_terms"] = {name: float(value[0]) for name, value in out.terms.items()}
-            info["time_to_collision_s"] = round(float(out.outcome.time_to_collision_s[0]), 1)
-            info["lateral_m"] = float(out.outcome.lateral_m[0])
-        return info
 
-    def _describe(self, info: dict[str, Any], reward: float) -> str:
-        end = f"   {info['end'].replace('_', ' ').upper()}" if info["end"] else ""
-        return (
-            f"{info['scene']}  frame {info['frame']}  +{info['time_s']:.1f} s   {info['speed_mps'] * 3.6:.0f} km/h   "
-            f"{info['progress_m']:.0f} of {info['goal_m']:.0f} m   reward {reward:+.2f}{end}   [{info['data_source']}]"
-        )
+def check_render_mode(render_mode: str | None) -> None:
+    """Refuse what cannot be drawn.
+
+    Raises:
+        OptionError: an unknown render mode.
+    """
+    if render_mode is not None and render_mode not in RENDER_MODES:
+        raise OptionError(f"render_mode={render_mode!r}", f"None or one of {RENDER_MODES}", "choose one of them")

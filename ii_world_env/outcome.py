@@ -7,6 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+CAUSES = ("running", "collision", "off_road", "destination", "horizon", "route_end", "untrusted")
+"""Why an episode ended, by the number in `State.cause` and `StepOutput.cause`."""
+TERMINATIONS = 3
+"""Causes 1..3 terminate, the later ones truncate."""
 COMFORT_LIMITS = {
     "jerk": 8.37,
     "lateral_accel": 4.89,
@@ -35,6 +39,8 @@ class Outcome:
         discomfort: (B, 7) bool, which of `COMFORT_LIMITS` were exceeded, in their order.
         steps_left: steps until the horizon.
         trust: forecast trust in [0, 1], or None where the world has no such figure.
+        plan_risk: share of the rest of the plan that lies behind its first contact or first corner off the road, in the
+            occupancy right after the step; None where an action is no plan.
     """
 
     collision: Tensor
@@ -48,6 +54,7 @@ class Outcome:
     discomfort: Tensor
     steps_left: Tensor
     trust: Tensor | None = None
+    plan_risk: Tensor | None = None
 
 
 def discomfort(

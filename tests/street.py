@@ -62,15 +62,22 @@ def street_clips(
     )
 
 
-def write_street(root: Path, scenes: int = 2, frames: int = 25, speed_mps: float = 6.0) -> Path:
-    """A data folder with an index and labels on the Occ3D grid; the second scene has a car 40 m down the road."""
+def write_street(
+    root: Path,
+    scenes: int = 2,
+    frames: int = 25,
+    speed_mps: float = 6.0,
+    grid: VoxelGrid = OCC3D,
+    dataset: str = "nuscenes",
+) -> Path:
+    """A data folder with an index and labels; the second scene has a car 40 m down the road."""
     paths, position = [], np.zeros((scenes * frames, 3))
     for scene in range(scenes):
         for frame in range(frames):
             x = frame * speed_mps * 0.5
             path = f"gts/street-{scene}/{frame:02d}/labels.npz"
             (root / path).parent.mkdir(parents=True)
-            np.savez_compressed(root / path, semantics=street(OCC3D, x, (40.0,) * scene))
+            np.savez_compressed(root / path, semantics=street(grid, x, (40.0,) * scene))
             paths.append(path)
             position[scene * frames + frame, 0] = x
     total = scenes * frames
@@ -78,6 +85,7 @@ def write_street(root: Path, scenes: int = 2, frames: int = 25, speed_mps: float
     SceneIndex(
         root=root,
         source="hand-drawn",
+        dataset=dataset,
         scene_name=np.array([f"street-{scene}" for scene in range(scenes)]),
         scene_split=np.array(["val"] * scenes),
         scene_start=np.arange(scenes + 1, dtype=np.int64) * frames,

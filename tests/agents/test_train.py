@@ -48,6 +48,20 @@ def test_training_leaves_model_curve_picture_and_config(trained: Train) -> None:
     assert np.isfinite(rows["episode_reward"]).all()
 
 
+def test_all_environments_are_one_batch(trained: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One forward of the world per step, however many environments there are."""
+    from agents.train import _make
+
+    venv = _make(replace(trained, num_envs=3))
+    (engine,) = venv.get_attr("engine", indices=0)
+    step, sizes = engine.world.step, []
+    monkeypatch.setattr(engine.world, "step", lambda state, *a: (sizes.append(len(a[0])), step(state, *a))[1])
+    venv.reset()
+    _, _, _, infos = venv.step(np.zeros((3, 2), np.float32))
+    assert sizes == [3] and len(infos) == 3
+    venv.close()
+
+
 def test_a_second_run_does_not_overwrite(trained: Train) -> None:
     before = (trained.out / "model.zip").read_bytes()
     with pytest.raises(OptionError, match="--resume"):

@@ -14,22 +14,12 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.error import ResetNeeded
-from gymnasium.utils.env_checker import check_env
-from stable_baselines3.common.env_checker import check_env as check_for_sb3
 
 import ii_world_env
 from ii_world_env.env import IIWorldEnv
 from ii_world_env.scenes import open_scenes
 from world_model.errors import ActionError, CheckpointError, ConfigError, DataError, OptionError
 from world_model.grid import OCC3D
-
-ALLOWED_WARNINGS = (
-    # A map of class numbers is neither a vector nor a picture; agents.extractor is the custom policy meant here.
-    "bev has an unconventional shape",
-    # The grid of class ids has three axes and is bounded by 17 on purpose: it is no picture.
-    "is an image but the upper and lower bounds are not in [0, 255]",
-)
-MODES = [(action, observation) for action in ("kinematic", "delta") for observation in ("bev", "occupancy")]
 
 
 def make(data: Path, **options: Any) -> IIWorldEnv:
@@ -64,17 +54,6 @@ def test_registering_twice_is_quiet_and_the_module_prefix_works(street_data: Pat
         importlib.reload(ii_world_env)
     env = gym.make("ii_world_env:IIWorld-nuScenes-v0", world="transport", data_root=str(street_data))
     env.close()
-
-
-@pytest.mark.parametrize(("action", "observation"), MODES)
-def test_conforms_to_gymnasium_and_sb3(street_data: Path, action: str, observation: str) -> None:
-    env = make(street_data, action=action, observation=observation, horizon=3)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        check_env(env)
-        check_for_sb3(env)
-    unexpected = [str(w.message) for w in caught if not any(a in str(w.message) for a in ALLOWED_WARNINGS)]
-    assert not unexpected
 
 
 def test_the_spec_is_json(street_data: Path) -> None:

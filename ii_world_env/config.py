@@ -1,0 +1,60 @@
+"""What can be chosen when an environment is made: one list for the single, the vector and the SB3 environment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from ii_world_env.rewards import RewardFunction
+from world_model.errors import OptionError
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvConfig:
+    """Keywords of ``gym.make("IIWorld-nuScenes-v0", ...)``; plain values, since specs are copied and written as JSON.
+
+    Args:
+        world: "learned", "transport", "replay", "simulated", or "package.module:Class".
+        checkpoint: folder of a trained model; None is the bundled one; several (a list, or names separated by commas)
+            make an ensemble, whose disagreement is part of the forecast trust.
+        index: index file of `python -m world_model.prepare`.
+        data_root: folder of the data; without it and ``index`` the bundled demo scenes.
+        split: "train", "val" or "all".
+        dataset: "any", or what the index must hold: "nuscenes", "stcocc", "waymo" or "uniocc". The environment ids of
+            single data sets set it; with anything but "any" there are no demo scenes to fall back on.
+        action: name of the action mode.
+        observation: name of the observation mode.
+        reward: name of a preset, a callable from `Outcome` to named terms, or its import path.
+        horizon: steps of 0.5 s until truncation.
+        pessimism: what a step without any forecast trust costs, see `Pessimistic`; only in worlds that have a trust.
+        least_trust: forecasts below this trust end the episode as "untrusted"; only in worlds that have a trust.
+        device: "auto", "cpu", "cuda", "cuda:1", ...
+        dtype: "auto", "float32" or "bfloat16".
+    """
+
+    world: str = "learned"
+    checkpoint: str | list[str] | None = None
+    index: str | None = None
+    data_root: str | None = None
+    split: str = "val"
+    dataset: str = "any"
+    action: str = "kinematic"
+    observation: str = "bev"
+    reward: str | RewardFunction = "default"
+    horizon: int = 16
+    pessimism: float = 0.0
+    least_trust: float = 0.0
+    device: str = "auto"
+    dtype: str = "auto"
+
+    @classmethod
+    def of(cls, options: dict[str, Any]) -> EnvConfig:
+        """From the keywords of a constructor.
+
+        Raises:
+            OptionError: an unknown keyword.
+        """
+        known = [field.name for field in fields(cls)]
+        if unknown := sorted(set(options) - set(known)):
+            raise OptionError(f"unknown keyword {', '.join(unknown)}", ", ".join(known), "remove or rename it")
+        return cls(**options)

@@ -1,0 +1,96 @@
+"""The batch as a stable-baselines3 ``VecEnv``: one process, one model, one forward per step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode
+from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
+
+from ii_world_env import ENV_ID
+from ii_world_env.infos import unbatch
+from ii_world_env.vector_env import IIWorldVectorEnv, SubEnvironment
+
+
+class IIWorldVecEnv(VecEnv):
+    """N environments for stable-baselines3.
+
+        env = VecMonitor(IIWorldVecEnv(8, horizon=16))
+        PPO("MultiInputPolicy", env, policy_kwargs={"features_extractor_class": ClassMapExtractor}).learn(20_000)
+
+    An environment that ends starts anew in the same step: its last observation is ``infos[i]["terminal_observation"]``,
+    and ``infos[i]["TimeLimit.truncated"]`` says whether the value beyond it should be bootstrapped. The infos are those
+    of the last step; those of the reset are in ``reset_infos``.
+
+    Args:
+        num_envs: N.
+        env_id: a registered id of this package.
+        options: as for ``gym.make_vec`` of it; ``autoreset_mode`` is not one of them.
+    """
+
+    actions: Any
+
+    def __init__(self, num_envs: int, env_id: str = ENV_ID, **options: Any) -> None:
+        envs = gym.make_vec(env_id, num_envs=num_envs, autoreset_mode=AutoresetMode.SAME_STEP.value, **options)
+        assert isinstance(envs, IIWorldVectorEnv)
+        self.vector = envs
+        super().__init__(num_envs, envs.single_observation_space, envs.single_action_space)
+
+    def reset(self) -> VecEnvObs:
+        """Start everywhere, with the seeds and options that were set since the last reset."""
+        rows = range(self.num_envs)
+        observation, infos = self.vector.reset_rows(rows, self._seeds, self._options)
+        self.reset_infos = [unbatch(infos, i) for i in rows]
+        self._reset_seeds()
+        self._reset_options()
+        return observation
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """Take note of (N, ...) actions."""
+        self.actions = actions
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Drive one step: observations, (N,) float32 rewards, (N,) bool dones, N infos."""
+        observation, reward, terminated, truncated, batch = self.vector.step(self.actions)
+        done = terminated | truncated
+        infos = []
+        for i in range(self.num_envs):
+            info = unbatch(batch, i)
+            if done[i]:
+                last, final = info.pop("final_obs"), info.pop("final_info")
+                self.reset_infos[i], info = info, {**final, "terminal_observation": last}
+            info["TimeLimit.truncated"] = bool(truncated[i] and not terminated[i])
+            infos.append(info)
+        return observation, reward.astype(np.float32), done, infos
+
+    def close(self) -> None:
+        """Forget all episodes; closing twice is fine."""
+        self.vector.close()
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        """Read an attribute of some environments, see `SubEnvironment`."""
+        return [getattr(env, attr_name) for env in self._chosen(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        """Set an attribute of some environments."""
+        for env in self._chosen(indices):
+            setattr(env, attr_name, value)
+
+    def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
+        """Call a method of some environments."""
+        return [getattr(env, method_name)(*args, **kwargs) for env in self._chosen(indices)]
+
+    def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
+        """Never: an environment in a batch has no wrappers of its own."""
+        return [False for _ in self._chosen(indices)]
+
+    def get_images(self) -> Sequence[np.ndarray | None]:
+        """A picture of every environment, or None without a render mode."""
+        return self.env_method("render")
+
+    def _chosen(self, indices: VecEnvIndices) -> list[SubEnvironment]:
+        return [self.vector.envs[i] for i in self._get_indices(indices)]

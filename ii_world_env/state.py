@@ -1,0 +1,153 @@
+"""The state of B environments: frozen, complete, and free to copy, pick, repeat, mend and keep on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ii_world_env.outcome import CAUSES
+from ii_world_env.route import Route
+from ii_world_env.saved import load_tree, save_tree
+from world_model.data.index import COMMANDS
+from world_model.errors import ConfigError, DataError
+from world_model.grid import FREE
+from world_model.worlds import TensorState, WorldState
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class State(TensorState):
+    """B environments at one moment. Everything that the next step depends on is here.
+
+    Attributes:
+        world: the world's own state.
+        labels: (B, X, Y, Z) uint8 occupancy in the current ego frame.
+        ground: (B, X, Y) int8 votes of the observed frames for drivable (> 0) or other ground (< 0), start frame.
+        pose: (B, 3) x, y in metres and yaw in rad of the ego in the start frame (the ego frame at reset).
+        speed_mps, accel_mps2, lateral_mps2, yaw_rate_rps: (B,) the ego's motion over the last step.
+        last_action: (B, A) float32.
+        commands: (B, F + 1) int64 command at each step.
+        route: the recorded route.
+        progress_m: (B,) arc length along the route.
+        steps: (B,) int64 steps since the reset.
+        cause: (B,) int64 why the episode ended, index into `CAUSES`; 0 while it runs. The first cause stays.
+        scene, frame: (B,) int64 scene and frame number in the index where the episode began.
+        noise: (B,) float32 standard deviation of the noise on actions.
+        seed: (B,) int64 what that noise depends on beside the step.
+    """
+
+    world: WorldState
+    labels: Tensor
+    ground: Tensor
+    pose: Tensor
+    speed_mps: Tensor
+    accel_mps2: Tensor
+    lateral_mps2: Tensor
+    yaw_rate_rps: Tensor
+    last_action: Tensor
+    commands: Tensor
+    route: Route
+    progress_m: Tensor
+    steps: Tensor
+    cause: Tensor
+    scene: Tensor
+    frame: Tensor
+    noise: Tensor
+    seed: Tensor
+
+    @property
+    def batch(self) -> int:
+        """Number of environments B."""
+        return self.pose.shape[0]
+
+    def put(self, rows: Sequence[int], new: State) -> State:
+        """The state with some environments replaced; this one stays as it is.
+
+        Args:
+            rows: (N) which environments.
+            new: N environments of the same engine.
+        """
+        return put(self, rows, new)
+
+    def save(self, path: str | Path) -> None:
+        """Write everything to a file, atomically and to the bit; the counterpart is `load`.
+
+        Raises:
+            OutputError: the file cannot be written.
+            ConfigError: a user's own world keeps something that cannot be written.
+        """
+        save_tree(path, self)
+
+    @staticmethod
+    def load(path: str | Path, like: State) -> State:
+        """Read what `save` wrote.
+
+        Args:
+            path: the file. Nothing in it can execute.
+            like: any state of an engine with the same world and action mode, of any batch size, for instance right
+                after a reset: the file must have the same fields, types and dimensions. Its device is taken.
+
+        Raises:
+            DataError: no such file, a damaged one, or the state of another kind of engine.
+        """
+        state = load_tree(path, like)
+        _check_ranges(state, path)
+        return state
+
+
+def _check_ranges(state: State, path: str | Path) -> None:
+    """Refuse values that no engine writes: they would fail or mislead somewhere deep inside a step."""
+    motion = (state.pose, state.speed_mps, state.accel_mps2, state.lateral_mps2, state.yaw_rate_rps, state.noise)
+    finite = all(bool(torch.isfinite(value).all()) for value in (*motion, state.last_action, state.progress_m))
+    for name, good in (
+        ("pose, motion or last_action", finite),
+        ("labels", int(state.labels.max()) <= FREE),
+        ("commands", bool(((state.commands >= 0) & (state.commands < len(COMMANDS))).all())),
+        ("steps", int(state.steps.min()) >= 0),
+        ("cause", bool(((state.cause >= 0) & (state.cause < len(CAUSES))).all())),
+    ):
+        if not good:
+            raise DataError(f"{path}: {name} out of range", "what State.save() wrote", "write the file again")
+
+
+def put(old: T, rows: Sequence[int], new: T) -> T:
+    """A batched state with some rows replaced, whatever it is made of; nothing is changed in place.
+
+    Args:
+        old: tensors or arrays with a leading batch axis, sequences with one item per environment, or dataclasses of
+            these.
+        rows: (N) which rows.
+        new: the same with N rows.
+
+    Raises:
+        ConfigError: a world keeps something else.
+    """
+    if old is None or new is None:
+        return old if new is None else new
+    if isinstance(old, Tensor):
+        at = torch.as_tensor(list(rows), device=old.device)
+        # index_copy makes one new tensor; the old one may still be part of a kept state.
+        return old.index_copy(0, at, new.to(old.dtype))  # type: ignore[attr-defined, return-value]
+    if isinstance(old, np.ndarray):
+        changed = old.copy()
+        changed[list(rows)] = new
+        return changed
+    if hasattr(old, "put") and not isinstance(old, State):
+        return old.put(rows, new)
+    if is_dataclass(old) and not isinstance(old, type):
+        return replace(old, **{f.name: put(getattr(old, f.name), rows, getattr(new, f.name)) for f in fields(old)})
+    if isinstance(old, (list, tuple)):
+        by_row = dict(zip(rows, new, strict=True))  # type: ignore[call-overload]
+        return type(old)(by_row.get(i, item) for i, item in enumerate(old))
+    raise ConfigError(
+        f"a world state that holds a {type(old).__name__}",
+        "tensors, arrays, sequences with one item per environment, or dataclasses of these",
+        "give the state a method put(rows, new), or run the environments one by one",
+    )

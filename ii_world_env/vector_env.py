@@ -1,0 +1,338 @@
+"""Many environments in one batch: Gymnasium's vector interface to the engine, one model forward per step for all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.error import ClosedEnvironmentError, ResetNeeded
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from ii_world_env.config import EnvConfig
+from ii_world_env.engine import State
+from ii_world_env.env import IIWorldEnv, check_render_mode
+from ii_world_env.episodes import Episodes, Stepped
+from ii_world_env.infos import merge, take
+from world_model.errors import ConfigError, OptionError
+
+Seeds = int | Sequence[int | None] | None
+Step = tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
+
+
+class IIWorldVectorEnv(VectorEnv[Any, Any, np.ndarray]):
+    """
+    ## Description
+    N environments of `IIWorldEnv` in one process, with one copy of the weights and one model forward per step:
+
+        envs = gym.make_vec("IIWorld-nuScenes-v0", num_envs=8)
+
+    Spaces, rewards, starts and ends are those of `IIWorldEnv`, batched. Every environment has a random generator of
+    its own, so that its episodes do not depend on its place in the batch. Numbers agree with those of single
+    environments up to the rounding of batched arithmetic.
+
+    ## Autoreset
+    `autoreset_mode` is a `gymnasium.vector.AutoresetMode` or its value:
+
+    | Value                | After an episode has ended                                                            |
+    |----------------------|---------------------------------------------------------------------------------------|
+    | "NextStep" (default) | the next `step` ignores the action and returns the first observation, with reward 0    |
+    | "SameStep"           | `step` returns the next first observation; the last one is in `infos["final_obs"]`     |
+    | "Disabled"           | `reset(options={"reset_mask": mask})` is yours to call; stepping raises `ResetNeeded`  |
+
+    Environments that reset are encoded together in one batch; the others do not notice.
+
+    ## Infos
+    Arrays (N, ...) by key `k`, with a bool mask `_k` of the environments that have it; dicts are nested the same way.
+
+    ## Arguments
+    Those of `IIWorldEnv`, and:
+
+    | Name                | Default    | Meaning                                                                       |
+    |---------------------|------------|-------------------------------------------------------------------------------|
+    | `num_envs`          | 1          | N                                                                             |
+    | `autoreset_mode`    | "NextStep" | see above                                                                     |
+    | `max_episode_steps` | None       | truncate after so many steps, as `TimeLimit` would                            |
+    | `render_mode`       | None       | "rgb_array": `render` returns a tuple of N pictures                           |
+
+    Raises:
+        ActionError: actions of a wrong shape, or not finite; the message names the environments. Nothing has changed.
+        ResetNeeded: a step before the first reset, or after an end without autoreset.
+        ClosedEnvironmentError: reset, step or render after close.
+    """
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        *,
+        autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
+        max_episode_steps: int | None = None,
+        render_mode: str | None = None,
+        **options: Any,
+    ) -> None:
+        _check_count("num_envs", num_envs)
+        if max_episode_steps is not None:
+            _check_count("max_episode_steps", max_episode_steps)
+        check_render_mode(render_mode)
+        self.autoreset_mode = _autoreset_mode(autoreset_mode)
+        self.metadata = {**IIWorldEnv.metadata, "autoreset_mode": self.autoreset_mode}
+        self.num_envs, self.render_mode = num_envs, render_mode
+        self.episodes = Episodes(
+            EnvConfig.of(options), num_envs, limit=max_episode_steps, keep_paths=render_mode is not None
+        )
+        self.engine, self.scenes = self.episodes.engine, self.episodes.scenes
+        self.single_action_space = self.episodes.action_space
+        self.single_observation_space = self.episodes.observation_space
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.envs = [SubEnvironment(self, i) for i in range(num_envs)]
+        self._rngs, self._rng_seeds = map(list, zip(*(seeding.np_random() for _ in range(num_envs)), strict=True))
+
+    @property  # type: ignore[misc]
+    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
+        """The generator of every environment."""
+        return tuple(self._rngs)
+
+    @property
+    def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
+        """The seed of every generator."""
+        return tuple(self._rng_seeds)
+
+    @property
+    def state(self) -> State:
+        """The engine's state of all environments; see `IIWorldEnv.state`."""
+        return self.episodes.state
+
+    @property
+    def occupancy(self) -> np.ndarray:
+        """The forecast occupancy (N, X, Y, Z) uint8, each in its current ego frame, a copy."""
+        return np.array(self.state.labels.cpu().numpy())
+
+    def reset(self, *, seed: Seeds = None, options: Mapping[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Begin new episodes in all environments, or in those that a mask names.
+
+        Args:
+            seed: an integer for seed, seed + 1, ..., or one for each environment; None goes on with the generators.
+            options: as in `IIWorldEnv`, the same for all that reset; ``reset_mask``, a (N,) bool array, names them;
+                ``state``, a `State` with one row for each of them, goes on from a kept one.
+
+        Raises:
+            OptionError: an option that does not fit. The episodes go on then.
+        """
+        chosen = dict(options or {})
+        mask = _reset_mask(chosen.pop("reset_mask"), self.num_envs) if "reset_mask" in chosen else None
+        rows = list(range(self.num_envs)) if mask is None else np.flatnonzero(mask).tolist()
+        return self.reset_rows(rows, _seeds(seed, self.num_envs), [chosen] * len(rows))
+
+    def reset_rows(
+        self, rows: Sequence[int], seeds: Sequence[int | None], options: Sequence[Mapping[str, Any] | None]
+    ) -> tuple[Any, dict[str, Any]]:
+        """Begin new episodes in some environments, each with options of its own.
+
+        Args:
+            rows: (R,) which environments.
+            seeds: (N,) for all environments; those of the others are not used.
+            options: (R,) for each that resets.
+
+        Returns:
+            Observations of all, infos of those that were reset.
+        """
+        self._check_open()
+        for row in rows:
+            if seeds[row] is not None:
+                self._rngs[row], self._rng_seeds[row] = seeding.np_random(seeds[row])
+        infos = self._place(rows, self._fresh(rows, options))
+        return self.episodes.observe(), merge({}, infos, rows, self.num_envs)
+
+    def step(self, actions: Any) -> Step:
+        """Drive one step of 0.5 s in every environment.
+
+        Args:
+            actions: (N, ...), an element of ``action_space``.
+
+        Returns:
+            Observations, (N,) float64 rewards, (N,) bool terminated, (N,) bool truncated, infos.
+        """
+        self._check_open()
+        if not self.episodes.begun:
+            raise ResetNeeded("Cannot call step() before reset()")
+        ended = self.episodes.ended.copy()
+        if self.autoreset_mode is AutoresetMode.NEXT_STEP:
+            return self._step_next(actions, ended)
+        if ended.any():
+            raise ResetNeeded(
+                f"The episodes of environment {', '.join(map(str, np.flatnonzero(ended)))} have ended: "
+                'call reset(options={"reset_mask": mask}) first'
+            )
+        out = self.episodes.step(self.episodes.actions(actions))
+        if self.autoreset_mode is AutoresetMode.DISABLED:
+            infos = merge({}, out.infos, range(self.num_envs), self.num_envs)
+            return self.episodes.observe(), out.reward, out.terminated, out.truncated, infos
+        return self._finish_same(out)
+
+    def render(self) -> tuple[np.ndarray, ...] | None:
+        """One picture for each environment, as in `IIWorldEnv.render`; None without a render mode."""
+        self._check_open()
+        if self.render_mode is None:
+            gym.logger.warn('render() does nothing: make the environments with render_mode="rgb_array"')
+            return None
+        return tuple(self.episodes.picture(i) for i in range(self.num_envs))
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Forget all episodes."""
+        self.episodes.forget()
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """Call a method, or read an attribute, of every `SubEnvironment`."""
+        found = [getattr(env, name) for env in self.envs]
+        return tuple(value(*args, **kwargs) if callable(value) else value for value in found)
+
+    def get_attr(self, name: str) -> tuple[Any, ...]:
+        """Read an attribute of every `SubEnvironment`."""
+        return tuple(getattr(env, name) for env in self.envs)
+
+    def set_attr(self, name: str, values: Any) -> None:
+        """Set an attribute of every `SubEnvironment`: one value for each in a list or tuple, or one for all.
+
+        Raises:
+            ValueError: a list of another length.
+        """
+        if not isinstance(values, (list, tuple)):
+            values = [values] * self.num_envs
+        if len(values) != self.num_envs:
+            raise ValueError(f"{len(values)} values of {name} for {self.num_envs} environments")
+        for env, value in zip(self.envs, values, strict=True):
+            setattr(env, name, value)
+
+    def _step_next(self, actions: Any, ended: np.ndarray) -> Step:
+        """A step in which the environments that ended before only reset."""
+        tensor = self.episodes.actions(actions, ignored=ended)
+        rows, running = np.flatnonzero(ended).tolist(), np.flatnonzero(~ended).tolist()
+        # Before anything changes: a scene that cannot be read leaves all episodes where they are.
+        fresh = self._fresh(rows, [None] * len(rows)) if rows else None
+        zero = np.zeros(self.num_envs)
+        out = Stepped(reward=zero, terminated=zero > 0, truncated=zero > 0, infos={})
+        if running:
+            out = self.episodes.step(tensor)
+        infos = merge({}, take(out.infos, running), running, self.num_envs)
+        if fresh is not None:
+            merge(infos, self._place(rows, fresh), rows, self.num_envs)
+        reward = np.where(ended, 0.0, out.reward)
+        return self.episodes.observe(), reward, out.terminated & ~ended, out.truncated & ~ended, infos
+
+    def _finish_same(self, out: Stepped) -> Step:
+        """Reset what has just ended, and keep the last moment in the infos."""
+        ended = np.flatnonzero(out.terminated | out.truncated).tolist()
+        running = np.setdiff1d(np.arange(self.num_envs), ended).tolist()
+        infos: dict[str, Any] = {}
+        if ended:
+            last = {"final_obs": _split(self.episodes.observe(ended), len(ended)), "final_info": take(out.infos, ended)}
+            merge(infos, last, ended, self.num_envs)
+        merge(infos, take(out.infos, running), running, self.num_envs)
+        if ended:
+            merge(infos, self._place(ended, self._fresh(ended, [None] * len(ended))), ended, self.num_envs)
+        return self.episodes.observe(), out.reward, out.terminated, out.truncated, infos
+
+    def _fresh(self, rows: Sequence[int], options: Sequence[Mapping[str, Any] | None]) -> State:
+        return self.episodes.fresh([self._rngs[row] for row in rows], options)
+
+    def _place(self, rows: Sequence[int], fresh: State) -> dict[str, Any]:
+        return self.episodes.place(rows, fresh)
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise ClosedEnvironmentError("Cannot go on after close(): make the environments again")
+
+
+class SubEnvironment:
+    """One environment of a batch as `get_attr`, `set_attr` and `call` reach it. It cannot be stepped alone.
+
+    Attributes that are set here stay with it; others are looked up in the vector environment.
+    """
+
+    def __init__(self, owner: IIWorldVectorEnv, row: int) -> None:
+        self._owner, self._row = owner, row
+        self.action_space, self.observation_space = owner.single_action_space, owner.single_observation_space
+        self.metadata = dict(IIWorldEnv.metadata)
+
+    @property
+    def state(self) -> State:
+        """Its row of the engine's state, a batch of one."""
+        return self._owner.state.index(self._row)
+
+    @property
+    def occupancy(self) -> np.ndarray:
+        """(X, Y, Z) uint8, see `IIWorldEnv.occupancy`."""
+        return self._owner.episodes.occupancy(self._row)
+
+    @property
+    def np_random(self) -> np.random.Generator:
+        """Its own generator."""
+        return self._owner.np_random[self._row]
+
+    @property
+    def np_random_seed(self) -> int:
+        """Seed of its generator."""
+        return self._owner.np_random_seed[self._row]
+
+    @property
+    def unwrapped(self) -> SubEnvironment:
+        """Itself."""
+        return self
+
+    def render(self) -> np.ndarray | None:
+        """Its picture, or None without a render mode."""
+        return None if self._owner.render_mode is None else self._owner.episodes.picture(self._row)
+
+    def get_wrapper_attr(self, name: str) -> Any:
+        """An attribute, as of a wrapped environment."""
+        return getattr(self, name)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("engine", "scenes", "render_mode", "spec"):
+            return getattr(self._owner, name)
+        raise AttributeError(f"an environment in a batch has no attribute {name!r}")
+
+
+def _check_count(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ConfigError(f"{name}={value!r}", "a whole number >= 1", f"give for example {name}=8")
+
+
+def _autoreset_mode(mode: str | AutoresetMode) -> AutoresetMode:
+    try:
+        return AutoresetMode(mode)
+    except ValueError as error:
+        allowed = [each.value for each in AutoresetMode]
+        raise OptionError(f"autoreset_mode={mode!r}", f"one of {allowed}", "choose one of them") from error
+
+
+def _seeds(seed: Seeds, count: int) -> list[int | None]:
+    if seed is None:
+        return [None] * count
+    if isinstance(seed, (int, np.integer)):
+        return [int(seed) + i for i in range(count)]
+    seeds = [None if one is None else int(one) for one in seed]
+    if len(seeds) != count:
+        raise ValueError(f"{len(seeds)} seeds for num_envs={count}: give one for each environment, or one number")
+    return seeds
+
+
+def _reset_mask(mask: Any, count: int) -> np.ndarray:
+    """Checked as Gymnasium's own vector environments check it."""
+    if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
+        kind = mask.dtype if isinstance(mask, np.ndarray) else type(mask).__name__
+        raise TypeError(f"options['reset_mask'] must be a numpy array of dtype bool, not {kind}")
+    if mask.shape != (count,) or not mask.any():
+        raise ValueError(f"options['reset_mask'] must have shape ({count},) and at least one True, got {mask.tolist()}")
+    return mask
+
+
+def _split(batch: Any, count: int) -> list[Any]:
+    """Observations one by one, each with memory of its own."""
+    if isinstance(batch, dict):
+        return [{name: value[i].copy() for name, value in batch.items()} for i in range(count)]
+    return [batch[i].copy() for i in range(count)]
