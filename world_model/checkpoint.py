@@ -22,12 +22,14 @@ from torch import Tensor, nn
 from world_model.errors import CheckpointError, ConfigError
 from world_model.files import atomic_write
 from world_model.forecaster import Forecaster, ForecasterConfig
+from world_model.geometric import GeometricConfig, GeometricForecaster
 from world_model.grid import VoxelGrid
 from world_model.tokenizer import Tokenizer, TokenizerConfig
 
 VERSION = 1
 TOKENIZER_FILE = "tokenizer.safetensors"
 FORECASTER_FILE = "forecaster.safetensors"
+GEOMETRIC_FILE = "geometric.safetensors"
 
 
 class _DataclassInstance(Protocol):
@@ -74,6 +76,9 @@ def config_from_json(kind: type[Config], values: dict[str, Any]) -> Config:
         grid: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values["grid"].items()}
         values["grid"] = VoxelGrid(**grid)
     known = {f.name for f in dataclasses.fields(kind)}
+    if "faithful" in known and "faithful" not in values:
+        # Checkpoints of version 0.1 know the switch by its first part, or not at all.
+        values["faithful"] = values.pop("align_corner", False)
     if set(values) != known:
         raise CheckpointError(
             f"configuration fields {sorted(set(values) ^ known)} do not match",
@@ -104,7 +109,10 @@ def weights_hash(weights: dict[str, Tensor]) -> str:
 
 
 def save_model(
-    path: str | Path, model: Tokenizer | Forecaster, weights: dict[str, Tensor], card: dict[str, Any]
+    path: str | Path,
+    model: Tokenizer | Forecaster | GeometricForecaster,
+    weights: dict[str, Tensor],
+    card: dict[str, Any],
 ) -> None:
     """Write weights with their configuration, atomically.
 
@@ -183,6 +191,22 @@ def load_forecaster(
     path = path / FORECASTER_FILE if path.is_dir() or not path.suffix else path
     meta, weights = _read(path, "Forecaster")
     model = Forecaster(config_from_json(ForecasterConfig, meta["config"]))
+    _fill(model, weights, path)
+    return model.to(device).eval(), {**meta["card"], "weights": weights_hash(weights)}
+
+
+def load_geometric(
+    path: str | Path | None = None, device: torch.device | str = "cpu"
+) -> tuple[GeometricForecaster, dict[str, Any]]:
+    """Read a geometry-first forecaster (a file, or a folder that holds one; None is the bundled one) and its card.
+
+    Raises:
+        CheckpointError: missing, damaged, of another version, or not fitting its own configuration.
+    """
+    path = Path(path) if path is not None else bundled_path()
+    path = path / GEOMETRIC_FILE if path.is_dir() or not path.suffix else path
+    meta, weights = _read(path, "GeometricForecaster")
+    model = GeometricForecaster(config_from_json(GeometricConfig, meta["config"]))
     _fill(model, weights, path)
     return model.to(device).eval(), {**meta["card"], "weights": weights_hash(weights)}
 

@@ -176,6 +176,20 @@ def _face_neighbours(mask: Tensor) -> Tensor:
     return near
 
 
+def radial_focal(logits: Tensor, labels: Tensor, class_weight: Tensor | None = None) -> Tensor:
+    """10 x focal loss of whole label grids, each column weighted by its distance from the centre.
+
+    Args:
+        logits: (B, X, Y, Z, K).
+        labels: (B, X, Y, Z).
+        class_weight: (K,) factor per logit column, or None.
+    """
+    size_x, size_y, size_z = labels.shape[1:]
+    radial = radial_weight(size_x, size_y, logits.device).to(logits.dtype)
+    weight = radial[None, :, :, None].expand(labels.shape[0], -1, -1, size_z).reshape(-1)
+    return 10 * focal_loss(logits.reshape(-1, logits.shape[-1]), labels.reshape(-1), weight, class_weight)
+
+
 def reconstruction_loss(
     logits: Tensor, labels: Tensor, class_weight: Tensor | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -186,12 +200,8 @@ def reconstruction_loss(
         labels: (B, X, Y, Z).
         class_weight: (K,) factor per logit column of the focal part, or None.
     """
-    size_x, size_y, size_z = labels.shape[1:]
-    radial = radial_weight(size_x, size_y, logits.device).to(logits.dtype)
-    weight = radial[None, :, :, None].expand(labels.shape[0], -1, -1, size_z).reshape(-1)
-    flat, target = logits.reshape(-1, logits.shape[-1]), labels.reshape(-1)
-    focal = 10 * focal_loss(flat, target, weight, class_weight)
-    lovasz = lovasz_softmax(flat.softmax(1), target)
+    focal = radial_focal(logits, labels, class_weight)
+    lovasz = lovasz_softmax(logits.reshape(-1, logits.shape[-1]).softmax(1), labels.reshape(-1))
     return focal + lovasz, {"focal": focal.detach(), "lovasz": lovasz.detach()}
 
 
@@ -227,28 +237,49 @@ def token_loss(predicted: Tensor, target: Tensor, valid: Tensor) -> Tensor:
         predicted, target: (B, C, Xl, Yl).
         valid: (B,) bool.
     """
-    per_sample = (predicted.float() - target.float()).square().flatten(1).mean(1)
+    wide = torch.promote_types(predicted.dtype, torch.float32)
+    per_sample = (predicted.to(wide) - target.to(wide)).square().flatten(1).mean(1)
     return (per_sample * valid).sum() / valid.sum().clamp(min=1)
 
 
-def trajectory_loss(predicted: Tensor, target: Tensor, valid: Tensor, step_weight: Tensor) -> Tensor:
-    """Squared distance of the accumulated displacements, per sample.
+def trajectory_loss(
+    predicted: Tensor, target: Tensor, valid: Tensor, step_weight: Tensor, *, faithful: bool = False
+) -> Tensor:
+    """Squared distance of the accumulated displacements, per sample; the loss is its mean.
 
     Args:
         predicted, target: (B, K, 2) displacement of each step, metres.
         valid: (B, K) bool; invalid steps still enter the sums of later ones.
         step_weight: (K,).
+        faithful: divide by B too, so that the mean divides twice (deviation 14).
 
     Returns:
-        (B,) losses, already divided by the number of steps times B as in the published model.
+        (B,) losses, mean over the steps.
     """
     error = (predicted.cumsum(1) - target.cumsum(1)).square().sum(-1)
-    return 0.01 * (error * valid * step_weight).sum(1) / (predicted.shape[1] * predicted.shape[0])
+    total = 0.01 * (error * valid * step_weight).sum(1) / predicted.shape[1]
+    return total / len(predicted) if faithful else total
 
 
-def rotation_loss(predicted: Tensor, target: Tensor) -> Tensor:
-    """1 - |<q, q'>|, summed over the steps, mean over the batch. Both (B, K, 4)."""
-    return (1 - (predicted * target).sum(-1).abs()).sum(1).mean()
+def rotation_loss(
+    predicted: Tensor,
+    target: Tensor,
+    valid: Tensor | None = None,
+    step_weight: Tensor | None = None,
+) -> Tensor:
+    """1 - |<q, q'>|, summed over the steps, mean over the batch.
+
+    Args:
+        predicted, target: (B, K, 4) unit quaternions.
+        valid: (B, K) bool, steps that count; None: all (as published, deviation 14).
+        step_weight: (K,); None: all alike (as published).
+    """
+    error = 1 - (predicted * target).sum(-1).abs()
+    if valid is not None:
+        error = error * valid
+    if step_weight is not None:
+        error = error * step_weight
+    return error.sum(1).mean()
 
 
 CLASS_WEIGHTS: tuple[float, ...] = (

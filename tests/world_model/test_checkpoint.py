@@ -98,6 +98,25 @@ def test_unknown_config_field(folder: Path) -> None:
         load_tokenizer(folder)
 
 
+@pytest.mark.parametrize(
+    ("old", "faithful"), [({"align_corner": True}, True), ({"align_corner": False}, False), ({}, False)]
+)
+def test_checkpoints_from_before_the_switch_had_its_name(folder: Path, old: dict[str, bool], faithful: bool) -> None:
+    def age(tensors: object, meta: dict[str, dict[str, object]]) -> None:
+        del meta["config"]["faithful"]
+        meta["config"].update(old)
+
+    rewrite(folder / TOKENIZER_FILE, age)
+    rewrite(folder / FORECASTER_FILE, lambda tensors, meta: meta["config"].pop("faithful"))
+    assert load_tokenizer(folder)[0].config.faithful is faithful
+    assert not load_forecaster(folder)[0].config.faithful
+
+
+def test_the_bundled_checkpoint_is_right() -> None:
+    world = load_world()
+    assert not world.tokenizer.config.faithful and not world.forecaster.config.faithful
+
+
 def test_not_finite(folder: Path) -> None:
     rewrite(folder / TOKENIZER_FILE, lambda tensors, meta: tensors["class_embeds.weight"].fill_(float("nan")))
     with pytest.raises(CheckpointError, match="not finite"):

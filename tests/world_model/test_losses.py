@@ -8,6 +8,7 @@ from world_model.losses import (
     focal_loss,
     lovasz_softmax,
     lovasz_softmax_binned,
+    radial_focal,
     radial_weight,
     reconstruction_loss,
     rotation_loss,
@@ -120,7 +121,29 @@ def test_trajectory_and_rotation_loss_vanish_for_perfect_motion(generator: torch
     assert trajectory_loss(shifts, shifts, valid, torch.ones(6)).abs().max() == 0
     one_metre = shifts.clone()
     one_metre[:, 0, 0] += 1  # every later position is off by one metre
-    expected = torch.full((2,), 0.01 * 6 / (6 * 2))
+    expected = torch.full((2,), 0.01 * 6 / 6)
     torch.testing.assert_close(trajectory_loss(one_metre, shifts, valid, torch.ones(6)), expected)
+    published = trajectory_loss(one_metre, shifts, valid, torch.ones(6), faithful=True)
+    torch.testing.assert_close(published, expected / 2)  # divided by the batch again
     turns = torch.nn.functional.normalize(torch.randn(2, 6, 4, generator=generator), dim=-1)
     assert rotation_loss(turns, -turns).abs() < 1e-5
+
+
+def test_rotation_loss_leaves_invalid_steps_out_and_weighs_the_others(generator: torch.Generator) -> None:
+    turns, others = torch.nn.functional.normalize(torch.randn(2, 2, 3, 4, generator=generator), dim=-1).unbind(0)
+    valid = torch.tensor([[True, True, False], [True, False, False]])
+    weight = torch.tensor([1.0, 0.5, 0.25])
+    error = 1 - (turns * others).sum(-1).abs()
+    torch.testing.assert_close(
+        rotation_loss(turns, others, valid, weight), (error[0, 0] + 0.5 * error[0, 1] + error[1, 0]) / 2
+    )
+    torch.testing.assert_close(rotation_loss(turns, others), error.sum() / 2)
+
+
+def test_radial_focal_is_the_focal_part(generator: torch.Generator) -> None:
+    labels = _scene(generator)
+    logits = torch.randn(*labels.shape, 18, generator=generator)
+    loss, parts = reconstruction_loss(logits, labels)
+    torch.testing.assert_close(radial_focal(logits, labels), parts["focal"])
+    torch.testing.assert_close(loss, parts["focal"] + parts["lovasz"])
+    torch.testing.assert_close(radial_focal(logits, labels, torch.full((18,), 0.5)), parts["focal"] / 2)

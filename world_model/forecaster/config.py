@@ -29,6 +29,7 @@ class ForecasterConfig:
         history: tokens and motions remembered, the current one included.
         transport: move the token history into the next ego frame before decoding, and predict the change against the
             moved current token. False is published: the network itself has to learn to move the scene.
+        faithful: keep the mistakes that the published weights were trained with (`world_model.faithful`).
     """
 
     width: int = 128
@@ -43,6 +44,7 @@ class ForecasterConfig:
     pose_width: int = 64
     history: int = 5
     transport: bool = False
+    faithful: bool = False
 
     def __post_init__(self) -> None:
         if self.width % self.heads or self.width % 2:
@@ -50,6 +52,12 @@ class ForecasterConfig:
                 f"width {self.width} with {self.heads} heads",
                 "an even width divisible by the heads",
                 "change one of them",
+            )
+        if self.faithful and self.transport:
+            raise ConfigError(
+                "faithful=True with transport=True",
+                "one of the two: the published model does not move its token history",
+                "use faithful=True for published weights only",
             )
 
     def fits(self, tokenizer: TokenizerConfig) -> bool:

@@ -5,7 +5,9 @@ State goes in and comes out; nothing is remembered on the module. Source: I2-Wor
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +15,9 @@ from torch import Tensor, nn
 
 from world_model.errors import DataError
 from world_model.forecaster.config import ForecasterConfig
-from world_model.forecaster.motion import PoseEncoder, observed_slots, slot_of, step_pose
+from world_model.forecaster.ego import EgoState, observed_ego
+from world_model.forecaster.ego import curr_to_next as curr_to_next_of
+from world_model.forecaster.motion import PoseEncoder, chosen_motion, observed_slots, slot_of, step_pose
 from world_model.forecaster.transformer import Transformer, to_cells, to_map
 from world_model.geometry import invert_pose, warp_bev, yaw_from_matrix
 
@@ -26,11 +30,13 @@ class ForecastState:
         tokens: (B, H, C, Xl, Yl).
         poses: (B, H, 4, 4) ego -> the ego frame at the start of the forecast, float32.
         motions: (B, H, 9) motion slots.
+        ego: the ego vehicle as the published model follows it; None unless ``faithful``.
     """
 
     tokens: Tensor
     poses: Tensor
     motions: Tensor
+    ego: EgoState | None = None
 
     @property
     def token(self) -> Tensor:
@@ -39,15 +45,19 @@ class ForecastState:
 
     def index(self, i: Tensor | slice | list[int]) -> ForecastState:
         """Some of the samples."""
-        return ForecastState(**{f.name: getattr(self, f.name)[i] for f in fields(self)})
+        return self._map(lambda value: value[i] if isinstance(value, Tensor) else value.index(i))
 
     def expand(self, n: int) -> ForecastState:
         """Every sample n times in a row."""
-        return ForecastState(**{f.name: getattr(self, f.name).repeat_interleave(n, 0) for f in fields(self)})
+        return self._map(lambda value: value.repeat_interleave(n, 0) if isinstance(value, Tensor) else value.expand(n))
 
     def clone(self) -> ForecastState:
         """An independent copy."""
-        return ForecastState(**{f.name: getattr(self, f.name).clone() for f in fields(self)})
+        return self._map(lambda value: value.clone())
+
+    def _map(self, change: Callable[[Any], Any]) -> ForecastState:
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{k: change(v) for k, v in values.items() if v is not None})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,14 +67,17 @@ class Forecast:
     Attributes:
         token: (B, C, Xl, Yl) next token.
         curr_to_next: (B, 4, 4) the motion it was conditioned on: current ego frame -> next ego frame.
-        motion: (B, 6) the ego head's own prediction: dx, dy in the current ego frame (m), quaternion (w, x, y, z).
-        predicted_motion: (B, 3) the same as dx, dy (m), dyaw (rad).
+        motion: (B, 6) the ego head's own prediction: dx, dy in the current ego frame (m; along the global axes if
+            ``faithful``), quaternion (w, x, y, z).
+        predicted_motion: (B, 3) the same as dx, dy in the current ego frame (m), dyaw (rad).
+        predicted_ego: where the ego head's prediction leads, and the motion slot (B, 9) of it; only if ``faithful``.
     """
 
     token: Tensor
     curr_to_next: Tensor
     motion: Tensor
     predicted_motion: Tensor
+    predicted_ego: tuple[EgoState, Tensor] | None = None
 
 
 class Forecaster(nn.Module):
@@ -89,6 +102,9 @@ class Forecaster(nn.Module):
             tokens: (B, P, C, Xl, Yl) tokens of the observed frames, oldest to newest, P >= 1.
             poses: (B, P, 4, 4) their ego poses in any common frame (float64 for global coordinates).
 
+        With ``faithful``, the poses have to be true global ones (deviation 12), and the motion memory is that of a
+        sequence which starts at the first of them; `resume` goes on from an earlier call instead.
+
         Raises:
             DataError: tokens of another size than the configured one.
         """
@@ -100,12 +116,11 @@ class Forecaster(nn.Module):
                 f"(B, P, {', '.join(map(str, expected))}) with (B, P, 4, 4)",
                 "use tokens of the tokenizer that this forecaster was trained with",
             )
+        if config.faithful:
+            return self._begin(tokens[:, -1], observed_ego(poses, config.history))
         # Relative poses first, then float32: global coordinates run to kilometres.
         local = (invert_pose(poses[:, -1:]) @ poses).float()
         motions = observed_slots(local, config.history)
-        if not config.transport:
-            # As published: the past reaches the network through the tokenizer's memory and the motions alone.
-            tokens, local = tokens[:, -1:], local[:, -1:]
         tokens, local = tokens[:, -config.history :], local[:, -config.history :]
         missing = config.history - tokens.shape[1]
         return ForecastState(
@@ -114,10 +129,32 @@ class Forecaster(nn.Module):
             motions=motions.to(tokens.dtype),
         )
 
+    def resume(self, token: Tensor, ego: EgoState, position: Tensor, rotation: Tensor, start: Tensor) -> ForecastState:
+        """Begin a forecast as the published model does, with the motion memory of earlier calls (``faithful`` only).
+
+        Args:
+            token: (B, C, Xl, Yl) current token.
+            ego: from `EgoState.initial`, or from the last state of the call before (after `EgoState.observe`).
+            position: (B, 3) current global position, metres.
+            rotation: (B, 4) current quaternion ego -> global.
+            start: (B,) bool, True where a sequence starts with this frame.
+        """
+        return self._begin(token, ego.begin(position, rotation, start))
+
+    def _begin(self, token: Tensor, ego: EgoState) -> ForecastState:
+        slots = self.config.history
+        still = torch.eye(4, device=token.device).expand(len(token), slots, 4, 4)
+        # Deviation 11: the history is the current token over and over.
+        tokens = token[:, None].expand(-1, slots, -1, -1, -1)
+        return ForecastState(tokens=tokens, poses=still, motions=ego.observed.to(token.dtype), ego=ego)
+
     def step(
         self, state: ForecastState, command: Tensor, curr_to_next: Tensor | None = None
     ) -> tuple[ForecastState, Forecast]:
         """Forecast half a second.
+
+        With ``faithful``, a given motion only conditions the next token; the motion memory follows the model's own
+        prediction, as published.
 
         Args:
             state: from `start` or the previous step.
@@ -125,12 +162,26 @@ class Forecaster(nn.Module):
             curr_to_next: (B, 4, 4) current ego frame -> next ego frame; None lets the model choose by the command.
         """
         forecast = self.predict(state, command, curr_to_next)
+        if forecast.predicted_ego is not None:
+            return self.go_on(state, forecast.token, *forecast.predicted_ego), forecast
         return self.advance(state, forecast.token, invert_pose(forecast.curr_to_next)), forecast
 
-    def predict(self, state: ForecastState, command: Tensor, curr_to_next: Tensor | None = None) -> Forecast:
-        """The forecast of `step` without moving on."""
+    def predict(
+        self,
+        state: ForecastState,
+        command: Tensor,
+        curr_to_next: Tensor | None = None,
+        *,
+        couple_batch: bool = False,
+    ) -> Forecast:
+        """The forecast of `step` without moving on.
+
+        ``couple_batch`` measures speed over the batch as published (deviation 5; ``faithful`` only, for tests).
+        """
+        if state.ego is not None:
+            return self._predict_published(state, state.ego, command, curr_to_next, couple_batch)
         present, motions = self.transformer.encode(state.token, self.pose_encoder(state.motions))
-        motion = motions[torch.arange(len(command), device=command.device), command].float()
+        motion = chosen_motion(motions, command).float()
         predicted = step_pose(motion)
         if curr_to_next is None:
             curr_to_next = invert_pose(predicted)
@@ -142,6 +193,33 @@ class Forecaster(nn.Module):
             motion=motion,
             predicted_motion=torch.cat((motion[:, :2], yaw_from_matrix(predicted)[:, None]), -1),
         )
+
+    def _predict_published(
+        self, state: ForecastState, ego: EgoState, command: Tensor, curr_to_next: Tensor | None, couple_batch: bool
+    ) -> Forecast:
+        present, motions = self.transformer.encode(state.token, self.pose_encoder(state.motions))
+        obeyed, ego = ego.obey(command)
+        motion = chosen_motion(motions, obeyed)
+        following, slot = ego.follow(motion, couple_batch=couple_batch)
+        to_next = curr_to_next_of(ego, following)
+        next_in_curr = invert_pose(to_next)
+        if curr_to_next is None:
+            curr_to_next = to_next.to(torch.promote_types(present.dtype, torch.float32))
+        return Forecast(
+            token=self._decode_published(state, present, curr_to_next),
+            curr_to_next=curr_to_next,
+            motion=motion,
+            predicted_motion=torch.cat((next_in_curr[:, :2, 3], yaw_from_matrix(next_in_curr)[:, None]), -1).float(),
+            predicted_ego=(following, slot),
+        )
+
+    def go_on(self, state: ForecastState, token: Tensor, ego: EgoState, slot: Tensor) -> ForecastState:
+        """`advance` as published: to an ego state, with the motion slot (B, 9) of the step (``faithful`` only)."""
+        assert state.ego is not None
+        moved = invert_pose(curr_to_next_of(state.ego, ego)).to(state.poses.dtype)
+        following = self.advance(state, token, moved)
+        motions = torch.cat((state.motions[:, 1:], slot[:, None].detach().to(state.motions.dtype)), 1)
+        return replace(following, motions=motions, ego=ego)
 
     def advance(self, state: ForecastState, token: Tensor, next_in_curr: Tensor) -> ForecastState:
         """Take a token and the next ego frame's pose in the current one (B, 4, 4) as what happened."""
@@ -156,7 +234,8 @@ class Forecaster(nn.Module):
         )
 
     def _decode_published(self, state: ForecastState, present: Tensor, curr_to_next: Tensor) -> Tensor:
-        return self.transformer.decode(present, state.tokens, curr_to_next)
+        # Gradients reach the current token through the encoder alone, not through its copy in the history.
+        return self.transformer.decode(present, state.tokens.detach(), curr_to_next)
 
     def _decode_moved(self, state: ForecastState, present: Tensor, curr_to_next: Tensor) -> Tensor:
         """Move what is known into the next frame first: the network only has to say what geometry cannot."""

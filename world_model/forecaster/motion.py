@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from world_model.errors import DataError
 from world_model.geometry import invert_pose, pose_matrix, quat_from_yaw, yaw_from_matrix
 from world_model.grid import STEP_S
 
@@ -49,6 +50,31 @@ def observed_slots(poses: Tensor, slots: int) -> Tensor:
     steps = slot_of(invert_pose(poses[:, :-1]) @ poses[:, 1:])[:, -slots:]
     rest = standing(batch, slots - min(count - 1, slots), poses.device, poses.dtype)
     return torch.cat((rest, steps), 1)
+
+
+def chosen_motion(motions: Tensor, command: Tensor) -> Tensor:
+    """(B, 6) the row of each sample's command out of the ego head's (B, 3, 6).
+
+    Raises:
+        RuntimeError: a command outside 0..2 (on a GPU: a device-side assertion).
+    """
+    # gather, unlike an index, takes no negative number for a place from the end.
+    return motions.gather(1, command.view(-1, 1, 1).expand(-1, 1, motions.shape[-1]))[:, 0]
+
+
+def commands_from_one_hot(rows: Tensor) -> Tensor:
+    """Command numbers (...) long from one-hot rows (..., 3): right, left, straight.
+
+    Raises:
+        DataError: a row is not one-hot.
+    """
+    if rows.shape[-1] != 3 or not bool((((rows == 0) | (rows == 1)).all(-1) & (rows.sum(-1) == 1)).all()):
+        raise DataError(
+            f"commands of shape {tuple(rows.shape)} that are not all one-hot",
+            "rows (1, 0, 0) right, (0, 1, 0) left or (0, 0, 1) straight",
+            "derive them from the poses with `world_model.data.ego_motion.commands_from_poses`",
+        )
+    return rows.argmax(-1)
 
 
 def step_pose(motion: Tensor) -> Tensor:

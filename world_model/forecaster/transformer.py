@@ -121,6 +121,11 @@ class Transformer(nn.Module):
         self.plan_translation_output = nn.Sequential(
             nn.Linear(width, width // 2), nn.Softplus(), nn.Linear(width // 2, 18)
         )
+        if config.faithful:
+            # Deviation 15: even the deformable offsets.
+            for parameter in self.parameters():
+                if parameter.dim() > 1:
+                    nn.init.xavier_uniform_(parameter)
 
     def encode(self, token: Tensor, plan: Tensor) -> tuple[Tensor, Tensor]:
         """Look at the present.

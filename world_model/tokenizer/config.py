@@ -28,7 +28,7 @@ class TokenizerConfig:
         codes: number of codebook entries.
         spatial_divisors: the latent is quantized at its size divided by each of these, coarse to fine.
         memory: frames of temporal memory, one quantizer stage each.
-        align_corner: the temporal alignment takes a latent pixel for its cell's corner (as published), not its centre.
+        faithful: keep the mistakes that the published weights were trained with (`world_model.faithful`).
     """
 
     grid: VoxelGrid = OCC3D
@@ -44,7 +44,7 @@ class TokenizerConfig:
     codes: int = 512
     spatial_divisors: tuple[int, ...] = (4, 2, 1)
     memory: int = 4
-    align_corner: bool = False
+    faithful: bool = False
 
     def __post_init__(self) -> None:
         if len(self.channel_mult) != len(self.res_blocks):

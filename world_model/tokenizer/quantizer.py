@@ -5,6 +5,7 @@ One codebook serves every stage (I2-World, ICCV 2025; residual stages over scale
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -56,43 +57,46 @@ class Quantizer(nn.Module):
         distance = torch.addmm(book.square().sum(1), flat, book.t(), alpha=-2)
         return distance.argmin(1).view(cells.shape[:-1])
 
-    def _stage(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _stage(self, z: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Quantize (B, C, x, y): straight-through codes, the plain codes, and their numbers."""
-        cells = z.permute(0, 2, 3, 1)
-        code = self.nearest(cells)
+        code = self.nearest(z.permute(0, 2, 3, 1)) if given is None else given
         plain = self.embedding(code).permute(0, 3, 1, 2).to(z.dtype)
         return z + (plain - z).detach(), plain, code
 
-    def forward(self, latent: Tensor, history: Tensor) -> Quantized:
+    def forward(self, latent: Tensor, history: Tensor, codes: Sequence[Tensor] | None = None) -> Quantized:
         """Quantize encoder outputs.
+
+        The memory is encoder output, is not passed through quant_conv, and adds no loss (deviation 10).
 
         Args:
             latent: (B, C, Xl, Yl) encoder output.
             history: (B, M, C, Xl, Yl) aligned memory, newest first.
+            codes: per stage (B, x, y) long, to be taken instead of the nearest ones.
         """
         size = latent.shape[-2:]
         residual = self.quant_conv(latent)
         total = torch.zeros_like(residual)
-        codes, inputs, losses = [], [], []
+        given = iter(codes if codes is not None else ())
+        chosen, inputs, losses = [], [], []
         for divisor, recover in zip(self.spatial_divisors, self.recover_scale_conv, strict=True):
             scaled = (size[0] // divisor, size[1] // divisor)
             z = residual if divisor == 1 else _resize(residual, scaled)
-            through, plain, code = self._stage(z)
+            through, plain, code = self._stage(z, next(given, None))
             losses.append(F.mse_loss(plain.detach(), z) + self.beta * F.mse_loss(plain, z.detach()))
             quantized = through if divisor == 1 else _resize(through, size)
             total = total + recover(quantized)
             residual = residual - quantized
-            codes.append(code)
+            chosen.append(code)
             inputs.append(z.detach().permute(0, 2, 3, 1))
         for i, recover in enumerate(self.recover_time_conv):
             z = residual + history[:, i].to(residual.dtype)
-            through, _, code = self._stage(z)
+            through, _, code = self._stage(z, next(given, None))
             total = total + recover(through)
             residual = residual - through
-            codes.append(code)
+            chosen.append(code)
             inputs.append(z.detach().permute(0, 2, 3, 1))
         return Quantized(
-            token=self.post_quant_conv(total), codes=codes, vq_loss=torch.stack(losses).mean(), inputs=inputs
+            token=self.post_quant_conv(total), codes=chosen, vq_loss=torch.stack(losses).mean(), inputs=inputs
         )
 
 

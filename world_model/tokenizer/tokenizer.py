@@ -15,7 +15,7 @@ from world_model.errors import DataError
 from world_model.grid import FREE, NUM_CLASSES
 from world_model.tokenizer.autoencoder import Decoder2D, Encoder2D
 from world_model.tokenizer.config import TokenizerConfig
-from world_model.tokenizer.memory import Memory, align, push
+from world_model.tokenizer.memory import Memory, align, remember
 from world_model.tokenizer.quantizer import Quantizer
 
 
@@ -69,7 +69,14 @@ class Tokenizer(nn.Module):
         shape = (batch, self.config.memory, self.config.latent, *self.config.latent_shape)
         return Memory(latents=torch.zeros(shape, dtype=weight.dtype, device=weight.device))
 
-    def encode(self, labels: Tensor, memory: Memory, curr_to_prev: Tensor, start: Tensor) -> Encoded:
+    def encode(
+        self,
+        labels: Tensor,
+        memory: Memory,
+        curr_to_prev: Tensor,
+        start: Tensor,
+        augmentation: Tensor | None = None,
+    ) -> Encoded:
         """Encode the next frame of B streams.
 
         Args:
@@ -77,6 +84,8 @@ class Tokenizer(nn.Module):
             memory: from the previous call, or `empty_memory`.
             curr_to_prev: (B, 4, 4) current ego frame -> previous ego frame, metres.
             start: (B,) bool, True where a stream begins with this frame.
+            augmentation: (B, 4, 4) bird's-eye transform that these labels were seen through and that ``curr_to_prev``
+                does not contain yet; None: none.
 
         Raises:
             DataError: labels of another shape than the configured grid.
@@ -88,10 +97,14 @@ class Tokenizer(nn.Module):
                 "use labels of the tokenizer's grid, or a tokenizer of the labels' grid",
             )
         latent = self.encoder(labels, self.class_embeds.weight)
-        history = align(memory, latent, curr_to_prev, start, self.config)
+        history = align(memory, latent, curr_to_prev, start, self.config, augmentation)
         out = self.vq(latent, history)
         return Encoded(
-            token=out.token, memory=push(history, latent), codes=out.codes, vq_loss=out.vq_loss, inputs=out.inputs
+            token=out.token,
+            memory=remember(memory, history, latent, start, augmentation, self.config.faithful),
+            codes=out.codes,
+            vq_loss=out.vq_loss,
+            inputs=out.inputs,
         )
 
     def decode_rows(self, token: Tensor) -> Tensor:

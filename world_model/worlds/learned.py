@@ -47,6 +47,7 @@ class LearnedWorld:
             )
         self.tokenizer, self.forecaster = tokenizer.eval(), forecaster.eval()
         self.grid = tokenizer.config.grid
+        self.token_shape = (forecaster.config.width, *forecaster.config.latent_shape)
 
     def reset(self, clips: Clips) -> LearnedState:
         """Read the observed frames in order, so that the token carries the tokenizer's temporal memory."""
@@ -64,12 +65,22 @@ class LearnedWorld:
             )
             memory = encoded.memory
             tokens.append(encoded.token)
-        local = (invert_pose(pose[:, -1:]) @ pose).to(device)
-        return LearnedState(forecast=self.forecaster.start(torch.stack(tokens, 1), local), token=tokens[-1])
+        # Global poses: published weights read displacements along the global axes.
+        forecast = self.forecaster.start(torch.stack(tokens, 1), pose.to(device))
+        return LearnedState(forecast=forecast, token=tokens[-1])
 
     def step(self, state: LearnedState, curr_to_next: Tensor, command: Tensor) -> LearnedState:
         forecast, out = self.forecaster.step(state.forecast, command, curr_to_next)
         return LearnedState(forecast=forecast, token=out.token)
+
+    def drive(self, state: LearnedState, command: Tensor) -> tuple[LearnedState, Tensor]:
+        """The forecast of the ego's own motion by the model's ego head, under a command."""
+        forecast, out = self.forecaster.step(state.forecast, command)
+        return LearnedState(forecast=forecast, token=out.token), out.curr_to_next.float()
+
+    def tokens(self, state: LearnedState) -> Tensor:
+        """What the decoder makes the occupancy of."""
+        return state.token.float()
 
     def occupancy(self, state: LearnedState) -> Tensor:
         return self.tokenizer.decode(state.token)

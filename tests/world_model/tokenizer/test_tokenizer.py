@@ -11,7 +11,7 @@ from world_model.geometry import se2_matrix
 from world_model.grid import FREE, VoxelGrid
 from world_model.tokenizer import TINY_GRID, Tokenizer, TokenizerConfig, base, nano, tiny
 from world_model.tokenizer.embedding import patch_index, stem
-from world_model.tokenizer.memory import Memory, align
+from world_model.tokenizer.memory import Memory, align, remember
 from world_model.tokenizer.quantizer import Quantizer
 from world_model.tokenizer.tokenizer import classify
 
@@ -161,6 +161,43 @@ def test_wrong_grid_is_named(model: Tokenizer) -> None:
             torch.eye(4)[None],
             torch.ones(1).bool(),
         )
+
+
+@pytest.mark.parametrize("flips", [(True, False), (False, True), (True, True)])
+def test_flips_as_augmentation_are_flipped_motion(flips: tuple[bool, bool]) -> None:
+    """The memory of flipped labels, with true motion and the flip given, is that of labels flipped beforehand."""
+    config = tiny()
+    mirror = torch.diag(torch.tensor([-1.0 if flips[0] else 1.0, -1.0 if flips[1] else 1.0, 1.0, 1.0]))[None]
+    motion = se2_matrix(torch.tensor([1.3]), torch.tensor([0.4]), torch.tensor([0.2]))
+    latents = torch.randn(1, 4, 16, *config.latent_shape, generator=torch.Generator().manual_seed(0))
+    latent, start = latents[:, 0], torch.zeros(1, dtype=torch.bool)
+    given = align(Memory(latents=latents, augmentation=mirror), latent, motion, start, config, mirror)
+    beforehand = align(Memory(latents=latents), latent, mirror @ motion @ mirror, start, config)
+    torch.testing.assert_close(given, beforehand, atol=1e-5, rtol=1e-5)
+
+
+def test_the_newest_augmentation_is_remembered_unless_faithful() -> None:
+    """Deviation 9: as published, it is that of the stream's first frame."""
+    mirror, still = torch.diag(torch.tensor([-1.0, 1.0, 1.0, 1.0]))[None], torch.eye(4)[None]
+    latents = torch.zeros(1, 4, 16, 5, 5)
+    for faithful, expected in ((False, still), (True, mirror)):
+        memory = Memory(latents=latents)
+        for frame, augmentation in enumerate((mirror, still)):
+            start = torch.tensor([frame == 0])
+            memory = remember(memory, latents, latents[:, 0], start, augmentation, faithful)
+        assert memory.augmentation is not None
+        assert torch.equal(memory.augmentation.float(), expected)
+        assert torch.equal(memory.index([0]).augmentation, memory.augmentation)
+
+
+def test_given_codes_are_taken(model: Tokenizer) -> None:
+    latent = torch.randn(1, 16, *model.config.latent_shape, generator=torch.Generator().manual_seed(1))
+    history = latent[:, None].expand(-1, 4, -1, -1, -1)
+    free = model.vq(latent, history)
+    again = model.vq(latent, history, codes=free.codes)
+    assert torch.equal(free.token, again.token)
+    other = model.vq(latent, history, codes=[torch.zeros_like(code) for code in free.codes])
+    assert all((code == 0).all() for code in other.codes) and not torch.equal(free.token, other.token)
 
 
 def test_contradicting_config_is_named() -> None:

@@ -1,0 +1,160 @@
+"""The geometry-first forecaster: a sensible start, sparse parts that equal dense ones, training, and its checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_training import config_of, write_data
+from torch import Tensor
+
+from world_model.checkpoint import GEOMETRIC_FILE, load_geometric, save_model
+from world_model.data.index import SceneIndex
+from world_model.errors import CheckpointError, ConfigError, DataError
+from world_model.geometric import GeometricConfig, GeometricForecaster, tiny
+from world_model.geometric.evidence import UNKNOWN
+from world_model.geometric.training import GeometricLossConfig, GeometricTask, box_velocities
+from world_model.geometric.unet import LabelStem, from_cells, to_cells
+from world_model.geometry import se2_matrix, warp_voxels
+from world_model.grid import FREE, NUM_CLASSES
+from world_model.training.distributed import Share
+from world_model.training.loop import Trainer
+
+CONFIG = tiny()
+GRID = CONFIG.grid
+
+
+def street(batch: int = 2, seed: int = 0) -> Tensor:
+    """Five frames of blocks on a road."""
+    rng = np.random.default_rng(seed)
+    blocks = rng.choice([4, 15, FREE], size=(batch, 5, 10, 10, 4), p=[0.05, 0.1, 0.85]).astype(np.uint8)
+    labels = blocks.repeat(4, 2).repeat(4, 3).repeat(4, 4)
+    labels[..., 2] = 11
+    return torch.from_numpy(labels)
+
+
+def model(seed: int = 0) -> GeometricForecaster:
+    torch.manual_seed(seed)
+    return GeometricForecaster(CONFIG).eval()
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> SceneIndex:
+    return write_data(tmp_path_factory.mktemp("data"))
+
+
+def task(index: SceneIndex, share: Share | None = None, batch: int = 4) -> GeometricTask:
+    torch.manual_seed(0)
+    loss = GeometricLossConfig(near_steps=2, far_steps=4, voxels=2000)
+    return GeometricTask(GeometricForecaster(CONFIG), index, "all", loss, batch=batch, seed=0, share=share)
+
+
+class TestNetwork:
+    def test_cells_are_a_bijection(self) -> None:
+        labels = street()[:, 0]
+        assert torch.equal(from_cells(to_cells(labels, 2), 2, GRID), labels)
+
+    def test_the_stem_equals_a_dense_embedding(self) -> None:
+        torch.manual_seed(0)
+        stem, cells = LabelStem(CONFIG.slots, 8), to_cells(street()[:, 0], 2)
+        one_hot = torch.nn.functional.one_hot(cells.long(), NUM_CLASSES).float()
+        one_hot[..., FREE] = 0
+        dense = one_hot.flatten(3) @ stem.rows
+        torch.testing.assert_close(stem(cells), dense.permute(0, 3, 1, 2))
+
+    @torch.no_grad()
+    def test_before_training_it_is_the_ego_warp(self) -> None:
+        forecaster, labels = model(), street()
+        still = torch.eye(4).expand(2, 5, 4, 4)
+        seen = forecaster.observe(labels[:, -1:].expand(-1, 5, -1, -1, -1), still)
+        ahead = se2_matrix(torch.full((2,), 1.7), torch.full((2,), 0.3), torch.full((2,), 0.1))
+        forecast = forecaster.fuse(forecaster.move(seen, ahead, torch.full((2,), 0.5)))
+        warped = warp_voxels(labels[:, -1], ahead, GRID)
+        assert (forecast == warped).float().mean() > 0.999
+
+    @torch.no_grad()
+    def test_labels_are_the_most_probable_ones(self) -> None:
+        forecaster, labels = model(), street()
+        seen = forecaster.observe(labels, torch.eye(4).expand(2, 5, 4, 4))
+        fusion = forecaster.fusion
+        fusion.scores.weight.mul_(40)
+        fused = fusion(forecaster.move(seen, torch.eye(4).expand(2, 4, 4), torch.full((2,), 0.5)))
+        everything = torch.arange(fused.labels.numel())
+        log_p = fusion.log_probabilities(fused, everything)
+        torch.testing.assert_close(log_p.exp().sum(1), torch.ones(len(everything)))
+        occupied = log_p[:, FREE] < np.log(0.5)
+        want = torch.where(occupied, log_p[:, :FREE].argmax(1), FREE).to(torch.uint8)
+        assert 0 < int(occupied.sum()) < len(everything)
+        assert torch.equal(to_cells(fusion.labels(fused), 2).reshape(-1), want)
+
+    @torch.no_grad()
+    def test_beyond_the_observed_it_forecasts_from_itself(self) -> None:
+        forecaster, labels = model(), street()
+        seen = forecaster.observe(labels, torch.eye(4).expand(2, 5, 4, 4))
+        far = se2_matrix(torch.full((2,), 100.0), torch.zeros(2), torch.zeros(2))
+        evidence = forecaster.move(seen, far, torch.full((2,), 8.0))
+        assert (evidence.reach == UNKNOWN).all() and forecaster.fuse(evidence).shape == (2, *GRID.shape)
+
+    def test_other_sizes_are_refused(self) -> None:
+        with pytest.raises(DataError, match="observed labels"):
+            model().observe(street()[:, :3], torch.eye(4).expand(2, 3, 4, 4))
+        with pytest.raises(ConfigError, match="divisible"):
+            GeometricConfig(grid=replace(GRID, shape=(42, 40, 16)))
+        with pytest.raises(ConfigError, match="width"):
+            GeometricConfig(width=48)
+
+
+class TestTraining:
+    def test_boxes_say_how_fast_columns_move(self, index: SceneIndex) -> None:
+        frame = 6
+        field, known = box_velocities(index, frame, GRID)
+        boxes = index.boxes(frame)
+        mover = int(np.linalg.norm(boxes.velocity_mps, axis=1).argmax())
+        moved = field.norm(dim=-1) > 0
+        assert known and moved.any()
+        np.testing.assert_allclose(field[moved].mean(0), boxes.velocity_mps[mover], rtol=1e-5)
+
+    def test_it_learns_and_resumes_to_the_bit(self, index: SceneIndex, tmp_path: Path) -> None:
+        config = replace(config_of(12), optim=replace(config_of().optim, learning_rate=5e-3))
+        whole = Trainer(task(index), config, tmp_path / "whole", {})
+        whole.run()
+        losses = [row["loss"] for row in whole.rows]
+        assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
+        first = Trainer(task(index), config, tmp_path / "parts", {})
+        for batch in first.task.batches(0, 5):
+            first.step(iter([batch]))
+        first.save()
+        second = Trainer(task(index), config, tmp_path / "parts", {})
+        second.run()
+        for name, value in whole.task.model.state_dict().items():
+            assert torch.equal(value, second.task.model.state_dict()[name]), name
+
+    def test_a_step_does_not_know_how_its_batch_was_divided(self, index: SceneIndex) -> None:
+        together = task(index, Share(portion=4, group=2))
+        (batch,) = together.batches(0, 1)
+        want, _ = together.loss(batch, 0)
+        parts = []
+        for rank in (0, 1):
+            apart = task(index, Share(portion=2, rank=rank, ranks=2))
+            (portion,) = apart.batches(0, 1)
+            parts.append(apart.loss(portion, 0)[0])
+        torch.testing.assert_close(torch.stack(parts).mean(), want)
+
+    def test_too_short_scenes_are_refused(self, index: SceneIndex) -> None:
+        forecaster = GeometricForecaster(replace(CONFIG, observed=30))
+        with pytest.raises(DataError, match="no scene of more than"):
+            GeometricTask(forecaster, index, "all", GeometricLossConfig(), batch=1, seed=0)
+
+
+def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
+    written = model(3)
+    save_model(tmp_path / GEOMETRIC_FILE, written, written.state_dict(), {"data_source": "synthetic"})
+    read, card = load_geometric(tmp_path)
+    assert card["data_source"] == "synthetic" and read.config == CONFIG
+    for name, value in written.state_dict().items():
+        assert torch.equal(value, read.state_dict()[name])
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        load_geometric(tmp_path / "nowhere")

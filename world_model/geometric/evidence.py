@@ -1,0 +1,180 @@
+"""What geometry knows of a frame that nobody has seen yet.
+
+Most of the next frame is the present one seen from a new place: rigid motion explains it, so it is moved, never
+predicted. Objects that move by themselves are moved along their own velocity as well. Everything is sampled straight
+from the labels that were observed, however many steps ago: a warp of a warp would blur them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from world_model.geometric.columns import column_move, spread
+from world_model.geometry import invert_pose
+from world_model.grid import FREE, MOVABLE, VoxelGrid
+from world_model.worlds.state import TensorState
+
+UNKNOWN, RECALLED, OBSERVED = 0, 1, 2
+"""Where the evidence of a column comes from: nowhere, from what was forecast before, from an observed frame."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observation(TensorState):
+    """What was seen around B vehicles, in the ego frame of the current keyframe.
+
+    Attributes:
+        still: (B, X, Y, Z) uint8 labels of the current keyframe without what moves.
+        movers: (B, X, Y, Z) uint8 labels of what moves, free elsewhere.
+        memory: (B, X, Y, Z) uint8 static labels that earlier keyframes saw where the current one has nothing, and the
+            movers at their old place.
+        velocity_mps: (B, X, Y, 2) ground velocity of the columns with movers; zero elsewhere.
+    """
+
+    still: Tensor
+    movers: Tensor
+    memory: Tensor
+    velocity_mps: Tensor
+
+    @property
+    def labels(self) -> Tensor:
+        """(B, X, Y, Z) uint8 labels of the current keyframe."""
+        return torch.where(self.movers != FREE, self.movers, self.still)
+
+
+def observe(aligned: Tensor, velocity_mps: Tensor) -> Observation:
+    """Sort what was seen.
+
+    Args:
+        aligned: (B, P, X, Y, Z) labels in the current ego frame, newest first.
+        velocity_mps: (B, X, Y, 2) of what moves, zero elsewhere.
+    """
+    now = aligned[:, 0]
+    moving = is_movable(now) & (velocity_mps.abs().amax(-1) > 0)[..., None]
+    movers = torch.where(moving, now, FREE)
+    return Observation(
+        still=now.masked_fill(moving, FREE),
+        movers=movers,
+        memory=torch.where(moving, now, remember(aligned)),
+        velocity_mps=velocity_mps * moving.any(-1, keepdim=True),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recall:
+    """What was forecast one step before, moved into the target frame.
+
+    Attributes:
+        labels: (B, X, Y, Z) uint8.
+        inside: (B, X, Y) bool, columns that were in view then.
+    """
+
+    labels: Tensor
+    inside: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What geometry expects in the target frame.
+
+    Attributes:
+        labels: (B, X, Y, Z) uint8, movers at their new place.
+        memory: (B, X, Y, Z) uint8, what was seen earlier, and movers where they were.
+        reach: (B, X, Y) uint8, `UNKNOWN`, `RECALLED` or `OBSERVED`.
+        displacement_m: (B, X, Y, 2) how far what stands in a column has moved by itself, target axes.
+        elapsed_s: (B,) time since the observation.
+    """
+
+    labels: Tensor
+    memory: Tensor
+    reach: Tensor
+    displacement_m: Tensor
+    elapsed_s: Tensor
+
+
+def is_movable(labels: Tensor) -> Tensor:
+    """Where labels are of a class that can move."""
+    low, high = min(MOVABLE), max(MOVABLE)
+    inside = (labels >= low) & (labels <= high)
+    for other in set(range(low, high)) - set(MOVABLE):
+        inside &= labels != other
+    return inside
+
+
+def align_past(labels: Tensor, frame_to_current: Tensor, grid: VoxelGrid) -> Tensor:
+    """Observed frames in the frame of the newest.
+
+    Args:
+        labels: (B, P, X, Y, Z) oldest first, the last is the current one.
+        frame_to_current: (B, P, 4, 4) ego frame of each -> current ego frame, metres.
+        grid: the voxel grid.
+
+    Returns:
+        (B, P, X, Y, Z), **newest first**.
+    """
+    frames = [labels[:, -1]]
+    for p in range(labels.shape[1] - 2, -1, -1):
+        frames.append(column_move(invert_pose(frame_to_current[:, p]), grid).take(labels[:, p]))
+    return torch.stack(frames, 1)
+
+
+def recall_forecast(labels: Tensor, target_to_previous: Tensor, grid: VoxelGrid) -> Recall:
+    """Labels (B, X, Y, Z) that were forecast in the previous frame, in the target frame."""
+    move = column_move(target_to_previous, grid)
+    return Recall(labels=move.take(labels), inside=move.inside)
+
+
+def remember(aligned: Tensor) -> Tensor:
+    """The static labels of earlier frames, the newest that saw anything; aligned (B, P, X, Y, Z), newest first."""
+    memory = torch.full_like(aligned[:, 0], FREE)
+    for p in range(aligned.shape[1] - 1, 0, -1):
+        frame = aligned[:, p]
+        memory = torch.where((frame != FREE) & ~is_movable(frame), frame, memory)
+    return memory.masked_fill(aligned[:, 0] != FREE, FREE)
+
+
+def gather_evidence(
+    seen: Observation,
+    target_to_source: Tensor,
+    elapsed_s: Tensor,
+    grid: VoxelGrid,
+    *,
+    displacement_m: Tensor | None = None,
+    recalled: Recall | None = None,
+) -> Evidence:
+    """Move what was seen into a target frame.
+
+    Args:
+        seen: the observation, in the source frame.
+        target_to_source: (B, 4, 4) target ego frame -> source ego frame, metres.
+        elapsed_s: (B,) time since the observation.
+        grid: the voxel grid.
+        displacement_m: (B, X, Y, 2) how far each source column has moved by now, source axes; None: at the observed
+            velocity all the time.
+        recalled: the forecast of the step before, for columns that were never observed; or None.
+    """
+    moving = seen.velocity_mps.abs().amax(-1) > 0
+    if displacement_m is None:
+        displacement_m = seen.velocity_mps * elapsed_s.view(-1, 1, 1, 1)
+    still = column_move(target_to_source, grid)
+    labels, memory = still.take(seen.still), still.take(seen.memory)
+    arrived, hit = spread(displacement_m, moving, invert_pose(target_to_source.float()), grid)
+    if bool(hit.any()):
+        moved = column_move(target_to_source, grid, arrived).take(seen.movers)
+        here = hit[..., None] & (moved != FREE)
+        labels = torch.where(here, moved, labels)
+        arrived = arrived * here.any(-1, keepdim=True)
+    reach = still.inside.to(torch.uint8) * OBSERVED
+    if recalled is not None:
+        labels = torch.where(still.inside[..., None], labels, recalled.labels)
+        reach = torch.where(still.inside, reach, recalled.inside.to(torch.uint8) * RECALLED)
+    turn = target_to_source.float()[:, :2, :2]
+    return Evidence(
+        labels=labels,
+        memory=memory,
+        reach=reach,
+        displacement_m=torch.einsum("bxyi,bij->bxyj", arrived, turn),
+        elapsed_s=elapsed_s,
+    )

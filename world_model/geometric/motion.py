@@ -1,0 +1,61 @@
+"""How fast things move: velocities read off the observed frames.
+
+Observed frames, aligned by the ego motion, differ where something moved by itself. The network sees the movable voxels
+of all of them at once; boxes of the training data say what is right (any detector's or annotator's boxes will do).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from world_model.geometric.config import GeometricConfig
+from world_model.geometric.evidence import is_movable
+from world_model.geometric.unet import LabelStem, UNet, to_cells
+from world_model.grid import FREE
+
+SPEED_SCALE_MPS = 5.0
+
+
+class MotionNet(nn.Module):
+    """Aligned frames -> velocity of what stands in each cell."""
+
+    def __init__(self, config: GeometricConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.stem = LabelStem(config.slots, config.width)
+        self.enter = nn.Conv2d(config.observed * config.patch**2, config.width, 3, padding=1)
+        self.body = UNet(config.width)
+        self.out = nn.Conv2d(config.width, 3, 1)
+        with torch.no_grad():
+            assert self.out.bias is not None
+            # Most things stand; where no boxes ever say otherwise, everything does.
+            self.out.bias[2] = -2.0
+
+    def forward(self, aligned: Tensor) -> tuple[Tensor, Tensor]:
+        """Read velocities.
+
+        Args:
+            aligned: (B, P, X, Y, Z) labels in the current ego frame, newest first.
+
+        Returns:
+            (B, 2, Xc, Yc) velocity if it moves, m/s; (B, Xc, Yc) logit that it moves.
+        """
+        batch, past, size_x, size_y, _ = aligned.shape
+        patch, movable = self.config.patch, is_movable(aligned)
+        # The share of movable voxels of each column: enough to see where an object was, whatever its class.
+        height = movable.float().mean(-1) * 4
+        cells = height.view(batch, past, size_x // patch, patch, size_y // patch, patch).permute(0, 1, 3, 5, 2, 4)
+        now = torch.where(movable[:, 0], aligned[:, 0], FREE)
+        out = self.out(self.body(self.enter(cells.flatten(1, 3)) + self.stem(to_cells(now, patch))))
+        return out[:, :2] * SPEED_SCALE_MPS, out[:, 2]
+
+    def velocity(self, aligned: Tensor) -> Tensor:
+        """(B, X, Y, 2) velocity of the movable columns of the current frame, zero where nothing moves."""
+        speed, moves = self(aligned)
+        patch = self.config.patch
+        column = is_movable(aligned[:, 0]).any(-1)
+        fine = F.interpolate(speed, scale_factor=float(patch)).permute(0, 2, 3, 1)
+        going = F.interpolate(moves[:, None], scale_factor=float(patch))[:, 0] > 0
+        return fine * (column & going)[..., None]

@@ -1,0 +1,78 @@
+"""Compare this package with the published model, stage by stage: ``python -m world_model.verify_golden FOLDER``."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import tyro
+
+from world_model.errors import IIWorldError
+from world_model.files import write_text
+from world_model.parity import Report, verify_folder
+from world_model.runtime import keep_memory
+
+DTYPES = {"float64": torch.float64, "float32": torch.float32}
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyGolden:
+    """Compare with what the published model computes: encoder, aligned memory, every quantizer stage, tokens, logits,
+    plan queries, rollouts in both control modes, ego motion, losses with their gradients, metrics and pose arithmetic.
+
+    The folder holds state dicts (tok_sd.npz, world_sd.npz), runs (tok_*.npz, world_*.npz) and reference values
+    (losses.npz, metrics.npz, pose_ops.npz); sizes are read off the arrays, and what is missing is reported as skipped.
+    Prints the largest error of every stage beside its tolerance; the exit code is 1 if any lies beyond.
+    """
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    """Folder of golden files."""
+    dtype: Literal["float64", "float32"] = "float64"
+    """Number format to compute in: float64 shows mistakes, float32 what users get."""
+    only: tuple[str, ...] = ()
+    """Names of files to compare, e.g. tok_mini.npz; all if not given."""
+    out: Path | None = None
+    """Also write the table (Markdown) to this file."""
+
+
+def verify_golden(options: VerifyGolden) -> Report:
+    """Compare, print the table, and return the report.
+
+    Raises:
+        DataError: no folder, nothing in it to compare, or a damaged file.
+        OutputError: the table cannot be written.
+    """
+    begin = time.perf_counter()
+    report = verify_folder(
+        options.folder,
+        DTYPES[options.dtype],
+        only=set(options.only) or None,
+        progress=lambda name: print(f"comparing {name} ...", file=sys.stderr, flush=True),
+    )
+    table = report.table()
+    print(table)
+    if options.out is not None:
+        write_text(options.out, table + "\n")
+    beyond = [row for row in report.rows.values() if not row.ok]
+    compared = sum(row.compared for row in report.rows.values())
+    took = f"{compared:,} numbers in {len(report.rows)} stages, {options.dtype}, {time.perf_counter() - begin:.0f} s"
+    print(f"{took}: {f'{len(beyond)} stages BEYOND their tolerance' if beyond else 'all within tolerance'}")
+    return report
+
+
+def main() -> None:
+    """Command line."""
+    keep_memory()
+    try:
+        report = verify_golden(tyro.cli(VerifyGolden, prog="python -m world_model.verify_golden"))
+    except IIWorldError as error:
+        sys.exit(f"error: {error}")
+    sys.exit(0 if report.ok else 1)
+
+
+if __name__ == "__main__":
+    main()

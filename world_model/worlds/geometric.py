@@ -1,0 +1,85 @@
+"""The geometry-first world: what was seen moves with the ego and by itself, a network judges and completes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from world_model.data.clips import Clips
+from world_model.geometric import GeometricForecaster, Observation
+from world_model.geometric.evidence import recall_forecast
+from world_model.geometry import invert_pose
+from world_model.grid import STEP_S
+from world_model.worlds.state import TensorState
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeometricState(TensorState):
+    """B forecasts.
+
+    Attributes:
+        seen: what was observed at reset, in the ego frame of the reset.
+        ego_to_start: (B, 4, 4) float32 current ego frame -> ego frame at reset, metres.
+        displacement_m: (B, X, Y, 2) how far each observed mover has gone since.
+        elapsed_s: (B,) time since the reset.
+        labels: (B, X, Y, Z) uint8 occupancy now; the memory of what was forecast where nothing was ever observed.
+    """
+
+    seen: Observation
+    ego_to_start: Tensor
+    displacement_m: Tensor
+    elapsed_s: Tensor
+    labels: Tensor
+
+
+class GeometricWorld:
+    """A trained geometry-first forecaster.
+
+    Args:
+        model: the forecaster.
+    """
+
+    needs_future_labels = False
+
+    def __init__(self, model: GeometricForecaster) -> None:
+        self.model, self.grid = model.eval(), model.config.grid
+
+    def reset(self, clips: Clips) -> GeometricState:
+        device = next(self.model.parameters()).device
+        count = self.model.config.observed
+        # The oldest frame stands in for frames before the recording.
+        first = clips.past + 1 - count
+        rows = [max(p, 0) for p in range(first, clips.past + 1)]
+        pose = clips.ego_to_global[:, rows]
+        # Relative poses before float32: global coordinates run to kilometres.
+        to_current = (invert_pose(pose[:, -1:]) @ pose).float().to(device)
+        labels = clips.occupancy[:, rows].to(device)
+        seen = self.model.observe(labels, to_current)
+        batch = len(labels)
+        return GeometricState(
+            seen=seen,
+            ego_to_start=torch.eye(4, device=device).repeat(batch, 1, 1),
+            displacement_m=torch.zeros_like(seen.velocity_mps),
+            elapsed_s=torch.zeros(batch, device=device),
+            labels=seen.labels,
+        )
+
+    def step(self, state: GeometricState, curr_to_next: Tensor, command: Tensor) -> GeometricState:
+        next_to_curr = invert_pose(curr_to_next)
+        ego_to_start = state.ego_to_start @ next_to_curr
+        displacement = state.displacement_m + state.seen.velocity_mps * STEP_S
+        elapsed = state.elapsed_s + STEP_S
+        recalled = recall_forecast(state.labels, next_to_curr, self.grid)
+        evidence = self.model.move(state.seen, ego_to_start, elapsed, displacement, recalled)
+        return GeometricState(
+            seen=state.seen,
+            ego_to_start=ego_to_start,
+            displacement_m=displacement,
+            elapsed_s=elapsed,
+            labels=self.model.fuse(evidence),
+        )
+
+    def occupancy(self, state: GeometricState) -> Tensor:
+        return state.labels
