@@ -1,140 +1,66 @@
-"""From an action in [-1, 1] to a motion of the ego vehicle over one step of 0.5 s.
+"""The ways to act: what an agent's numbers mean as a motion of the ego vehicle over one step of 0.5 s.
 
-Frames: a motion is given in the ego frame at its beginning (origin at the rear axle, x forward, y left).
-Legend: B environments, S substeps, A components of an action.
+Continuous modes take floats in [-1, 1] (values outside are clipped), discrete ones whole numbers (others are refused).
+
+Legend: B environments, A components of an action, H waypoints of a plan, N choices.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from ii_world_env.motion import (
+    DELTA_DX_M,
+    DELTA_DY_M,
+    DELTA_YAW_RAD,
+    GRIP_MPS2,
+    MAX_ACCEL_MPS2,
+    MAX_BRAKE_MPS2,
+    MAX_SPEED_MPS,
+    MAX_STEER_RAD,
+    SUBSTEP_S,
+    SUBSTEPS,
+    Motion,
+    along,
+    arc,
+    delta,
+    delta_for,
+    in_metres,
+    kinematic,
+    kinematic_for,
+)
+from ii_world_env.planar import compose, into
+from ii_world_env.route import points_at, project
+from world_model.errors import ActionError
 from world_model.grid import EGO_WHEELBASE_M, STEP_S
 
-SUBSTEPS = 10
-SUBSTEP_S = STEP_S / SUBSTEPS
-MAX_ACCEL_MPS2 = 4.0
-"""Action +1 of the kinematic mode; recorded drivers stay below 3.8 (p99)."""
-MAX_BRAKE_MPS2 = 6.0
-"""Action -1 of the kinematic mode; recorded drivers stay below 3.4 (p99)."""
-MAX_STEER_RAD = 0.5
-MAX_SPEED_MPS = 20.0
-"""Cap of the speed; recorded drivers stay below 12.3 (p99)."""
-GRIP_MPS2 = 6.0
-"""The tyres give no more lateral acceleration than this: at speed the steering angle is limited accordingly."""
-DELTA_DX_M = (0.0, 8.0)
-DELTA_DY_M = (-1.5, 1.5)
-DELTA_YAW_RAD = (-0.4, 0.4)
+if TYPE_CHECKING:
+    from ii_world_env.engine import State
 
-
-@dataclass(frozen=True, kw_only=True)
-class Motion:
-    """Motion of B ego vehicles over one step.
-
-    Attributes:
-        path: (B, S, 3) x, y in metres and yaw in rad after each substep, in the ego frame at the beginning of the step.
-        speed_mps: (B,) speed at the end of the step.
-        accel_mps2: (B,) mean longitudinal acceleration.
-        yaw_rate_rps: (B,) mean yaw rate.
-    """
-
-    path: Tensor
-    speed_mps: Tensor
-    accel_mps2: Tensor
-    yaw_rate_rps: Tensor
-
-
-def kinematic(actions: Tensor, speed_mps: Tensor) -> Motion:
-    """Bicycle model about the rear axle; the speed never turns negative.
-
-    Args:
-        actions: (B, 2) in [-1, 1]: acceleration (+1 is 4 m/s², -1 is braking with 6 m/s²), steering angle (+1 is
-            0.5 rad to the left).
-        speed_mps: (B,) speed at the beginning.
-    """
-    pull = actions[:, 0]
-    accel = torch.where(pull > 0, pull * MAX_ACCEL_MPS2, pull * MAX_BRAKE_MPS2)
-    curvature = torch.tan(actions[:, 1] * MAX_STEER_RAD) / EGO_WHEELBASE_M
-    x, y, yaw, speed = torch.zeros_like(pull), torch.zeros_like(pull), torch.zeros_like(pull), speed_mps
-    path = []
-    for _ in range(SUBSTEPS):
-        faster = (speed + accel * SUBSTEP_S).clamp(0.0, MAX_SPEED_MPS)
-        mean = (speed + faster) / 2
-        grip = GRIP_MPS2 / mean.square().clamp(min=1e-6)
-        turn = mean * torch.maximum(torch.minimum(curvature, grip), -grip) * SUBSTEP_S
-        # The heading in the middle of the substep makes the chord of an arc exact to second order.
-        x = x + mean * SUBSTEP_S * torch.cos(yaw + turn / 2)
-        y = y + mean * SUBSTEP_S * torch.sin(yaw + turn / 2)
-        yaw, speed = yaw + turn, faster
-        path.append(torch.stack((x, y, yaw), -1))
-    return Motion(
-        path=torch.stack(path, 1),
-        speed_mps=speed,
-        accel_mps2=(speed - speed_mps) / STEP_S,
-        yaw_rate_rps=yaw / STEP_S,
-    )
-
-
-def delta(actions: Tensor, speed_mps: Tensor) -> Motion:
-    """The motion itself, driven along the arc that reaches it.
-
-    Args:
-        actions: (B, 3) in [-1, 1]: dx of 0..8 m, dy of -1.5..1.5 m, yaw of -0.4..0.4 rad over the step.
-        speed_mps: (B,) speed at the beginning.
-    """
-    bounds = torch.tensor((DELTA_DX_M, DELTA_DY_M, DELTA_YAW_RAD), dtype=actions.dtype, device=actions.device)
-    dx, dy, yaw = (bounds[:, 0] + (actions + 1) / 2 * (bounds[:, 1] - bounds[:, 0])).unbind(-1)
-    speed = torch.hypot(dx, dy) / STEP_S
-    return Motion(
-        path=arc(dx, dy, yaw), speed_mps=speed, accel_mps2=(speed - speed_mps) / STEP_S, yaw_rate_rps=yaw / STEP_S
-    )
-
-
-def arc(dx_m: Tensor, dy_m: Tensor, yaw_rad: Tensor, substeps: int = SUBSTEPS) -> Tensor:
-    """Poses (B, S, 3) on the path of constant twist that ends at a planar motion; all arguments (B,)."""
-    part = (torch.arange(substeps, dtype=dx_m.dtype, device=dx_m.device) + 1) / substeps
-    angle = yaw_rad[:, None] * part
-    # Twist (vx, vy) = V(yaw)^-1 (dx, dy); then the point at a part t of the way is V(t * yaw) * t * (vx, vy).
-    half = yaw_rad / 2
-    scale = torch.where(
-        half.abs() < 1e-4, 1 - half.square() / 3, half / torch.tan(half.where(half.abs() > 1e-9, 1e-9 + half))
-    )
-    vx, vy = scale * dx_m + half * dy_m, scale * dy_m - half * dx_m
-    sine = torch.sinc(angle / torch.pi)
-    versine = torch.sin(angle / 2) * torch.sinc(angle / (2 * torch.pi))
-    x = part * (sine * vx[:, None] - versine * vy[:, None])
-    y = part * (versine * vx[:, None] + sine * vy[:, None])
-    return torch.stack((x, y, angle), -1)
-
-
-def kinematic_for(target: Tensor, speed_mps: Tensor) -> Tensor:
-    """The kinematic action that comes closest to a motion.
-
-    Args:
-        target: (B, 3) wanted dx, dy in metres and yaw in rad over the step.
-        speed_mps: (B,) speed at the beginning.
-
-    Returns:
-        (B, 2) in [-1, 1].
-    """
-    dx, dy, yaw = target.unbind(-1)
-    distance = torch.hypot(dx, dy) * torch.sign(dx).clamp(min=0)
-    accel = 2 * (distance - speed_mps * STEP_S) / STEP_S**2
-    # Pure pursuit meets the point; blended with the heading so that lateral errors do not oscillate.
-    pursuit = 2 * dy / distance.square().clamp(min=0.25)
-    heading = yaw / distance.clamp(min=0.5)
-    steer = torch.atan(EGO_WHEELBASE_M * (pursuit + heading) / 2) / MAX_STEER_RAD
-    pull = torch.where(accel > 0, accel / MAX_ACCEL_MPS2, accel / MAX_BRAKE_MPS2)
-    return torch.stack((pull, steer), -1).clamp(-1, 1)
-
-
-def delta_for(target: Tensor, speed_mps: Tensor) -> Tensor:
-    """The delta action (B, 3) that comes closest to a motion; arguments as in `kinematic_for`."""
-    bounds = torch.tensor((DELTA_DX_M, DELTA_DY_M, DELTA_YAW_RAD), dtype=target.dtype, device=target.device)
-    return ((target - bounds[:, 0]) / (bounds[:, 1] - bounds[:, 0]) * 2 - 1).clamp(-1, 1)
+PLAN_STEPS = 6
+"""Waypoints H of a plan: three seconds."""
+PLAN_SUBSTEPS = 5
+"""Poses per waypoint at which a plan is tested: at most 1.6 m apart, so that the body misses nothing between them."""
+MANOEUVRES = {
+    "keep": (0.0, 0.0),
+    "faster": (2.0, 0.0),
+    "slower": (-2.0, 0.0),
+    "stop": (-5.0, 0.0),
+    "left": (0.0, 1.0),
+    "right": (0.0, -1.0),
+}
+"""Acceleration in m/s², and metres to the left by which the line along the route is shifted."""
+COMMAND_CHOICES = ("right", "left", "straight")
+"""High-level commands in the order of the data sets."""
+LOOK_AHEAD_S, LEAST_LOOK_AHEAD_M = 1.0, 4.0
+TURN_RAD = 0.1
+"""A motion that turns by more than this in a step counts as a turn when a command has to be chosen for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,20 +68,209 @@ class ActionMode:
     """One way to act.
 
     Attributes:
-        size: components A of an action.
-        move: (B, A) actions and (B,) speeds -> `Motion`.
-        inverse: (B, 3) wanted motions and (B,) speeds -> (B, A) actions.
+        name: as in ``gym.make(..., action=name)``.
+        shape: of one action; () for a discrete one.
+        choices: what the numbers 0..N-1 of a discrete action mean; empty for a continuous one.
+        width: numbers by which the last action is remembered, each in [-1, 1] (see `remember`).
+        move: (B, A) actions and (B,) speeds -> `Motion`; None where the motion needs more than that (see `drive`).
+        follow: (B, A) actions and the engine's state -> `Motion`, for modes that follow the route; else None.
+        inverse: (B, 3) wanted dx, dy, yaw and (B,) speeds -> the actions (B, A) that come closest.
         tracking: share of the missing distance that a follower should make up in one step. Making up all of it with
             constant acceleration overshoots the speed by as much as it was short, and swings about it for ever.
     """
 
-    size: int
-    move: Callable[[Tensor, Tensor], Motion]
+    name: str
+    shape: tuple[int, ...]
+    choices: tuple[str, ...] = ()
+    width: int
+    move: Callable[[Tensor, Tensor], Motion] | None = None
+    follow: Callable[[Tensor, State], Motion] | None = None
     inverse: Callable[[Tensor, Tensor], Tensor]
     tracking: float
 
+    @property
+    def size(self) -> int:
+        """Components A of an action as the engine takes it."""
+        return int(torch.Size(self.shape).numel())
 
-ACTION_MODES: dict[str, ActionMode] = {
-    "kinematic": ActionMode(size=2, move=kinematic, inverse=kinematic_for, tracking=0.75),
-    "delta": ActionMode(size=3, move=delta, inverse=delta_for, tracking=1.0),
-}
+    @property
+    def discrete(self) -> bool:
+        """Whether an action is one of `choices`."""
+        return bool(self.choices)
+
+    @property
+    def left_to_world(self) -> bool:
+        """Whether the world itself drives, and an action only tells it where to."""
+        return self.move is None and self.follow is None
+
+    def drive(self, actions: Tensor, state: State) -> Motion:
+        """The motion of checked actions (B, A).
+
+        Raises:
+            ActionError: the motion is the world's to choose.
+        """
+        if self.follow is not None:
+            return self.follow(actions, state)
+        if self.move is None:
+            raise ActionError(
+                f"action={self.name!r} without a world", "a world that drives by itself", "step the world"
+            )
+        return self.move(actions, state.speed_mps)
+
+    def remember(self, actions: Tensor) -> Tensor:
+        """(B, W) float32 in [-1, 1]: one-hot choices, or what of a continuous action was executed."""
+        if self.discrete:
+            return F.one_hot(actions[:, 0], len(self.choices)).float()
+        return actions[:, : self.width]
+
+    def checked(self, actions: Tensor, batch: int, device: torch.device) -> Tensor:
+        """Actions as the engine takes them: (B, A), float32 in [-1, 1] or int64 in 0..N-1.
+
+        Args:
+            actions: (B, A) or (B, *shape) numbers; (B,) will do for a discrete mode.
+
+        Raises:
+            ActionError: wrong type or shape, values that are not finite, or no such choice.
+        """
+        if not isinstance(actions, Tensor) or not self._fits(tuple(actions.shape), batch):
+            came = f"shape {tuple(actions.shape)}" if hasattr(actions, "shape") else f"a {type(actions).__name__}"
+            wanted = f"a tensor of shape {(batch, *self.shape)} for action={self.name!r}"
+            raise ActionError(f"actions of {came}", wanted, "reshape them")
+        actions = actions.reshape(batch, self.size).to(device)
+        if actions.is_complex() or not bool(torch.isfinite(actions).all()):
+            found = f"actions that are not finite: {actions.tolist()}"
+            raise ActionError(found, self.meaning, "look for NaN in the policy")
+        if not self.discrete:
+            return actions.to(torch.float32).clamp(-1, 1)
+        whole = actions.long()
+        if not bool(((whole == actions) & (whole >= 0) & (whole < len(self.choices))).all()):
+            raise ActionError(f"actions {actions[:, 0].tolist()}", self.meaning, "choose one of them")
+        return whole
+
+    @property
+    def meaning(self) -> str:
+        """The values that an action may take, in words."""
+        if not self.discrete:
+            return "numbers in [-1, 1]"
+        return "one of " + ", ".join(f"{number} {name}" for number, name in enumerate(self.choices))
+
+    def _fits(self, shape: tuple[int, ...], batch: int) -> bool:
+        return shape in ((batch, *self.shape), (batch, self.size))
+
+
+def waypoints(actions: Tensor, speed_mps: Tensor) -> Motion:
+    """A plan of H links, each a `delta` motion in the frame of the waypoint before; the first is driven.
+
+    Args:
+        actions: (B, 3 H) in [-1, 1], link by link.
+        speed_mps: (B,) speed at the beginning.
+    """
+    links = in_metres(actions.unflatten(1, (-1, 3)))
+    here = torch.zeros_like(links[:, 0])
+    plan = []
+    for link in links[:, 1:].unbind(1):
+        dx, dy, yaw = link.unbind(-1)
+        steps = arc(dx, dy, yaw, PLAN_SUBSTEPS)
+        plan.append(compose(here[:, None].expand_as(steps), steps))
+        here = plan[-1][:, -1]
+    return replace(along(links[:, 0], speed_mps), plan=torch.cat(plan, 1))
+
+
+def waypoints_for(target: Tensor, speed_mps: Tensor) -> Tensor:
+    """The plan (B, 3 H) that repeats the motion ``target`` (B, 3): the same arc, driven on."""
+    return delta_for(target, speed_mps).repeat(1, PLAN_STEPS)
+
+
+def waypoints_through(poses: Tensor) -> Tensor:
+    """The action of a planned trajectory.
+
+    Args:
+        poses: (B, H, 3) x, y in metres and yaw in rad at 0.5, 1, ... s, all in the current ego frame.
+
+    Returns:
+        (B, H, 3) in [-1, 1]; links beyond the bounds of `delta` are cut to them.
+    """
+    before = torch.cat((torch.zeros_like(poses[:, :1]), poses[:, :-1]), 1)
+    place = into(before, poses[..., None, :2])[..., 0, :]
+    turn = poses[..., 2:] - before[..., 2:]
+    turn = torch.atan2(turn.sin(), turn.cos())
+    links = torch.cat((place, turn), -1)
+    return delta_for(links.flatten(0, 1), links[..., 0].flatten()).view_as(poses)
+
+
+def meta(actions: Tensor, state: State) -> Motion:
+    """A manoeuvre of `MANOEUVRES` (B, 1): drive along the route, beside it by what the ego is beside it now.
+
+    A bicycle model steers by pure pursuit to the point one second ahead on the line parallel to the route; "left" and
+    "right" move that line by a metre, again and again as they are repeated.
+    """
+    table = torch.tensor(list(MANOEUVRES.values()), device=actions.device)[actions[:, 0]]
+    along_m, aside_m = project(state.route, state.pose[:, :2], state.progress_m)
+    ahead = (state.speed_mps * LOOK_AHEAD_S).clamp(min=LEAST_LOOK_AHEAD_M)
+    near, far = points_at(state.route, torch.stack((along_m + ahead - 0.5, along_m + ahead + 0.5), 1)).unbind(1)
+    middle, direction = (near + far) / 2, F.normalize(far - near, dim=-1)
+    left = torch.stack((-direction[:, 1], direction[:, 0]), -1)
+    goal = into(state.pose, (middle + left * (aside_m + table[:, 1])[:, None])[:, None])[:, 0]
+    curvature = 2 * goal[:, 1] / goal.square().sum(-1).clamp(min=1.0)
+    steer = torch.atan(curvature * EGO_WHEELBASE_M) / MAX_STEER_RAD
+    accel = torch.where(table[:, 0] > 0, table[:, 0] / MAX_ACCEL_MPS2, table[:, 0] / MAX_BRAKE_MPS2)
+    return kinematic(torch.stack((accel, steer), -1).clamp(-1, 1), state.speed_mps)
+
+
+def meta_for(target: Tensor, speed_mps: Tensor) -> Tensor:
+    """The manoeuvre (B, 1) whose distance comes closest; steering is left to the route."""
+    accel = torch.tensor([pull for pull, _ in list(MANOEUVRES.values())[:4]], device=target.device)
+    faster = (speed_mps[:, None] + accel * STEP_S).clamp(0, MAX_SPEED_MPS)
+    distance = (speed_mps[:, None] + faster) / 2 * STEP_S
+    return (distance - target[:, :1]).abs().argmin(1, keepdim=True)
+
+
+def command_for(target: Tensor, speed_mps: Tensor) -> Tensor:
+    """The command (B, 1) that names the turn of a motion."""
+    yaw = target[:, 2:]
+    straight = torch.full_like(yaw, 2, dtype=torch.long)
+    return torch.where(yaw > TURN_RAD, 1, torch.where(yaw < -TURN_RAD, 0, straight))
+
+
+_MODES = (
+    ActionMode(name="kinematic", shape=(2,), width=2, move=kinematic, inverse=kinematic_for, tracking=0.75),
+    ActionMode(name="delta", shape=(3,), width=3, move=delta, inverse=delta_for, tracking=1.0),
+    ActionMode(
+        name="waypoints", shape=(PLAN_STEPS, 3), width=3, move=waypoints, inverse=waypoints_for, tracking=1.0
+    ),
+    ActionMode(
+        name="meta", shape=(), choices=tuple(MANOEUVRES), width=len(MANOEUVRES), follow=meta, inverse=meta_for,
+        tracking=0.75,
+    ),
+    ActionMode(
+        name="command", shape=(), choices=COMMAND_CHOICES, width=len(COMMAND_CHOICES), inverse=command_for, tracking=1.0
+    ),
+)  # fmt: skip
+ACTION_MODES: dict[str, ActionMode] = {mode.name: mode for mode in _MODES}
+
+__all__ = [
+    "ACTION_MODES",
+    "COMMAND_CHOICES",
+    "DELTA_DX_M",
+    "DELTA_DY_M",
+    "DELTA_YAW_RAD",
+    "GRIP_MPS2",
+    "MANOEUVRES",
+    "MAX_ACCEL_MPS2",
+    "MAX_BRAKE_MPS2",
+    "MAX_SPEED_MPS",
+    "MAX_STEER_RAD",
+    "PLAN_STEPS",
+    "SUBSTEPS",
+    "SUBSTEP_S",
+    "ActionMode",
+    "Motion",
+    "arc",
+    "command_for",
+    "delta",
+    "kinematic",
+    "kinematic_for",
+    "meta",
+    "waypoints",
+    "waypoints_through",
+]

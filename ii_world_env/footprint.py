@@ -107,14 +107,31 @@ def off_road(
     corners = transform(poses, _corners(poses))
     around = _disc(config.ground_reach_m, grid.voxel_m, poses)
     points = (corners[:, :, :, None] + around).view(batch, -1, 2)
+    kinds = ground_at(labels, ground, points, home, grid, config)
+    drivable, other = (kind.view(batch, steps, 4, len(around)).any(-1) for kind in kinds)
+    at_home = in_body(into(home, corners.view(batch, -1, 2)), config.spawn_margin_m).view(batch, steps, 4)
+    return (other & ~drivable & ~at_home).any(-1)
+
+
+def ground_at(
+    labels: Tensor, ground: Tensor, points: Tensor, home: Tensor, grid: VoxelGrid, config: FootprintConfig
+) -> tuple[Tensor, Tensor]:
+    """What is known about the ground at points (B, N, 2); other arguments as in `off_road`.
+
+    Returns:
+        (B, N) bool, there is drivable ground; (B, N) bool, there is other ground. Both, or neither, may hold.
+    """
     top = band((-math.inf, config.ground_top_m), grid)[1]
     column = columns_at(labels[..., :top], points, grid)
     votes = columns_at(ground[..., None], into(home, points), grid, fill=0)[..., 0]
-    shape = (batch, steps, 4, len(around))
-    drivable = ((column == DRIVEABLE).any(-1) | (votes > 0)).view(shape).any(-1)
-    other = (_member(column, GROUND[1:]).any(-1) | (votes < 0)).view(shape).any(-1)
-    at_home = in_body(into(home, corners.view(batch, -1, 2)), config.spawn_margin_m).view(shape[:3])
-    return (other & ~drivable & ~at_home).any(-1)
+    drivable = (column == DRIVEABLE).any(-1) | (votes > 0)
+    return drivable, _member(column, GROUND[1:]).any(-1) | (votes < 0)
+
+
+def obstacles_at(labels: Tensor, points: Tensor, grid: VoxelGrid, config: FootprintConfig) -> Tensor:
+    """Whether obstacles as high as the body stand at points (B, N, 2), frame of the labels; (B, N) bool."""
+    low, high = band(config.band_m, grid)
+    return _member(columns_at(labels[..., low:high], points, grid), OBSTACLE).any(-1)
 
 
 def ground_votes(labels: Tensor, grid: VoxelGrid, config: FootprintConfig) -> Tensor:

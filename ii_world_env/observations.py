@@ -1,24 +1,30 @@
 """What an agent sees, as batched tensors.
 
-Legend: B environments, W x H cells of the compact bird's-eye map, N route points.
+Legend: B environments, W x H cells of the compact bird's-eye map, N route points, A numbers of the last action.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ii_world_env.actions import MAX_SPEED_MPS
-from ii_world_env.footprint import band
+from ii_world_env.features import FEATURE_BOUNDS, features
+from ii_world_env.footprint import FootprintConfig, band
+from ii_world_env.motion import MAX_SPEED_MPS
 from ii_world_env.planar import into
 from ii_world_env.route import points_at
+from world_model.errors import ConfigError, OptionError
 from world_model.grid import FREE, NUM_CLASSES, VoxelGrid
+from world_model.worlds import Latent, World
 
 if TYPE_CHECKING:
-    from ii_world_env.engine import State
+    from ii_world_env.state import State
 
 PRIORITY = (FREE, 11, 12, 14, 13, 0, 16, 15, 9, 10, 5, 3, 4, 1, 6, 2, 8, 7)
 """Which class a cell shows when it holds several, the last wins: ground, structures, vehicles, the small."""
@@ -65,3 +71,107 @@ def route(state: State) -> Tensor:
     ahead = torch.arange(1, ROUTE_POINTS + 1, device=state.pose.device) * ROUTE_SPACING_M
     points = points_at(state.route, state.progress_m[:, None] + ahead)
     return into(state.pose, points).flatten(1).clamp(-ROUTE_BOUND_M, ROUTE_BOUND_M)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One array of an observation.
+
+    Attributes:
+        shape: without the batch.
+        low, high: bounds, of one value for all or of each value.
+        whole: uint8 class ids, else float32.
+    """
+
+    shape: tuple[int, ...]
+    low: float | list[float]
+    high: float | list[float]
+    whole: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObservationMode:
+    """One way to see.
+
+    Attributes:
+        parts: names of its arrays; a single one is given bare, several in a dict.
+        needs_labels: whether the occupancy has to be decoded for it.
+    """
+
+    parts: tuple[str, ...]
+    needs_labels: bool = True
+
+
+OBSERVATION_MODES = {
+    "bev": ObservationMode(parts=("bev", "ego", "route")),
+    "occupancy": ObservationMode(parts=("occupancy",)),
+    "tokens": ObservationMode(parts=("tokens", "ego", "route"), needs_labels=False),
+    "state": ObservationMode(parts=("state",)),
+}
+
+
+def observe(mode: str, state: State, world: World, config: FootprintConfig | None = None) -> Tensor | dict[str, Tensor]:
+    """What the agent of an observation mode sees: one batched tensor, or several by name; see `parts_of`.
+
+    Args:
+        mode: name in `OBSERVATION_MODES`.
+        state: B environments.
+        world: the one that the state is of.
+        config: what counts as touching, for the features of "state".
+    """
+    touching = config or FootprintConfig()
+    make: dict[str, Callable[[], Tensor]] = {
+        "bev": lambda: bev(state.labels, world.grid),
+        "ego": lambda: ego(state),
+        "route": lambda: route(state),
+        "occupancy": lambda: state.labels,
+        "tokens": lambda: _latent(world).tokens(state.world),
+        "state": lambda: torch.cat((features(state, world.grid, touching), ego(state), route(state)), 1),
+    }
+    seen = {name: make[name]() for name in _mode(mode).parts}
+    return seen if len(seen) > 1 else next(iter(seen.values()))
+
+
+def parts_of(mode: str, grid: VoxelGrid, action_width: int, world: World | None = None) -> dict[str, Part]:
+    """The arrays of an observation mode with their bounds.
+
+    Args:
+        mode: name in `OBSERVATION_MODES`.
+        grid: of the world.
+        action_width: numbers A by which the last action is remembered.
+        world: "tokens" takes the shape of the latent map from it.
+
+    Raises:
+        OptionError: no such mode.
+        ConfigError: tokens of a world that has none.
+    """
+    size_x, size_y, size_z = grid.shape
+    own = [*EGO_BOUNDS, *[1.0] * action_width]
+    ahead = [ROUTE_BOUND_M] * (2 * ROUTE_POINTS)
+    low, high = [low for low, _ in FEATURE_BOUNDS], [high for _, high in FEATURE_BOUNDS]
+    minus = [-bound for bound in own + ahead]
+    make: dict[str, Callable[[], Part]] = {
+        "bev": lambda: Part(shape=(size_x // POOL, size_y // POOL), low=0, high=FREE, whole=True),
+        "ego": lambda: Part(shape=(len(own),), low=[-bound for bound in own], high=own),
+        "route": lambda: Part(shape=(len(ahead),), low=-ROUTE_BOUND_M, high=ROUTE_BOUND_M),
+        "occupancy": lambda: Part(shape=(size_x, size_y, size_z), low=0, high=FREE, whole=True),
+        "tokens": lambda: Part(shape=_latent(world).token_shape, low=-math.inf, high=math.inf),
+        "state": lambda: Part(shape=(len(low + minus),), low=low + minus, high=high + own + ahead),
+    }
+    return {name: make[name]() for name in _mode(mode).parts}
+
+
+def _mode(name: str) -> ObservationMode:
+    if name not in OBSERVATION_MODES:
+        raise OptionError(f"observation={name!r}", f"one of {tuple(OBSERVATION_MODES)}", "choose one of them")
+    return OBSERVATION_MODES[name]
+
+
+def _latent(world: World | None) -> Latent:
+    if not isinstance(world, Latent):
+        raise ConfigError(
+            f"observation='tokens' in a {type(world).__name__}",
+            "a world with a latent map: token_shape and tokens(state)",
+            "use world='learned', or another observation mode",
+        )
+    return world

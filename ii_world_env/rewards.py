@@ -30,6 +30,8 @@ class WeightedReward:
         ttc: per step with a collision ahead: full at 0.3 s, two thirds at 0.6 s, a third at 0.9 s.
         comfort: per step and exceeded limit of comfort.
         route: per step and metre beside the route, up to 4 m.
+        plan: per step with a plan that hits something or leaves the road, times the share of the plan behind that
+            place; only where actions are plans.
     """
 
     progress: float = 10.0
@@ -39,10 +41,11 @@ class WeightedReward:
     ttc: float = -0.3
     comfort: float = -0.1
     route: float = -0.02
+    plan: float = -0.5
 
     def __call__(self, outcome: Outcome) -> dict[str, Tensor]:
         near = ((1.2 - outcome.time_to_collision_s) / 0.9).clamp(min=0.0)
-        return {
+        terms = {
             "progress": self.progress * outcome.progress_m / outcome.goal_m.clamp(min=10.0),
             "destination": self.destination * outcome.destination.float(),
             "collision": self.collision * outcome.collision.float(),
@@ -51,6 +54,9 @@ class WeightedReward:
             "comfort": self.comfort * outcome.discomfort.float().sum(-1),
             "route": self.route * outcome.lateral_m.abs().clamp(max=4.0),
         }
+        if outcome.plan_risk is not None:
+            terms["plan"] = self.plan * outcome.plan_risk
+        return terms
 
 
 def default() -> WeightedReward:
@@ -60,21 +66,27 @@ def default() -> WeightedReward:
 
 def sparse() -> WeightedReward:
     """+1 at the destination, -1 for a collision or for leaving the road, else 0."""
-    return WeightedReward(progress=0.0, destination=1.0, collision=-1.0, off_road=-1.0, ttc=0.0, comfort=0.0, route=0.0)
+    return WeightedReward(
+        progress=0.0, destination=1.0, collision=-1.0, off_road=-1.0, ttc=0.0, comfort=0.0, route=0.0, plan=0.0
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class PDMScore:
     """The gated score of NAVSIM (Dauner et al., 2024) per step: NC · DAC · (5 TTC + 5 EP + 2 C) / 12, in [0, 1].
 
-    Arriving early pays the remaining steps in full, otherwise slow drivers would collect more.
+    Arriving early pays the remaining steps in full, otherwise slow drivers would collect more. Where actions are plans,
+    a plan that hits something or leaves the road counts as a collision ahead.
     """
 
     def __call__(self, outcome: Outcome) -> dict[str, Tensor]:
         gate = (~outcome.collision & ~outcome.off_road).float()
+        clear = torch.isinf(outcome.time_to_collision_s)
+        if outcome.plan_risk is not None:
+            clear = clear & (outcome.plan_risk == 0)
         comfortable = (~outcome.discomfort.any(-1)).float()
         return {
-            "ttc": gate * torch.isinf(outcome.time_to_collision_s).float() * 5 / 12,
+            "ttc": gate * clear.float() * 5 / 12,
             "progress": gate * outcome.progress_ratio * 5 / 12,
             "comfort": gate * comfortable * 2 / 12,
             "destination": gate * outcome.destination.float() * outcome.steps_left,

@@ -9,13 +9,16 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from world_model.data.clips import Clips, load_clips, windows
-from world_model.data.index import COMMANDS, INDEX_NAME, SceneIndex
+from world_model.data.index import COMMANDS, DATASETS, INDEX_NAME, SceneIndex
 from world_model.errors import DataError, OptionError
 from world_model.grid import OCC3D, VoxelGrid
 
@@ -24,8 +27,16 @@ PAST = 4
 RESET_OPTIONS = {
     "scene": "name or number of a scene",
     "frame": "keyframe number within the scene, 0 is the first",
+    "state": "a kept State to go on from, alone",
     "command": f"one of {COMMANDS} or 0..2, held for the whole episode",
     "speed_mps": "start speed, 0..20 m/s",
+    "variation": "a dict of what is to differ from the recording",
+}
+VARIATIONS = {
+    "speed_mps": "start speed, 0..20 m/s",
+    "command": f"one of {COMMANDS} or 0..2, held for the whole episode",
+    "action_noise": "standard deviation of noise on every number of an action, 0..1 (continuous modes)",
+    "drop_agents": "share of the other agents that are taken out, 0..1 (world='simulated')",
 }
 
 
@@ -38,12 +49,18 @@ class Start:
         frame: frame number in the index.
         command: 0..2, or -1 for the recorded commands.
         speed_mps: start speed, or NaN for the recorded one.
+        action_noise: standard deviation of the noise on every number of an action.
+        drop_agents: share of the other agents that are taken out.
+        seed: of the noise and of the choice of agents.
     """
 
     scene: int
     frame: int
     command: int = -1
     speed_mps: float = float("nan")
+    action_noise: float = 0.0
+    drop_agents: float = 0.0
+    seed: int = 0
 
 
 class Scenes:
@@ -77,19 +94,14 @@ class Scenes:
         Raises:
             OptionError: an unknown option, or a value that does not fit; lists what is allowed.
         """
-        options = dict(options or {})
-        unknown = sorted(map(str, set(options) - set(RESET_OPTIONS)))
-        if unknown:
-            allowed = "; ".join(f"{name}: {meaning}" for name, meaning in RESET_OPTIONS.items())
-            raise OptionError(f"unknown reset option {', '.join(unknown)}", allowed, "remove or rename it")
+        options = _known({} if options is None else options, RESET_OPTIONS, "reset option")
+        varied = _variation(options)
         scene = self._scene(options["scene"]) if "scene" in options else None
         frame = self._frame(rng, scene, options.get("frame"))
-        return Start(
-            scene=frame[0],
-            frame=frame[1],
-            command=_command(options["command"]) if "command" in options else -1,
-            speed_mps=_speed(options["speed_mps"]) if "speed_mps" in options else float("nan"),
-        )
+        random = varied.get("action_noise") or varied.get("drop_agents")
+        # Drawn only where it matters: the same seed chooses the same scenes with and without variations.
+        seed = int(rng.integers(2**62)) if random else 0
+        return Start(scene=frame[0], frame=frame[1], seed=seed, **varied)
 
     def load(self, starts: Sequence[Start], future: int, with_future_labels: bool, grid: VoxelGrid = OCC3D) -> Clips:
         """The clips of some starts."""
@@ -126,8 +138,19 @@ class Scenes:
         return scene, int(self.index.frames(scene)[int(wanted)])
 
 
+def conditions(starts: Sequence[Start]) -> dict[str, Tensor]:
+    """What `Engine.reset` takes beside the clips, each (B,)."""
+    names = ("speed_mps", "command", "action_noise", "drop_agents", "seed")
+    return {name: torch.tensor([getattr(start, name) for start in starts]) for name in names}
+
+
 def open_scenes(
-    *, data_root: str | Path | None = None, index: str | Path | None = None, split: str = "val", horizon: int = 16
+    *,
+    data_root: str | Path | None = None,
+    index: str | Path | None = None,
+    split: str = "val",
+    horizon: int = 16,
+    dataset: str = "any",
 ) -> Scenes:
     """Open a data set, or the bundled demo scenes where none is named.
 
@@ -136,10 +159,20 @@ def open_scenes(
         index: index file of `python -m world_model.prepare`.
         split: "train", "val" or "all".
         horizon: steps of an episode.
+        dataset: "any", or which data set the index must hold, one of `world_model.data.index.DATASETS`.
 
     Raises:
-        DataError: no such data or split.
+        DataError: no such data or split, or another data set.
+        OptionError: an unknown data set, or one that is not bundled and was not given.
     """
+    if dataset not in ("any", *DATASETS):
+        raise OptionError(f"dataset={dataset!r}", f"any, {', '.join(DATASETS)}", "choose one of them")
+    if dataset != "any" and data_root is None and index is None:
+        raise OptionError(
+            f"no data of the data set {dataset!r} were given, and none are bundled",
+            "data_root= or index=, prepared with `python -m world_model.prepare`",
+            "see docs/formats.md for how to get and prepare them",
+        )
     if data_root is None and index is None:
         from world_model.data.demo import demo_root
 
@@ -148,7 +181,14 @@ def open_scenes(
     path = Path(index) if index is not None else Path(str(data_root))
     if not path.exists():
         raise DataError(f"{path} does not exist", f"a data folder with {INDEX_NAME}", "check data_root= and index=")
-    return Scenes(_index(str(path), None if data_root is None else str(data_root)), split, horizon)
+    opened = _index(str(path), None if data_root is None else str(data_root))
+    if dataset not in ("any", opened.dataset):
+        raise DataError(
+            f"{path} holds the data set {opened.dataset!r}",
+            repr(dataset),
+            'make("IIWorld-nuScenes-v0", ...), which takes any data set, or give the path of the other one',
+        )
+    return Scenes(opened, split, horizon)
 
 
 @lru_cache(maxsize=8)
@@ -167,15 +207,43 @@ def _say_demo() -> None:
     )
 
 
-def _command(value: object) -> int:
+def _known(options: object, allowed: Mapping[str, str], what: str) -> dict[str, Any]:
+    if not isinstance(options, Mapping):
+        raise OptionError(f"{what}s of type {type(options).__name__}", "a dict", "give names and values")
+    unknown = sorted(map(str, set(options) - set(allowed)))
+    if unknown:
+        listed = "; ".join(f"{name}: {meaning}" for name, meaning in allowed.items())
+        raise OptionError(f"unknown {what} {', '.join(unknown)}", listed, "remove or rename it")
+    return dict(options)
+
+
+def _variation(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of `Start` that options change, checked."""
+    wanted = _known(options.get("variation", {}), VARIATIONS, "variation")
+    for name in ("command", "speed_mps"):
+        if name in options and name in wanted:
+            raise OptionError(f"{name} as a reset option and as a variation", "one of both", "remove one of them")
+        if name in options:
+            wanted[name] = options[name]
+    check = {"command": _command, "speed_mps": _speed, "action_noise": _share, "drop_agents": _share}
+    return {name: check[name](name, value) for name, value in wanted.items()}
+
+
+def _share(name: str, value: object) -> float:
+    if isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) <= 1:
+        return float(value)
+    raise OptionError(f"{name}={value!r}", "a number 0..1", "0 changes nothing")
+
+
+def _command(name: str, value: object) -> int:
     if isinstance(value, str) and value in COMMANDS:
         return COMMANDS.index(value)
     if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and 0 <= int(value) < len(COMMANDS):
         return int(value)
-    raise OptionError(f"command={value!r}", f"one of {COMMANDS} or 0..2", "choose one of them")
+    raise OptionError(f"{name}={value!r}", f"one of {COMMANDS} or 0..2", "choose one of them")
 
 
-def _speed(value: object) -> float:
-    if isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and 0 <= float(value) <= 20:
+def _speed(name: str, value: object) -> float:
+    if isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) <= 20:
         return float(value)
-    raise OptionError(f"speed_mps={value!r}", "a number 0..20", "give a speed in metres per second")
+    raise OptionError(f"{name}={value!r}", "a number 0..20", "give a speed in metres per second")

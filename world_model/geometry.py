@@ -128,6 +128,11 @@ def warp_bev(
     return moved.to(maps.dtype)
 
 
+TIE = 1e-3
+"""Voxels. Centres that fall between two voxels all go the same way: a shift by half a voxel would otherwise sieve the
+labels by rounding errors, and thin walls would vanish."""
+
+
 def warp_voxels(labels: Tensor, target_to_source: Tensor, grid: VoxelGrid = OCC3D, fill: int = FREE) -> Tensor:
     """Nearest-neighbour warp of voxel labels into another frame.
 
@@ -164,8 +169,8 @@ def warp_voxels(labels: Tensor, target_to_source: Tensor, grid: VoxelGrid = OCC3
             + matrix[:, 1, 1, None, None] * axes[1]
             + matrix[:, 1, 3, None, None]
         )
-        i = ((x - lower[0]) / grid.voxel_m).floor().long()
-        j = ((y - lower[1]) / grid.voxel_m).floor().long()
+        i = ((x - lower[0]) / grid.voxel_m + TIE).floor().long()
+        j = ((y - lower[1]) / grid.voxel_m + TIE).floor().long()
         inside = (i >= 0) & (i < size_x) & (j >= 0) & (j < size_y)
         flat = (i.clamp(0, size_x - 1) * size_y + j.clamp(0, size_y - 1)).view(batch, -1)
         columns = labels.reshape(batch, size_x * size_y, size_z)
@@ -174,7 +179,7 @@ def warp_voxels(labels: Tensor, target_to_source: Tensor, grid: VoxelGrid = OCC3
         return moved.view(batch, size_x, size_y, size_z)
     points = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).view(-1, 3)
     source = points @ matrix[:, :3, :3].transpose(1, 2) + matrix[:, None, :3, 3]
-    index = ((source - lower) / grid.voxel_m).floor().long()
+    index = ((source - lower) / grid.voxel_m + TIE).floor().long()
     size = torch.tensor((size_x, size_y, size_z), device=device)
     inside = ((index >= 0) & (index < size)).all(-1)
     index = torch.minimum(index.clamp(min=0), size - 1)

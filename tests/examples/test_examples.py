@@ -47,7 +47,8 @@ def write_scenes(*arguments: object, **options: object) -> Path:
 
 
 def test_the_examples_are_known() -> None:
-    assert [p.stem for p in EXAMPLES] == ["quickstart", "scripted_scenarios", "train_ppo", "train_world_model"]
+    known = ["own_world", "quickstart", "scripted_scenarios", "train_ppo", "train_world_model"]
+    assert [p.stem for p in EXAMPLES] == known
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
@@ -72,6 +73,18 @@ def test_quickstart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     width, _, frames = picture(tmp_path / "quickstart.gif")
     assert width > 1000 and 2 <= frames <= 3
     assert str(tmp_path / "quickstart.gif") in said
+
+
+def test_own_world(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    example = load("own_world")
+    example.main(example.Args(short=True, out=tmp_path))
+    ghost, recorded = (line for line in capsys.readouterr().out.splitlines() if "reward" in line)
+    assert ghost.startswith("own_world:GhostTown") and " 0 voxels of objects" in ghost
+    assert recorded.startswith("replay") and " 0 voxels of objects" not in recorded
+    assert picture(tmp_path / "GhostTown.png")[0] > 500 and picture(tmp_path / "replay.png")[0] > 500
+    lines = (ROOT / "examples" / "own_world.py").read_text().partition("class GhostTown:")[2].partition("# And a")[0]
+    assert len([line for line in lines.splitlines() if line.strip()]) <= 20
 
 
 def test_scripted_scenarios(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

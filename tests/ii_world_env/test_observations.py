@@ -5,12 +5,23 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from street import SMALL, street
+from gymnasium import spaces
+from small_worlds import TINY
+from street import SMALL, street, street_clips
 
-from ii_world_env.observations import PRIORITY, bev
+from ii_world_env.actions import ACTION_MODES
+from ii_world_env.engine import Engine, EngineConfig
+from ii_world_env.features import FEATURES
+from ii_world_env.observations import OBSERVATION_MODES, PRIORITY, bev, observe
 from ii_world_env.spaces import action_space, observation_space
-from world_model.errors import OptionError
+from world_model.errors import ConfigError, OptionError
+from world_model.forecaster import Forecaster
+from world_model.forecaster import tiny as tiny_forecaster
 from world_model.grid import CLASS_ID, FREE, NUM_CLASSES, OCC3D
+from world_model.tokenizer import Tokenizer
+from world_model.tokenizer import tiny as tiny_tokenizer
+from world_model.worlds import TransportWorld
+from world_model.worlds.learned import LearnedWorld
 
 
 def test_priority_names_every_class_once() -> None:
@@ -52,3 +63,48 @@ def test_unknown_modes_list_the_known_ones() -> None:
         observation_space("lidar", "delta", OCC3D)
     with pytest.raises(OptionError, match="kinematic"):
         action_space("joystick")
+
+
+@pytest.mark.parametrize("action", sorted(set(ACTION_MODES) - {"command"}))
+@pytest.mark.parametrize("mode", sorted(set(OBSERVATION_MODES) - {"tokens"}))
+def test_observations_lie_in_their_spaces_under_every_action_mode(mode: str, action: str) -> None:
+    world = TransportWorld(TINY)
+    engine = Engine(world, EngineConfig(action=action))
+    space = observation_space(mode, action, TINY)
+    state = engine.reset(street_clips(TINY, batch=2, future=4))
+    rng = action_space(action)
+    rng.seed(0)
+    for _ in range(3):
+        seen = observe(mode, state, world)
+        for row in range(2):
+            one = {k: v[row].numpy() for k, v in seen.items()} if isinstance(seen, dict) else seen[row].numpy()
+            assert space.contains(one)
+        state, _ = engine.step(state, torch.from_numpy(np.stack([rng.sample(), rng.sample()])))
+
+
+def test_the_state_vector_is_features_ego_and_route() -> None:
+    world = TransportWorld(SMALL)
+    state = Engine(world, EngineConfig()).reset(street_clips(SMALL, future=4))
+    vector, parts = observe("state", state, world), observe("bev", state, world)
+    assert isinstance(vector, torch.Tensor) and isinstance(parts, dict)
+    assert torch.equal(vector[:, len(FEATURES) :], torch.cat((parts["ego"], parts["route"]), 1))
+
+
+@torch.inference_mode()
+def test_tokens_are_what_the_occupancy_is_decoded_from() -> None:
+    torch.manual_seed(0)
+    world = LearnedWorld(Tokenizer(tiny_tokenizer()), Forecaster(tiny_forecaster()))
+    engine = Engine(world, EngineConfig())
+    state, _ = engine.step(engine.reset(street_clips(TINY, future=4)), torch.zeros(1, 2))
+    seen = observe("tokens", state, world)
+    assert isinstance(seen, dict) and set(seen) == {"tokens", "ego", "route"}
+    assert torch.equal(world.tokenizer.decode(seen["tokens"]), world.occupancy(state.world))
+    space = observation_space("tokens", "kinematic", world.grid, world)
+    assert isinstance(space, spaces.Dict)
+    assert space.contains({name: value[0].numpy() for name, value in seen.items()})
+    assert not OBSERVATION_MODES["tokens"].needs_labels
+
+
+def test_tokens_of_a_world_without_any_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"(?s)TransportWorld.*world='learned'"):
+        observation_space("tokens", "kinematic", SMALL, TransportWorld(SMALL))

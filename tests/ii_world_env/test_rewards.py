@@ -53,6 +53,14 @@ def test_terms_are_finite_and_every_fault_costs(preset: str) -> None:
         assert lost == 0 if name in ignored else lost > 0.05, name
 
 
+def test_a_bad_plan_costs_where_actions_are_plans() -> None:
+    good, bad = (calm(plan_risk=torch.tensor([risk])) for risk in (0.0, 0.4))
+    assert "plan" not in PRESETS["default"]()(calm())
+    assert total("default", good) - total("default", bad) == pytest.approx(0.5 * 0.4)
+    assert total("pdms", good) == pytest.approx(1.0) and total("pdms", bad) == pytest.approx(7 / 12)
+    assert total("sparse", good) == total("sparse", bad) == 0
+
+
 def test_pdm_score_is_gated_and_weighted() -> None:
     assert total("pdms", calm()) == pytest.approx(1.0)
     assert total("pdms", calm(collision=YES)) == 0 and total("pdms", calm(off_road=YES)) == 0

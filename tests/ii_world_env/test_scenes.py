@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from ii_world_env.scenes import open_scenes
+from ii_world_env.scenes import conditions, open_scenes
 from world_model.errors import DataError, OptionError
 
 
@@ -55,6 +57,45 @@ def test_bad_options_are_answered_with_the_good_ones(street_data: Path, options:
     scenes = open_scenes(data_root=street_data)
     with pytest.raises(OptionError, match=f"(?s){says}"):
         scenes.choose(np.random.default_rng(0), options)
+
+
+def test_variations_are_taken_from_either_place(street_data: Path) -> None:
+    scenes, rng = open_scenes(data_root=street_data), np.random.default_rng(0)
+    wanted = {"speed_mps": 3, "command": 0, "action_noise": 0.2, "drop_agents": 0.5}
+    start = scenes.choose(rng, {"variation": wanted})
+    assert (start.speed_mps, start.command, start.action_noise, start.drop_agents) == (3.0, 0, 0.2, 0.5)
+    again = scenes.choose(rng, {"variation": wanted})
+    assert start.seed != again.seed, "every episode has noise of its own"
+    table = conditions([start, scenes.choose(rng)])
+    assert table["action_noise"].tolist() == pytest.approx([0.2, 0.0]) and table["command"].tolist() == [0, -1]
+    assert math.isnan(table["speed_mps"][1]) and table["seed"].dtype == torch.long
+
+
+def test_variations_do_not_change_which_scene_a_seed_chooses(street_data: Path) -> None:
+    scenes = open_scenes(data_root=street_data)
+    plain, varied = (
+        scenes.choose(np.random.default_rng(3), options) for options in (None, {"variation": {"action_noise": 0.1}})
+    )
+    assert (plain.scene, plain.frame) == (varied.scene, varied.frame)
+
+
+@pytest.mark.parametrize(
+    ("variation", "says"),
+    [
+        ({"fog": 1}, "action_noise.*drop_agents"),
+        ({"action_noise": -0.1}, r"0\.\.1"),
+        ({"action_noise": "much"}, r"0\.\.1"),
+        ({"drop_agents": 1.5}, r"0\.\.1"),
+        ({"drop_agents": float("nan")}, r"0\.\.1"),
+        ({"drop_agents": True}, r"0\.\.1"),
+        ("rain", "a dict"),
+        ({"speed_mps": 3}, "one of both"),
+    ],
+    ids=str,
+)
+def test_bad_variations_are_answered_with_the_good_ones(street_data: Path, variation: object, says: str) -> None:
+    with pytest.raises(OptionError, match=f"(?s){says}"):
+        open_scenes(data_root=street_data).choose(np.random.default_rng(0), {"speed_mps": 2, "variation": variation})
 
 
 def test_missing_data_are_named(tmp_path: Path, street_data: Path) -> None:

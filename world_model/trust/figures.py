@@ -129,7 +129,7 @@ def _codes_as_tokens(tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:
     last = quantizer.post_quant_conv.weight[:, :, 0, 0].float()
     stages = [*quantizer.recover_scale_conv, *quantizer.recover_time_conv]
     biases = torch.stack([stage.bias.float() for stage in stages]).sum(0)
-    finest = quantizer.recover_scale_conv[-1].weight[:, :, 0, 0].float()
+    finest = quantizer.recover_scale_conv[-1].get_parameter("weight")[:, :, 0, 0].float()
     constant = last @ biases
     if quantizer.post_quant_conv.bias is not None:
         constant = constant + quantizer.post_quant_conv.bias.float()

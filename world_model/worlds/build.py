@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,14 +15,16 @@ from world_model.worlds.protocol import World
 from world_model.worlds.replay import ReplayWorld
 from world_model.worlds.transport import TransportWorld
 
-WORLD_NAMES = ("learned", "transport", "replay")
+WORLD_NAMES = ("learned", "geometric", "transport", "replay", "simulated")
+Checkpoint = str | Path | Sequence[str | Path] | None
+"""Where a trained model lies, or several for an ensemble; None is the bundled one."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def build_world(
     name: str = "learned",
     *,
-    checkpoint: str | Path | None = None,
+    checkpoint: Checkpoint = None,
     device: str = "auto",
     dtype: str = "auto",
     grid: VoxelGrid = OCC3D,
@@ -29,9 +32,10 @@ def build_world(
     """Make a world.
 
     Args:
-        name: "learned", "transport", "replay", or the import path "package.module:Class" of a class whose instances
-            satisfy `World`; it is called with ``checkpoint=``, ``device=`` and ``grid=``.
-        checkpoint: folder of a trained tokenizer and forecaster; None takes the bundled one.
+        name: "learned", "geometric", "transport", "replay", "simulated", or the import path "package.module:Class" of
+            a class whose instances satisfy `World`; it is called with ``checkpoint=``, ``device=`` and ``grid=``.
+        checkpoint: folder of a trained tokenizer and forecaster; None takes the bundled one; several (a list, or names
+            separated by commas) make an ensemble, see `EnsembleWorld`.
         device: "auto" (a GPU when there is one), "cpu", "cuda", "cuda:1", ...
         dtype: "auto" (bfloat16 on a GPU that has it, else float32), "float32" or "bfloat16".
         grid: voxel grid of the worlds that have no model.
@@ -43,20 +47,45 @@ def build_world(
     """
     place = pick_device(device)
     if name == "learned":
-        from world_model.checkpoint import load_world
-        from world_model.worlds.learned import LearnedWorld
-
-        if place.type == "cpu":
-            keep_memory()  # a third of a step's time would go into mapping fresh memory
-        model = load_world(checkpoint, device=str(place), dtype=_pick_dtype(dtype, place))
-        return LearnedWorld(model.tokenizer, model.forecaster)
+        return _learned(checkpoint, place, _pick_dtype(dtype, place))
+    if name == "geometric":
+        return _geometric(checkpoint, place)
     if name == "transport":
         return TransportWorld(grid, place)
     if name == "replay":
         return ReplayWorld(grid, place)
+    if name == "simulated":
+        from world_model.worlds.simulated import SimulatedWorld
+
+        return SimulatedWorld(grid, place)
     if ":" in name:
         return _imported(name, checkpoint, place, grid)
     raise OptionError(f"world={name!r}", f"one of {WORLD_NAMES} or 'package.module:Class'", "choose one of them")
+
+
+def _geometric(checkpoint: Checkpoint, place: torch.device) -> World:
+    from world_model.checkpoint import load_geometric
+    from world_model.worlds.ensemble import member_paths
+    from world_model.worlds.geometric import GeometricWorld
+
+    paths = member_paths(checkpoint)
+    if len(paths) != 1:
+        raise OptionError(f"{len(paths)} checkpoints for world='geometric'", "one checkpoint", "give one of them")
+    if place.type == "cpu":
+        keep_memory()
+    return GeometricWorld(load_geometric(paths[0], place)[0].requires_grad_(False))
+
+
+def _learned(checkpoint: Checkpoint, place: torch.device, dtype: torch.dtype) -> World:
+    from world_model.checkpoint import load_world
+    from world_model.worlds.ensemble import EnsembleWorld, member_paths
+    from world_model.worlds.learned import LearnedWorld
+
+    if place.type == "cpu":
+        keep_memory()  # a third of a step's time would go into mapping fresh memory
+    models = [load_world(path, device=str(place), dtype=dtype) for path in member_paths(checkpoint)]
+    members = [LearnedWorld(model.tokenizer, model.forecaster) for model in models]
+    return members[0] if len(members) == 1 else EnsembleWorld(members)
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -65,14 +94,15 @@ def pick_device(name: str = "auto") -> torch.device:
     Raises:
         OptionError: the name is no device, the device is absent, or a GPU is used in a forked process.
     """
-    device = choose_device(name)
-    if device.type == "cuda" and torch.cuda._is_in_bad_fork():
+    # Before anything is asked of CUDA: in such a process it says that there is no GPU at all.
+    if (name == "auto" or name.startswith("cuda")) and torch.cuda._is_in_bad_fork():
         raise OptionError(
-            f"device={name!r} in a forked worker process",
+            f"device={name!r} in a forked worker of a process that uses a GPU",
             "a GPU that is first used in the process that owns it",
-            'start the workers with "spawn", or keep all environments in one process, where they share one model',
+            'make all environments in one process, gym.make_vec("IIWorld-nuScenes-v0", num_envs=N): one model serves '
+            'them; or start the workers with "spawn", or take device="cpu"',
         )
-    return device
+    return choose_device(name)
 
 
 def _pick_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -83,7 +113,7 @@ def _pick_dtype(name: str, device: torch.device) -> torch.dtype:
     return DTYPES[name]
 
 
-def _imported(name: str, checkpoint: str | Path | None, device: torch.device, grid: VoxelGrid) -> World:
+def _imported(name: str, checkpoint: Checkpoint, device: torch.device, grid: VoxelGrid) -> World:
     module, _, attribute = name.partition(":")
     try:
         cls = getattr(importlib.import_module(module), attribute)

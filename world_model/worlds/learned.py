@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from world_model.data.clips import Clips
@@ -56,22 +55,14 @@ class LearnedWorld:
         pose = clips.ego_to_global[:, :count]
         # Relative poses before float32: global coordinates run to kilometres.
         to_previous = (invert_pose(pose[:, :-1]) @ pose[:, 1:]).float().to(device)
-        still = torch.eye(4, device=device).expand(len(labels), 4, 4)
-        memory, tokens = self.tokenizer.empty_memory(len(labels)), []
-        for frame in range(count):
-            start = torch.full((len(labels),), frame == 0, device=device)
-            encoded = self.tokenizer.encode(
-                labels[:, frame], memory, to_previous[:, frame - 1] if frame else still, start
-            )
-            memory = encoded.memory
-            tokens.append(encoded.token)
+        tokens = self.tokenizer.encode_clip(labels, to_previous)
         # Global poses: published weights read displacements along the global axes.
-        forecast = self.forecaster.start(torch.stack(tokens, 1), pose.to(device))
-        return LearnedState(forecast=forecast, token=tokens[-1])
+        forecast = self.forecaster.start(tokens, pose.to(device))
+        return LearnedState(forecast=forecast, token=tokens[:, -1])
 
     def step(self, state: LearnedState, curr_to_next: Tensor, command: Tensor) -> LearnedState:
-        forecast, out = self.forecaster.step(state.forecast, command, curr_to_next)
-        return LearnedState(forecast=forecast, token=out.token)
+        forecast = self.forecaster.follow(state.forecast, command, curr_to_next)
+        return LearnedState(forecast=forecast, token=forecast.token)
 
     def drive(self, state: LearnedState, command: Tensor) -> tuple[LearnedState, Tensor]:
         """The forecast of the ego's own motion by the model's ego head, under a command."""

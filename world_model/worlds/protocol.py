@@ -47,3 +47,50 @@ class World(Protocol):
     def occupancy(self, state: WorldState) -> Tensor:
         """Labels (B, X, Y, Z) uint8 around the ego, in its current frame."""
         ...
+
+
+@runtime_checkable
+class SelfDriving(Protocol):
+    """A world that can also choose the ego's motion: what action="command" needs."""
+
+    def drive(self, state: WorldState, command: Tensor) -> tuple[WorldState, Tensor]:
+        """Advance by one step in which the ego does what the world expects of it.
+
+        Args:
+            state: stays valid.
+            command: (B,) int64, 0 right, 1 left, 2 straight: where the ego is meant to go.
+
+        Returns:
+            The next state, and the motion: (B, 4, 4) float32 as ``curr_to_next`` of `World.step`.
+        """
+        ...
+
+
+@runtime_checkable
+class Latent(Protocol):
+    """A world that thinks in token maps: what observation="tokens" needs.
+
+    Attributes:
+        token_shape: (C, Xl, Yl).
+    """
+
+    token_shape: tuple[int, int, int]
+
+    def tokens(self, state: WorldState) -> Tensor:
+        """Token maps (B, C, Xl, Yl) float32 of the current moment."""
+        ...
+
+
+@runtime_checkable
+class Populated(Protocol):
+    """A world whose agents can be taken out: what the variation "drop_agents" needs."""
+
+    def drop_agents(self, state: WorldState, share: Tensor, seed: Tensor) -> WorldState:
+        """The state without some of the agents.
+
+        Args:
+            state: stays valid.
+            share: (B,) of the agents to drop, in [0, 1].
+            seed: (B,) int64, says which.
+        """
+        ...

@@ -11,11 +11,14 @@ from world_model.data.clips import Clips
 from world_model.errors import ConfigError, DataError, OptionError
 from world_model.forecaster import Forecaster
 from world_model.forecaster import tiny as tiny_forecaster
+from world_model.geometric import GeometricForecaster
+from world_model.geometric import tiny as tiny_geometric
 from world_model.geometry import invert_pose, se2_matrix
 from world_model.grid import FREE, VoxelGrid
 from world_model.tokenizer import Tokenizer
 from world_model.tokenizer import tiny as tiny_tokenizer
 from world_model.worlds import ReplayWorld, TransportWorld, World, build_world
+from world_model.worlds.geometric import GeometricWorld
 from world_model.worlds.learned import LearnedWorld
 
 GRID = VoxelGrid(shape=(40, 40, 16), lower_m=(-8.0, -8.0, -1.0))
@@ -51,8 +54,13 @@ def tiny_world() -> LearnedWorld:
     return LearnedWorld(Tokenizer(tiny_tokenizer()), Forecaster(tiny_forecaster()))
 
 
+def geometric_world() -> GeometricWorld:
+    torch.manual_seed(0)
+    return GeometricWorld(GeometricForecaster(tiny_geometric(GRID)))
+
+
 def worlds() -> list[World]:
-    return [TransportWorld(GRID), ReplayWorld(GRID), tiny_world()]
+    return [TransportWorld(GRID), ReplayWorld(GRID), tiny_world(), geometric_world()]
 
 
 STRAIGHT = torch.tensor([2, 2])

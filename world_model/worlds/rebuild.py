@@ -1,0 +1,146 @@
+"""Find the simulator's state behind a recorded frame of a synthetic scene, by simulating the recorded drive again.
+
+``synthetic.json`` beside the labels says how the data set was made; a scene's name gives its number, a frame's
+timestamp its place in the scene. Nothing else is needed, because everything follows from the seed.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from world_model.data.index import SceneIndex
+from world_model.errors import ConfigError, DataError
+from world_model.simulator import SimState, Simulator
+from world_model.simulator.export import START_US, DatasetConfig, frame_gaps
+from world_model.simulator.simulator import SimulatorConfig
+
+MARK_NAME = "synthetic.json"
+KEEP_EVERY = 4
+"""Keyframes between two kept states of a scene: a quarter of a megabyte each, against a few milliseconds per step."""
+SCENES_KEPT = 24
+
+
+@dataclass
+class _Drive:
+    """One recorded drive, simulated as far as anybody asked for.
+
+    Attributes:
+        config, scene: which one.
+        kept: states by keyframe number.
+    """
+
+    config: DatasetConfig
+    scene: int
+    kept: dict[int, SimState] = field(default_factory=dict)
+
+    def at(self, keyframe: int) -> SimState:
+        simulator = Simulator(self.config.simulator)
+        if not self.kept:
+            self.kept[0] = simulator.reset(self.config.seed, self.scene, self.config.town(self.scene))
+        begin = max(k for k in self.kept if k <= keyframe)
+        state = self.kept[begin]
+        gaps = frame_gaps(self.config.seed, self.scene)
+        for number in range(begin + 1, keyframe + 1):
+            state = simulator.step(state, dt_s=float(gaps[number - 1]))
+            if number % KEEP_EVERY == 0:
+                self.kept[number] = state
+        return state
+
+
+# States are never changed in place, so all worlds of a process share them.
+_drive = lru_cache(maxsize=SCENES_KEPT)(_Drive)
+
+
+def recorded_state(index: SceneIndex, frame: int) -> SimState:
+    """The simulator's state at a recorded frame.
+
+    Args:
+        index: a synthetic data set, with ``synthetic.json`` beside its labels.
+        frame: frame number in the index.
+
+    Raises:
+        DataError: the data are not synthetic, or do not say how they were made.
+    """
+    config = dataset_config(index)
+    scene = int(np.searchsorted(index.scene_start, frame, side="right")) - 1
+    name = str(index.scene_name[scene])
+    numbers = {config.name(number): number for number in range(config.scenes)}
+    if name not in numbers:
+        raise _unknown(index, f"scene {name!r}", f"a scene of the {config.scenes} that {MARK_NAME} speaks of")
+    number = numbers[name]
+    gaps = frame_gaps(config.seed, number)
+    times = START_US + number * 60_000_000 + np.concatenate(([0], np.cumsum(np.round(gaps * 1e6)))).astype(np.int64)
+    keyframe = np.flatnonzero(times == index.timestamp_us[frame])
+    if not len(keyframe):
+        raise _unknown(index, f"frame {frame} of {name} at {index.timestamp_us[frame]} us", "a time of the simulator's")
+    return _drive(config, number).at(int(keyframe[0]))
+
+
+def dataset_config(index: SceneIndex) -> DatasetConfig:
+    """How a synthetic data set was made.
+
+    Raises:
+        DataError: ``synthetic.json`` is missing or damaged, as it is with real data.
+    """
+    path = _mark(index)
+    if path is None:
+        raise DataError(
+            f"no {MARK_NAME} in {index.root} (source {index.source!r})",
+            "a data set of `python -m world_model.make_synthetic`: only what was simulated can be simulated on",
+            "choose world='replay' or 'learned' for this data, or drive in synthetic scenes",
+        )
+    return _read(path, path.stat().st_mtime_ns)
+
+
+def generator_of(index: SceneIndex) -> str:
+    """Version of the simulator that made a synthetic data set, as ``synthetic.json`` says; "?" where it is silent."""
+    path = _mark(index)
+    found = json.loads(path.read_text()) if path else {}
+    return str(found.get("generator", "?"))
+
+
+def _mark(index: SceneIndex) -> Path | None:
+    # An index may lie elsewhere than its data: ROOT/gts/SCENE/TOKEN/labels.npz leads to them.
+    roots = [Path(index.root), *(Path(index.root) / str(index.label_path[0])).absolute().parents[3:4]]
+    return next((root / MARK_NAME for root in roots if (root / MARK_NAME).exists()), None)
+
+
+@lru_cache(maxsize=8)
+def _read(path: Path, modified: int) -> DatasetConfig:
+    try:
+        found = json.loads(path.read_text())
+        options = {name: _number(found, name, int) for name in ("scenes", "seed")}
+        inner = found["simulator"]
+        simulator = SimulatorConfig(
+            scenes_per_town=_number(inner, "scenes_per_town", int),
+            traffic=_number(inner, "traffic", float),
+            people=_number(inner, "people", float),
+        )
+        return DatasetConfig(simulator=simulator, val_fraction=_number(found, "val_fraction", float), **options)
+    except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
+        raise DataError(
+            f"{path} does not say how the data were made ({error!r})",
+            "scenes, seed, val_fraction and simulator, as make_synthetic writes them",
+            "take the file from the original data set, or make the data again",
+        ) from error
+
+
+def _number(table: Any, name: str, kind: type) -> Any:
+    value = table[name]
+    if type(value) not in (int, kind) or not -(2**53) < value < 2**53:
+        raise ValueError(f"{name}={value!r}")
+    return kind(value)
+
+
+def _unknown(index: SceneIndex, found: str, expected: str) -> DataError:
+    return DataError(
+        f"{found} of {index.root} was not made by the simulator",
+        expected,
+        f"use the index and the {MARK_NAME} of one and the same data set",
+    )

@@ -1,0 +1,204 @@
+"""The procedural simulator that made the synthetic scenes: ground truth that reacts to the ego, for judging planners.
+
+A clip of a synthetic scene is taken up where it was recorded: the town is built again from the data set's seed, the
+recorded drive is simulated up to the clip's frame, and from there the ego goes where it is told while all others
+follow, brake and yield as they do in the recording. Real recordings cannot be taken up like this and are refused.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from world_model.data.clips import Clips
+from world_model.errors import ConfigError, DataError
+from world_model.geometry import invert_pose, se2_matrix, yaw_from_matrix
+from world_model.grid import FREE, OCC3D, VoxelGrid
+from world_model.simulator import SimState, Simulator
+from world_model.simulator.export import GENERATOR_VERSION
+from world_model.simulator.network import CONNECTOR
+from world_model.simulator.town import Town, build_town
+from world_model.worlds.rebuild import generator_of, recorded_state
+from world_model.worlds.state import TensorState
+
+TOWNS_KEPT = 16
+"""Towns of 25 MB each that stay in memory: a town that is needed again and again is not built again and again."""
+POSE_TOLERANCE_M = 0.05
+LABEL_TOLERANCE = 0.02
+"""Share of differing voxels up to which a rebuilt frame is the recorded one. On the machine type that made the data
+nothing differs; elsewhere the last bits of sines may tip single voxels."""
+NOWHERE_M = -1.0e6
+"""Where dropped agents are: beyond the sight of everybody."""
+TURN_OF_COMMAND = np.array([-1, 1, 0])
+"""Sign of the turn (left positive) that the commands right, left and straight ask for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulatedState(TensorState):
+    """B moments of B scenes.
+
+    Attributes:
+        scenes: (B) states of the simulator, one for each environment; never changed in place.
+    """
+
+    scenes: tuple[SimState, ...]
+
+    def clone(self) -> SimulatedState:
+        return SimulatedState(scenes=tuple(scene.clone() for scene in self.scenes))
+
+    def index(self, i: int | slice | Sequence[int] | Tensor) -> SimulatedState:
+        row = torch.arange(len(self.scenes))
+        chosen = row[i : i + 1 or None] if isinstance(i, int) else row[i.cpu() if isinstance(i, Tensor) else i]
+        return SimulatedState(scenes=tuple(self.scenes[k] for k in chosen.tolist()))
+
+    def expand(self, n: int) -> SimulatedState:
+        return SimulatedState(scenes=tuple(scene for scene in self.scenes for _ in range(n)))
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> SimulatedState:
+        """Nothing in here is a tensor."""
+        return self
+
+
+class SimulatedWorld:
+    """Reactive ground truth.
+
+    Args:
+        grid: must be that of Occ3D, on which the simulator draws.
+        device: where the labels go; the simulator itself runs on the CPU.
+
+    Raises:
+        ConfigError: another grid.
+    """
+
+    needs_future_labels = False
+
+    def __init__(self, grid: VoxelGrid = OCC3D, device: str | torch.device = "cpu") -> None:
+        if grid != OCC3D:
+            raise ConfigError(
+                f"the simulator on {grid}", f"{OCC3D}", "leave the grid as it is, or choose another world"
+            )
+        self.grid, self.device = grid, torch.device(device)
+        self._simulator = Simulator()
+        self._towns: OrderedDict[tuple[int, int], Town] = OrderedDict()
+
+    def reset(self, clips: Clips) -> SimulatedState:
+        """Take up recorded synthetic scenes at the current frames of clips.
+
+        Raises:
+            DataError: the clips are no synthetic scenes, or were made by another version of the simulator.
+        """
+        if clips.index is None:
+            raise DataError(
+                "clips that do not say which data set they are from", "clips.index", "read them with load_clips"
+            )
+        scenes = []
+        for row, frame in enumerate(clips.frame):
+            scene = recorded_state(clips.index, frame)
+            self._hold_town(scene)
+            self._compare(scene, clips, row)
+            scenes.append(scene)
+        return SimulatedState(scenes=tuple(scenes))
+
+    def step(self, state: SimulatedState, curr_to_next: Tensor, command: Tensor) -> SimulatedState:
+        """The ego moves as told, the others as they like; commands mean nothing here."""
+        next_in_curr = invert_pose(curr_to_next.double())
+        motion = torch.cat((next_in_curr[:, :2, 3], yaw_from_matrix(next_in_curr)[:, None]), 1).cpu().numpy()
+        return SimulatedState(
+            scenes=tuple(self._advance(scene, delta) for scene, delta in zip(state.scenes, motion, strict=True))
+        )
+
+    def drive(self, state: SimulatedState, command: Tensor) -> tuple[SimulatedState, Tensor]:
+        """Let the simulator's own driver drive: along its lane, turning at the next junction as the command says where
+        there is such a way; returns (B, 4, 4) current ego frame -> next ego frame."""
+        before = [self._told(scene, int(c)) for scene, c in zip(state.scenes, command, strict=True)]
+        after = [self._advance(scene, None) for scene in before]
+        steps = torch.from_numpy(np.stack([_relative(a, b) for a, b in zip(before, after, strict=True)]))
+        curr_to_next = invert_pose(se2_matrix(*steps.unbind(1))).float().to(self.device)
+        return SimulatedState(scenes=tuple(after)), curr_to_next
+
+    def occupancy(self, state: SimulatedState) -> Tensor:
+        labels = np.stack([self._draw(scene) for scene in state.scenes])
+        return torch.from_numpy(labels).to(self.device)
+
+    def drop_agents(self, state: SimulatedState, share: Tensor, seed: Tensor) -> SimulatedState:
+        """Scenes without some of their agents (vehicles, people, parked cars, cones, barriers).
+
+        Args:
+            share: (B,) of the agents to drop, in [0, 1].
+            seed: (B,) int64, says which.
+        """
+        rows = zip(state.scenes, share.tolist(), seed.tolist(), strict=True)
+        return SimulatedState(scenes=tuple(_without(scene, part, number) for scene, part, number in rows))
+
+    def _advance(self, scene: SimState, motion: np.ndarray | None) -> SimState:
+        self._hold_town(scene)
+        return self._simulator.step(scene, motion)
+
+    def _draw(self, scene: SimState) -> np.ndarray:
+        self._hold_town(scene)
+        return self._simulator.labels(scene).semantics
+
+    def _hold_town(self, scene: SimState) -> None:
+        key = (scene.seed, scene.town_id)
+        if key in self._towns:
+            self._towns.move_to_end(key)
+            return
+        self._towns[key] = build_town(*key)
+        if len(self._towns) > TOWNS_KEPT:
+            self._towns.popitem(last=False)
+
+    def _told(self, scene: SimState, command: int) -> SimState:
+        """The scene with the ego's next turn chosen by a command, if it is not in or before one already."""
+        self._hold_town(scene)
+        paths = build_town(scene.seed, scene.town_id).network.paths
+        ego = scene.ego
+        if paths.kind[ego.path] == CONNECTOR:
+            return scene
+        ways = np.unique(paths.successors[ego.path])
+        fitting = [int(w) for w in ways if w >= 0 and np.sign(paths.turn[w]) == TURN_OF_COMMAND[command]]
+        if not fitting or ego.route[0] in fitting:
+            return scene
+        share = np.diff(paths.choice[fitting[0]], prepend=0.0)
+        following = int(paths.successors[fitting[0], int(share.argmax())])
+        return replace(scene, ego=replace(ego, route=(fitting[0], following)))
+
+    def _compare(self, scene: SimState, clips: Clips, row: int) -> None:
+        """Make sure that the rebuilt scene is the recorded one."""
+        place = clips.ego_to_global[row, clips.past, :2, 3].numpy()
+        away = float(np.hypot(*(place - (scene.ego.x, scene.ego.y))))
+        rebuilt, recorded = self._draw(scene), clips.occupancy[row, -1].numpy()
+        wrong = int((rebuilt != recorded).sum()) / max(1, int((recorded != FREE).sum()))
+        if away <= POSE_TOLERANCE_M and wrong <= LABEL_TOLERANCE:
+            return
+        index = clips.index
+        assert index is not None
+        raise DataError(
+            f"{index.scene_name[clips.scene[row]]} of {index.root}, made by generator {generator_of(index)}, cannot be "
+            f"taken up: simulated again it is {away:.2f} m and {100 * wrong:.0f} % of the voxels off",
+            f"a data set made by this version of the simulator, generator {GENERATOR_VERSION}",
+            "make it again with `python -m world_model.make_synthetic`, or choose world='replay'",
+        )
+
+
+def _relative(before: SimState, after: SimState) -> np.ndarray:
+    """(3,) the ego's dx, dy in metres and turn in rad, in its earlier frame."""
+    a, b = before.ego, after.ego
+    dx, dy, c, s = b.x - a.x, b.y - a.y, np.cos(a.yaw), np.sin(a.yaw)
+    turn = (b.yaw - a.yaw + np.pi) % (2 * np.pi) - np.pi
+    return np.array((c * dx + s * dy, c * dy - s * dx, turn))
+
+
+def _without(scene: SimState, share: float, seed: int) -> SimState:
+    count = len(scene.cast.label)
+    gone = np.random.default_rng(seed).permutation(count)[: round(share * count)]
+    if not len(gone):
+        return scene
+    # They stay in the arrays, because agents are known by their row.
+    movers, mobile = scene.movers.clone(), scene.cast.mobile.copy()
+    movers.xy[gone], movers.speed[gone], mobile[gone] = NOWHERE_M, 0.0, False
+    return replace(scene, movers=movers, cast=replace(scene.cast, mobile=mobile))
