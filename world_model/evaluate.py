@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
+import os
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import torch
 import tyro
 
-from world_model.data.clips import scene_of, windows
-from world_model.data.index import SceneIndex
 from world_model.errors import IIWorldError, OptionError
-from world_model.evaluation.forecasting import PAST, ForecastResult, forecast_scene, steps_of
-from world_model.evaluation.partial import PartialResults
-from world_model.evaluation.reconstruction import ReconstructionResult, reconstruct_scene
+from world_model.evaluation.forecasting import SceneScore, SceneWork
+from world_model.evaluation.job import Bench, Job
+from world_model.evaluation.parallel import Group, Ranks, divided, grouped, score_here, score_in_processes
 from world_model.evaluation.report import Report
+from world_model.evaluation.result import ForecastResult, ReconstructionResult, steps_of
 from world_model.evaluation.streams import spread
-from world_model.forecaster import Forecaster
-from world_model.grid import OCC3D, VoxelGrid
+from world_model.evaluation.windows import Chosen, choose_windows
 from world_model.runtime import choose_device, keep_memory
-from world_model.tokenizer import Tokenizer
 
-PROTOCOL = 1
-"""Raised when the same settings would give other numbers, so that old partial results are not mixed in."""
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+MOST_WORKERS = 8
+"""More processes than this want to be asked for: each holds the models and some scenes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +33,8 @@ class Evaluate:
     the current one in; 1, 2, 3 s ahead out) beside copy-paste, ego warp and ego warp + constant-velocity boxes.
 
     Without options: the bundled checkpoint on the bundled synthetic demo scenes. A run that was killed goes on where it
-    stopped. For a quick look on a CPU use --max-scenes or --max-windows.
+    stopped. For a quick look on a CPU use --stride, --max-scenes or --max-windows. On several GPUs or machines:
+    torchrun --nproc-per-node N -m world_model.evaluate. Neither --batch nor the number of processes changes the sums.
     """
 
     index: Path | None = None
@@ -53,18 +49,28 @@ class Evaluate:
     """What to measure."""
     models: Literal["both", "tokenizer", "none"] = "both"
     """Which models to load: with `tokenizer` no forecaster is needed, with `none` only the baselines are scored."""
+    world: tuple[str, ...] = ("learned",)
+    """Whose forecasts to score: learned (the checkpoint), transport, replay, 'package.module:Class'; one or more."""
+    regimes: tuple[Literal["gt-ego", "pred-ego", "action"], ...] = ("gt-ego", "pred-ego")
+    """Ego poses of the forecasts: the true ones, the model's own, or those of actions that follow the log."""
+    action_mode: Literal["kinematic", "delta"] = "kinematic"
+    """Which actions of the environment the regime `action` takes."""
     horizons_s: tuple[float, ...] = (1.0, 2.0, 3.0)
     """Forecast horizons in seconds. The long table is 1 2 3 4 5 6 (its windows need 12 future frames)."""
+    faithful: bool = False
+    """Round as the original does: each horizon to two decimals before the mean over the horizons."""
     stride: int = 1
     """Score every K-th window."""
     max_windows: int | None = None
     """Score at most this many windows, evenly spread over the split."""
     max_scenes: int | None = None
     """Score at most this many scenes, evenly spread over the split."""
-    batch: int = 4
-    """Windows per forecast; a matter of speed and memory, not of results."""
+    batch: int = 8
+    """Windows at hand at once; a matter of speed and memory, not of results."""
+    workers: int | None = None
+    """Processes on this machine. If not given: on a CPU one per core (at most 8), else 1; 1 when called from Python."""
     device: str = "auto"
-    """auto (a GPU if there is one), cpu, cuda, cuda:1, ..."""
+    """auto (a GPU if there is one), cpu, cuda (spread over all GPUs), cuda:1, ..."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the models."""
     resume: bool = True
@@ -72,7 +78,7 @@ class Evaluate:
 
     def __post_init__(self) -> None:
         steps_of(self.horizons_s)
-        for name in ("stride", "batch", "max_windows", "max_scenes"):
+        for name in ("stride", "batch", "max_windows", "max_scenes", "workers"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise OptionError(f"{name}={value}", "a number >= 1", f"leave --{name.replace('_', '-')} out")
@@ -80,168 +86,180 @@ class Evaluate:
             raise OptionError(
                 f"what={self.what} with models={self.models}", "something to measure", "see --help for --what, --models"
             )
+        for name in ("what", "world", "regimes"):
+            value = getattr(self, name)
+            if len({v.rpartition(":")[2] for v in value}) != len(value):
+                raise OptionError(f"{name}={value}", "different names", "name each of them once")
+        others = [world for world in self.world if world != "learned"]
+        if others and not set(self.regimes) - {"pred-ego"}:
+            raise OptionError(
+                f"regimes={self.regimes} for {others}, which have no motion of their own",
+                "the regime gt-ego or action",
+                "add --regimes gt-ego, or leave these worlds out",
+            )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Models:
-    tokenizer: Tokenizer | None
-    forecaster: Forecaster | None
-    name: str
-    fingerprint: str
-
-
-def evaluate(options: Evaluate) -> Report:
-    """Measure what the options ask for, write the report, and return it.
+def evaluate(options: Evaluate) -> Report | None:
+    """Measure what the options ask for, write the report, and return it (under torchrun: in the first process only).
 
     Raises:
         DataError: index or labels are missing or damaged.
         CheckpointError: the checkpoint is missing or damaged.
         OutputError: results cannot be written; partial results stay.
+        OptionError: there is no such device, world or window.
     """
-    index = SceneIndex.load(options.index) if options.index else _demo_index()
-    device = choose_device(options.device)
-    models = _load_models(options, device)
-    scenes = spread(index.scenes(options.split), options.max_scenes)
-    held_out = {"val": "held-out", "train": "training scenes"}.get(options.split, f"split {options.split}")
-    settings = {
-        "data": f"{index.source}, split {options.split}, {len(scenes)} of {len(index.scenes(options.split))} scenes, "
-        f"index {index.fingerprint}",
-        "models": models.name,
-        "precision": f"{options.dtype} on {device}",
-    }
-    depends: dict[str, Any] = {
-        "protocol": PROTOCOL,
-        "index": index.fingerprint,
-        "models": models.fingerprint,
-        "dtype": options.dtype,
-        "device": device.type,
-    }
-    reconstruction = forecasting = None
-    if "reconstruction" in options.what and models.tokenizer is not None:
-        store = PartialResults(options.out / "partial", {**depends, "what": "reconstruction"}, options.resume)
-        reconstruction = _reconstruct(index, scenes, models.tokenizer, store)
-    if "forecasting" in options.what:
-        frames, total = _choose_windows(index, scenes, options)
-        settings["windows"] = f"{sum(map(len, frames.values()))} of {total}"
-        depends |= {"what": "forecasting", "horizons_s": list(options.horizons_s)}
-        store = PartialResults(options.out / "partial", depends, options.resume)
-        forecasting = _forecast(index, frames, models, store, options)
-    report = Report(
-        title=f"{index.source}, {held_out}", settings=settings, reconstruction=reconstruction, forecasting=forecasting
+    ranks = Ranks.join()
+    if ranks.size > 1 and (options.workers or 1) > 1:
+        raise OptionError(
+            f"--workers {options.workers} under torchrun", "one process per rank", "leave --workers out, or torchrun"
+        )
+    job = _job(options)
+    bench = Bench(job, ranks.local)
+    scenes = spread(bench.index.scenes(options.split), options.max_scenes)
+    chosen = (
+        choose_windows(bench.index, options.split, scenes, bench.contest.steps[-1], options.stride, options.max_windows)
+        if "forecasting" in options.what
+        else None
     )
+    work = _work(options, bench, scenes, chosen)
+    total = _Total.zero(bench)
+    plan = ranks.same(lambda: [bench.stored(scene) for scene in work])
+    if ranks.rank == 0:
+        for found, _ in plan:
+            total.take(found)
+    left = [scene for _, scene in plan if scene is not None]
+    own = divided(left, ranks.size)[ranks.rank]
+    quiet = ranks.rank > 0
+    for score in _scored(bench, job, own, options.workers or 1, quiet):
+        total.take(score)
+    total = total.over(ranks)
+    ranks.leave()
+    if quiet:
+        return None
+    report = _report(options, bench, scenes, chosen, total)
     written = report.save(options.out)
     print("\n" + report.to_markdown())
     print("wrote " + ", ".join(str(path) for path in written))
     return report
 
 
-def _reconstruct(
-    index: SceneIndex, scenes: list[int], tokenizer: Tokenizer, store: PartialResults
-) -> ReconstructionResult:
-    total: ReconstructionResult | None = None
-    for scene, name in _progress(index, scenes, "reconstruction"):
-        stored = store.load(name)
-        if stored is None:
-            result = reconstruct_scene(tokenizer, index, scene)
-            store.save(name, counts=result.counts, frames=np.array(result.frames))
-        else:
-            result = ReconstructionResult(counts=stored["counts"], frames=int(stored["frames"]))
-        total = result if total is None else total + result
-        print(f" mIoU {100 * total.confusion.miou():.2f}, IoU {100 * total.confusion.iou():.2f} so far", flush=True)
-    assert total is not None
-    return total
+def _job(options: Evaluate) -> Job:
+    return Job(
+        index=options.index or _demo(),
+        partial=options.out / "partial",
+        checkpoint=options.checkpoint,
+        models=options.models,
+        world=options.world,
+        regimes=options.regimes,
+        action_mode=options.action_mode,
+        horizons_s=options.horizons_s,
+        batch=options.batch,
+        device=options.device,
+        dtype=options.dtype,
+        resume=options.resume,
+    )
 
 
-def _forecast(
-    index: SceneIndex, frames: dict[int, list[int]], models: _Models, store: PartialResults, options: Evaluate
-) -> ForecastResult:
-    total: ForecastResult | None = None
-    for scene, name in _progress(index, list(frames), "forecasting"):
-        # Which windows of the scene were scored is part of the name: another stride is another result.
-        key = f"{name}-{_digest(np.array(frames[scene]).tobytes())}"
-        stored = store.load(key)
-        if stored is None:
-            result = forecast_scene(
-                index,
-                scene,
-                frames[scene],
-                tokenizer=models.tokenizer,
-                forecaster=models.forecaster,
-                horizons_s=options.horizons_s,
-                batch=options.batch,
-                grid=_grid(models),
-            )
-            store.save(key, rows=np.array(result.rows), counts=result.counts, ego_error_m=result.ego_error_m)
-        else:
-            result = ForecastResult(
-                horizons_s=options.horizons_s,
-                rows=tuple(stored["rows"].tolist()),
-                counts=stored["counts"],
-                windows=len(frames[scene]),
-                ego_error_m=stored["ego_error_m"],
-            )
-        total = result if total is None else total + result
-        print(" mean mIoU " + ", ".join(f"{r} {100 * total.mean(r, 'miou'):.2f}" for r in total.rows), flush=True)
-    assert total is not None
-    return total
-
-
-def _choose_windows(index: SceneIndex, scenes: list[int], options: Evaluate) -> tuple[dict[int, list[int]], int]:
-    """Current frames to score, by scene, and how many windows the split has."""
-    every = windows(index, options.split, PAST, steps_of(options.horizons_s)[-1])
-    chosen = set(scenes)
-    inside = [frame for frame in every if scene_of(index, frame) in chosen]
-    if not inside:
-        raise OptionError(
-            "none of the chosen scenes is long enough for a window", "longer scenes", "raise --max-scenes"
-        )
-    by_scene: dict[int, list[int]] = {}
-    for frame in spread(inside[:: options.stride], options.max_windows):
-        by_scene.setdefault(scene_of(index, frame), []).append(frame)
-    return by_scene, len(every)
-
-
-def _progress(index: SceneIndex, scenes: list[int], what: str) -> Iterator[tuple[int, str]]:
-    begin = time.perf_counter()
-    for done, scene in enumerate(scenes):
-        passed = time.perf_counter() - begin
-        left = f", about {passed / done * (len(scenes) - done):.0f} s left" if done else ""
-        name = str(index.scene_name[scene])
-        print(f"[{what} {done + 1}/{len(scenes)}{left}] {name}:", end="", flush=True)
-        yield scene, name
-
-
-def _load_models(options: Evaluate, device: torch.device) -> _Models:
-    if options.models == "none":
-        return _Models(tokenizer=None, forecaster=None, name="none", fingerprint="none")
-    from world_model.checkpoint import load_tokenizer, load_world
-
-    dtype, name = DTYPES[options.dtype], str(options.checkpoint or "bundled nano")
-    forecaster: Forecaster | None = None
-    if options.models == "tokenizer":
-        tokenizer, card = load_tokenizer(options.checkpoint, device)
-        tokenizer, trained, fingerprint = tokenizer.to(dtype), card, str(card["weights"])
-    else:
-        world = load_world(options.checkpoint, device, dtype)
-        tokenizer, forecaster, trained = world.tokenizer, world.forecaster, world.card
-        fingerprint = f"{trained['tokenizer']['weights']}+{trained['weights']}"
-    name += f" ({options.models}, trained on {trained.get('data_source', 'unknown')} data, weights {fingerprint})"
-    return _Models(tokenizer=tokenizer, forecaster=forecaster, name=name, fingerprint=fingerprint)
-
-
-def _grid(models: _Models) -> VoxelGrid:
-    return models.tokenizer.config.grid if models.tokenizer is not None else OCC3D
-
-
-def _demo_index() -> SceneIndex:
+def _demo() -> Path:
     from world_model.data.demo import demo_root
 
     print("no --index given: using the bundled synthetic demo scenes")
-    return SceneIndex.load(demo_root())
+    return demo_root()
 
 
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:12]
+def _work(options: Evaluate, bench: Bench, scenes: list[int], chosen: Chosen | None) -> list[SceneWork]:
+    """What is asked of every scene; scenes of which nothing is asked, or that have no labels, are left out."""
+    reconstruct = "reconstruction" in options.what and bench.contest.tokenizer is not None
+    work = []
+    for scene in scenes:
+        inside = bench.index.frames(scene)
+        labels = bool((bench.index.label_path[inside.start : inside.stop] != "").any())
+        frames = tuple(chosen.frames.get(scene, ())) if chosen is not None else ()
+        if frames or (reconstruct and labels):
+            work.append(SceneWork(scene=scene, frames=frames, reconstruct=reconstruct))
+    return work
+
+
+def _scored(bench: Bench, job: Job, work: list[SceneWork], workers: int, quiet: bool) -> Iterator[SceneScore]:
+    """Score scenes here or in processes, saying how far it is."""
+    processes = max(1, min(workers, len(work)))
+    groups = grouped(work, job.batch, bench.contest.lanes, processes)
+    if processes > 1:
+        found: Iterable[tuple[Group, list[SceneScore]]] = score_in_processes(job, groups, processes)
+    else:
+        found = score_here(bench, groups)
+    begin, done, windows = time.perf_counter(), 0, 0
+    for group, scores in found:
+        yield from scores
+        done, windows = done + len(group), windows + sum(len(w.frames) for w in group)
+        passed = time.perf_counter() - begin
+        names = ", ".join(str(bench.index.scene_name[w.scene]) for w in group)
+        rate = f", {windows / passed:.2f} windows/s" if windows else ""
+        if not quiet:
+            print(
+                f"[{done}/{len(work)} scenes{rate}, {passed / done * (len(work) - done):.0f} s left] {names}",
+                flush=True,
+            )
+
+
+@dataclass
+class _Total:
+    """The sums so far."""
+
+    forecast: ForecastResult
+    reconstruction: ReconstructionResult
+
+    @classmethod
+    def zero(cls, bench: Bench) -> _Total:
+        nothing = ForecastResult.zero(bench.contest.rows, bench.contest.horizons_s)
+        return cls(forecast=nothing, reconstruction=ReconstructionResult.zero())
+
+    def take(self, score: SceneScore) -> None:
+        if score.forecast is not None:
+            self.forecast += score.forecast
+        if score.reconstruction is not None:
+            self.reconstruction += score.reconstruction
+
+    def over(self, ranks: Ranks) -> _Total:
+        """The sums over all processes."""
+        f, r = self.forecast, self.reconstruction
+        frames, windows = ranks.add(np.array([r.frames, f.windows], np.int64)).tolist()
+        return _Total(
+            forecast=replace(f, counts=ranks.add(f.counts), missed=ranks.add(f.missed), windows=windows),
+            reconstruction=ReconstructionResult(counts=ranks.add(r.counts), frames=frames),
+        )
+
+
+def _report(options: Evaluate, bench: Bench, scenes: list[int], chosen: Chosen | None, total: _Total) -> Report:
+    index, every = bench.index, bench.index.scenes(options.split)
+    held_out = {"val": "held-out", "train": "training scenes"}.get(options.split, f"split {options.split}")
+    settings = {
+        "data": f"{index.source}, split {options.split}, {len(scenes)} of {len(every)} scenes, "
+        f"index {index.fingerprint}",
+        "models": bench.models,
+        "precision": f"{options.dtype} on {bench.device.type}, {bench.contest.lanes} per model call",
+    }
+    if index.truth_path is not None:
+        settings["labels"] = "the models see predicted labels; everything is scored against the true ones"
+    if chosen is not None:
+        settings["windows"] = f"{chosen}, --stride {options.stride}"
+    if "action" in options.regimes:
+        settings["actions"] = f"{options.action_mode}, following the logged drive"
+    measured = "reconstruction" in options.what and bench.contest.tokenizer is not None
+    return Report(
+        title=f"{index.source}, {held_out}",
+        settings=settings,
+        reconstruction=total.reconstruction if measured else None,
+        forecasting=total.forecast if chosen is not None else None,
+        faithful=options.faithful,
+    )
+
+
+def _default_workers(options: Evaluate) -> int:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 or choose_device(options.device).type != "cpu":
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MOST_WORKERS)
 
 
 def main() -> None:
@@ -249,7 +267,7 @@ def main() -> None:
     try:
         options = tyro.cli(Evaluate, prog="python -m world_model.evaluate")
         keep_memory()
-        evaluate(options)
+        evaluate(replace(options, workers=options.workers or _default_workers(options)))
     except IIWorldError as error:
         sys.exit(f"error: {error}")
 

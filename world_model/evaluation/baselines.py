@@ -17,6 +17,8 @@ from world_model.grid import FREE, MOVABLE, OCC3D, VoxelGrid
 
 OBJECT_MARGIN_M = 0.3
 """Objects are cut out and pasted with this margin: their labels spill over the annotated box by up to a voxel."""
+MOVER = 32
+"""Bit beside the class (0..17) that marks the voxels of a mover."""
 
 
 def copy_paste(labels: Tensor) -> Tensor:
@@ -57,20 +59,34 @@ def ego_warp_with_boxes(
         boxes: B sets of annotated boxes in the current ego frames.
         seconds: B times to the horizon.
     """
-    future_to_current = invert_pose(current_pose) @ future_pose
-    movers = [moving(b) for b in boxes]
-    at_rest = torch.stack([_without(grid_, m, grid) for grid_, m in zip(labels, movers, strict=True)])
-    warped = warp_voxels(at_rest, future_to_current.float(), grid)
-    for b, (mover, dt_s) in enumerate(zip(movers, seconds, strict=True)):
-        _stamp(warped[b].numpy(), labels[b].numpy(), mover, dt_s, future_to_current[b].numpy(), grid)
-    return warped
+    return ego_warps(mark_movers(labels, boxes, grid), labels, current_pose, future_pose, boxes, seconds, grid)[1]
 
 
-def _without(labels: Tensor, movers: Boxes, grid: VoxelGrid) -> Tensor:
-    """Labels with the movable voxels inside the boxes set free; the ground below them stays."""
-    inside = torch.from_numpy(mask_of(movers, grid, OBJECT_MARGIN_M))
+def mark_movers(labels: Tensor, boxes: list[Boxes], grid: VoxelGrid = OCC3D) -> Tensor:
+    """Labels (B, X, Y, Z) with `MOVER` added to the movable voxels inside the boxes of movers; the ground below them
+    is not marked."""
+    inside = np.stack([mask_of(moving(b), grid, OBJECT_MARGIN_M) for b in boxes])
     movable = torch.isin(labels, torch.tensor(MOVABLE, dtype=labels.dtype))
-    return labels.masked_fill(inside & movable, FREE)
+    return labels + MOVER * (torch.from_numpy(inside) & movable).to(labels.dtype)
+
+
+def ego_warps(
+    marked: Tensor,
+    labels: Tensor,
+    current_pose: Tensor,
+    future_pose: Tensor,
+    boxes: list[Boxes],
+    seconds: list[float],
+    grid: VoxelGrid = OCC3D,
+) -> tuple[Tensor, Tensor]:
+    """`ego_warp` and `ego_warp_with_boxes` by one warp: ``marked`` of `mark_movers` carries both through it."""
+    future_to_current = invert_pose(current_pose) @ future_pose
+    warped = warp_voxels(marked, future_to_current.float(), grid)
+    plain = warped & (MOVER - 1)
+    carried = warped.masked_fill(warped >= MOVER, FREE)
+    for b, (own, dt_s) in enumerate(zip(boxes, seconds, strict=True)):
+        _stamp(carried[b].numpy(), labels[b].numpy(), moving(own), dt_s, future_to_current[b].numpy(), grid)
+    return plain, carried
 
 
 def _stamp(

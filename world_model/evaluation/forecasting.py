@@ -5,242 +5,245 @@ Every row is scored on the same windows:
     copy-paste              the current labels, unchanged
     ego warp                the current labels, moved by the true ego motion
     ego warp + CV boxes     the same, with annotated moving objects carried along at constant velocity (oracle)
-    tokenizer               reconstruction of the true future: the ceiling of a model that forecasts tokens
+    tokenizer               reconstruction of the future as it will be observed: the ceiling of a token model
     model gt-ego            the forecaster, told the true ego motion
     model pred-ego          the forecaster, moving as it predicts itself, told only the logged command of each step
+    model action            the forecaster, told the poses that come out of actions which follow the logged drive
+    NAME gt-ego, action     any other world
 
-Legend: B windows, R rows, H horizons.
+Legend: B windows, R rows, H horizons, V voxels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from world_model.data.clips import load_frame
 from world_model.data.index import SceneIndex
 from world_model.errors import OptionError
-from world_model.evaluation.baselines import copy_paste, ego_warp, ego_warp_with_boxes
-from world_model.evaluation.boxes import mask_of, moving
+from world_model.evaluation.actions import ActionModel
+from world_model.evaluation.baselines import copy_paste, ego_warps, mark_movers
+from world_model.evaluation.lanes import decode
 from world_model.evaluation.metrics import Confusion
-from world_model.evaluation.streams import scene_poses, scene_tokens
+from world_model.evaluation.result import BASELINES, ForecastResult, ReconstructionResult, steps_of
+from world_model.evaluation.rollouts import motions_of, roll_models, roll_world
+from world_model.evaluation.scene_data import PAST, SceneData, Window, load_scene
+from world_model.evaluation.streams import add_tokens
 from world_model.forecaster import Forecaster
-from world_model.geometry import invert_pose
-from world_model.grid import MOVABLE, OCC3D, STATIC, STEP_S, VoxelGrid
+from world_model.grid import OCC3D, VoxelGrid
 from world_model.tokenizer import Tokenizer
-
-ROWS = ("copy-paste", "ego warp", "ego warp + CV boxes", "tokenizer", "model gt-ego", "model pred-ego")
-REGIME = dict(zip(ROWS, ("none", "gt-ego", "gt-ego, oracle boxes", "true future", "gt-ego", "pred-ego"), strict=True))
-SUBSETS = ("all", "static", "movable", "moving")
-MOVING_MARGIN_M = 0.5
-"""The moving subset: voxels in boxes of moving objects, grown by this much."""
-PAST = 4
+from world_model.worlds.protocol import World
 
 
 @dataclass(frozen=True, kw_only=True)
-class ForecastResult:
-    """Counts over some windows; results of different windows add up.
+class Contest:
+    """Who forecasts, and what is scored.
 
     Attributes:
+        tokenizer, forecaster: models in evaluation mode on one device; rows that need a missing one are left out.
+        worlds: other worlds by the name of their rows.
+        regimes: which of `world_model.evaluation.rollouts.REGIMES`; other worlds have no motion of their own.
+        actions: what an action does, for the regime "action".
         horizons_s: (H) seconds ahead.
-        rows: (R) names, a part of `ROWS`.
-        counts: (R, H, 2, 18, 18) int64 histograms over all voxels, and over those of moving objects.
-        windows: number of windows.
-        ego_error_m: (H,) float64 sum over windows of the distance between predicted (pred-ego) and true ego position.
+        batch: windows at hand at once.
+        lanes: samples per model call (see `world_model.evaluation.lanes`).
+        grid: grid of the labels, where there is no tokenizer to tell.
     """
 
-    horizons_s: tuple[float, ...]
-    rows: tuple[str, ...]
-    counts: np.ndarray
-    windows: int
-    ego_error_m: np.ndarray
+    tokenizer: Tokenizer | None = None
+    forecaster: Forecaster | None = None
+    worlds: dict[str, World] = field(default_factory=dict)
+    regimes: tuple[str, ...] = ("gt-ego", "pred-ego")
+    actions: ActionModel | None = None
+    horizons_s: tuple[float, ...] = (1.0, 2.0, 3.0)
+    batch: int = 8
+    lanes: int = 1
+    grid: VoxelGrid = OCC3D
 
-    def confusion(self, row: str, horizon: int, subset: str = "all") -> Confusion:
-        """Histogram of a row at the horizon of that number; class subsets share the one over all voxels."""
-        return Confusion(self.counts[self.rows.index(row), horizon, int(subset == "moving")])
+    def __post_init__(self) -> None:
+        steps_of(self.horizons_s)
+        if "action" in self.regimes and self.actions is None:
+            raise OptionError("the regime action without an action model", "one", "see load_action_model")
 
-    def score(self, row: str, horizon: int, metric: str, subset: str = "all") -> float:
-        """A score as a fraction.
+    @property
+    def label_grid(self) -> VoxelGrid:
+        """The grid of all labels."""
+        return self.tokenizer.config.grid if self.tokenizer is not None else self.grid
 
-        Args:
-            row: one of ``rows``.
-            horizon: number of the horizon.
-            metric: "miou", "miou_published" or "iou".
-            subset: one of `SUBSETS`; "static" and "movable" restrict the classes, "moving" voxels and classes.
-        """
-        confusion = self.confusion(row, horizon, subset)
-        classes = {"all": tuple(range(17)), "static": STATIC, "movable": MOVABLE, "moving": MOVABLE}[subset]
-        return float(getattr(confusion, metric)(classes))
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """(H) forecast steps."""
+        return steps_of(self.horizons_s)
 
-    def mean(self, row: str, metric: str, subset: str = "all") -> float:
-        """The mean of a score over the horizons."""
-        return float(np.mean([self.score(row, h, metric, subset) for h in range(len(self.horizons_s))]))
-
-    def __add__(self, other: ForecastResult) -> ForecastResult:
-        return ForecastResult(
-            horizons_s=self.horizons_s,
-            rows=self.rows,
-            counts=self.counts + other.counts,
-            windows=self.windows + other.windows,
-            ego_error_m=self.ego_error_m + other.ego_error_m,
-        )
-
-
-def steps_of(horizons_s: Sequence[float]) -> tuple[int, ...]:
-    """Horizons in forecast steps.
-
-    Raises:
-        OptionError: a horizon is not a positive multiple of the 0.5 s step, or they do not rise.
-    """
-    steps = tuple(round(h / STEP_S) for h in horizons_s)
-    exact = all(s > 0 and abs(s * STEP_S - h) < 1e-6 for s, h in zip(steps, horizons_s, strict=True))
-    if not steps or not exact or list(steps) != sorted(set(steps)):
-        raise OptionError(f"horizons {list(horizons_s)} s", f"rising multiples of {STEP_S} s", "e.g. 1 2 3")
-    return steps
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """(R) names of the rows, in order."""
+        names = list(BASELINES)[: 3 + (self.tokenizer is not None)]
+        if self.tokenizer is not None and self.forecaster is not None:
+            names += [f"model {regime}" for regime in self.regimes]
+        names += [f"{world} {r}" for world in self.worlds for r in self.regimes if r != "pred-ego"]
+        return tuple(names)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Scene:
-    """What one scene's windows share: N frames from number ``first`` on."""
+class SceneWork:
+    """What is asked of one scene.
 
-    index: SceneIndex
-    grid: VoxelGrid
-    first: int
-    labels: Tensor
-    poses: Tensor
-    tokens: Tensor | None
+    Attributes:
+        scene: its number.
+        frames: numbers in the index of the current frames of its windows.
+        reconstruct: score the reconstruction of all its frames, too.
+    """
 
-    def relative(self, frame: int, other: int) -> Tensor:
-        """(4, 4) float32, ego frame of ``frame`` -> ego frame of ``other``."""
-        return (invert_pose(self.poses[other]) @ self.poses[frame]).float()
+    scene: int
+    frames: tuple[int, ...] = ()
+    reconstruct: bool = False
 
-    def seconds(self, frame: int, other: int) -> float:
-        """Time from ``frame`` to ``other``."""
-        time_us = self.index.timestamp_us[[self.first + frame, self.first + other]]
-        return float(time_us[1] - time_us[0]) * 1e-6
+    def reach(self, index: SceneIndex, steps: int) -> int:
+        """Frames of the scene that are needed, from its first one on.
 
-    def moving_mask(self, frame: int) -> Tensor:
-        """(X, Y, Z) bool, True in and closely around moving objects."""
-        return torch.from_numpy(mask_of(moving(self.index.boxes(self.first + frame)), self.grid, MOVING_MARGIN_M))
+        Raises:
+            OptionError: a window leaves the scene.
+        """
+        inside = index.frames(self.scene)
+        if self.frames and (min(self.frames) - PAST < inside.start or max(self.frames) + steps >= inside.stop):
+            raise OptionError(
+                f"windows around the frames {min(self.frames)}..{max(self.frames)} of {index.scene_name[self.scene]}",
+                f"{PAST} past and {steps} future frames inside {inside.start}..{inside.stop - 1}",
+                "take the frames from world_model.data.clips.windows",
+            )
+        return len(inside) if self.reconstruct else max(self.frames) + steps + 1 - inside.start
 
 
-@torch.inference_mode()
-def forecast_scene(
-    index: SceneIndex,
-    scene: int,
-    frames: Sequence[int],
-    *,
-    tokenizer: Tokenizer | None = None,
-    forecaster: Forecaster | None = None,
-    horizons_s: tuple[float, ...] = (1.0, 2.0, 3.0),
-    batch: int = 4,
-    grid: VoxelGrid = OCC3D,
-) -> ForecastResult:
-    """Score every row on the windows of one scene.
+@dataclass(frozen=True, kw_only=True)
+class SceneScore:
+    """What one scene has yielded; None for what was not asked."""
 
-    Args:
-        index: the data set.
-        scene: the scene's number.
-        frames: current-frame numbers of windows that lie inside the scene (`world_model.data.clips.windows`).
-        tokenizer, forecaster: models in evaluation mode on one device; rows that need a missing one are left out.
-        horizons_s: what to score, seconds ahead.
-        batch: windows per forecast; the scores do not depend on it.
-        grid: grid of the labels, where there is no tokenizer to tell.
+    forecast: ForecastResult | None = None
+    reconstruction: ReconstructionResult | None = None
+
+
+def read_scenes(index: SceneIndex, work: Sequence[SceneWork], contest: Contest) -> list[SceneData]:
+    """Read what some scenes need.
 
     Raises:
         DataError: a label file is missing or damaged.
+        OptionError: a window leaves its scene.
     """
-    steps = steps_of(horizons_s)
-    data = _load(index, scene, frames, steps[-1], tokenizer, grid)
-    rows = ROWS[: 3 + (tokenizer is not None) + 2 * (tokenizer is not None and forecaster is not None)]
-    scores = [[(Confusion(), Confusion()) for _ in steps] for _ in rows]
-    error_m = np.zeros(len(steps))
-    for begin in range(0, len(frames), batch):
-        now = [frame - data.first for frame in frames[begin : begin + batch]]
-        forecasts = _baselines(data, now, steps)
-        if tokenizer is not None and data.tokens is not None:
-            forecasts.append([tokenizer.decode(data.tokens[[n + s for n in now]]) for s in steps])
-            if forecaster is not None:
-                given, _ = _rollout(data, data.tokens, now, steps, tokenizer, forecaster, true_ego=True)
-                own, missed_m = _rollout(data, data.tokens, now, steps, tokenizer, forecaster, true_ego=False)
-                forecasts += [given, own]
-                error_m += missed_m
-        for h, step in enumerate(steps):
-            truth = data.labels[[n + step for n in now]]
-            mask = torch.stack([data.moving_mask(n + step) for n in now])
-            for row, forecast in enumerate(forecasts):
-                _count(scores[row][h], forecast[h], truth, mask)
-    counts = np.array([[[c.counts for c in pair] for pair in per_row] for per_row in scores])
-    return ForecastResult(
-        horizons_s=tuple(horizons_s), rows=rows, counts=counts, windows=len(frames), ego_error_m=error_m
-    )
+    reach = [w.reach(index, contest.steps[-1]) for w in work]
+    return [load_scene(index, w.scene, r, contest.label_grid) for w, r in zip(work, reach, strict=True)]
 
 
-def _load(
-    index: SceneIndex, scene: int, frames: Sequence[int], reach: int, tokenizer: Tokenizer | None, grid: VoxelGrid
-) -> _Scene:
-    """Labels, poses and tokens of a scene up to the last frame that its windows need."""
-    inside = index.frames(scene)
-    grid = tokenizer.config.grid if tokenizer is not None else grid
-    if min(frames) - PAST < inside.start or max(frames) + reach >= inside.stop:
-        raise OptionError(
-            f"windows around the frames {min(frames)}..{max(frames)} of scene {index.scene_name[scene]}",
-            f"{PAST} past and {reach} future frames inside {inside.start}..{inside.stop - 1}",
-            "take the frames from world_model.data.clips.windows",
+@torch.inference_mode()
+def score_scenes(scenes: list[SceneData], work: Sequence[SceneWork], contest: Contest) -> list[SceneScore]:
+    """Score some scenes together: each frame is encoded and decoded once, windows of different scenes share batches.
+
+    Args:
+        scenes: of `read_scenes`.
+        work: what is asked of each.
+        contest: who forecasts.
+
+    Returns:
+        One score per scene; none depends on the scenes beside it.
+    """
+    rebuilt: list[dict[int, Tensor]] = [{} for _ in scenes]
+    if contest.tokenizer is not None:
+        scenes = add_tokens(contest.tokenizer, scenes, contest.lanes)
+        rebuilt = [_rebuild(s, w, contest) for s, w in zip(scenes, work, strict=True)]
+    totals = [ForecastResult.zero(contest.rows, contest.horizons_s) for _ in work]
+    windows = [
+        (n, Window(scene=s, now=frame - s.first))
+        for n, (s, w) in enumerate(zip(scenes, work, strict=True))
+        for frame in w.frames
+    ]
+    for begin in range(0, len(windows), contest.batch):
+        part = windows[begin : begin + contest.batch]
+        results = _score_windows([w for _, w in part], [rebuilt[n] for n, _ in part], contest)
+        for (n, _), result in zip(part, results, strict=True):
+            totals[n] += result
+    return [
+        SceneScore(
+            forecast=total if w.frames else None,
+            reconstruction=_reconstruction(s, labels) if w.reconstruct else None,
         )
-    poses = scene_poses(index, scene)[: max(frames) + reach + 1 - inside.start]
-    labels = torch.stack([load_frame(index, inside.start + n, grid) for n in range(len(poses))])
-    tokens = torch.stack(list(scene_tokens(tokenizer, labels, poses))) if tokenizer is not None else None
-    return _Scene(index=index, grid=grid, first=inside.start, labels=labels, poses=poses, tokens=tokens)
+        for s, w, total, labels in zip(scenes, work, totals, rebuilt, strict=True)
+    ]
 
 
-def _baselines(data: _Scene, now: list[int], steps: tuple[int, ...]) -> list[list[Tensor]]:
-    """Labels (B, X, Y, Z) of the three rows without a model, per horizon."""
-    labels, pose = data.labels[now], data.poses[now]
-    boxes = [data.index.boxes(data.first + n) for n in now]
+def _rebuild(scene: SceneData, work: SceneWork, contest: Contest) -> dict[int, Tensor]:
+    """Decoded labels (X, Y, Z) by frame, of the frames that are scored."""
+    assert contest.tokenizer is not None and scene.tokens is not None
+    wanted = {frame - scene.first + step for frame in work.frames for step in contest.steps}
+    frames = sorted(wanted | set(scene.labelled) if work.reconstruct else wanted)
+    return dict(zip(frames, decode(contest.tokenizer, scene.tokens[frames], contest.lanes), strict=True))
+
+
+def _reconstruction(scene: SceneData, rebuilt: dict[int, Tensor]) -> ReconstructionResult:
+    confusion, frames = Confusion(), sorted(set(scene.labelled) & set(scene.known))
+    for frame in frames:
+        confusion.add(rebuilt[frame], scene.truth[frame].to(rebuilt[frame].device))
+    return ReconstructionResult(counts=confusion.table, frames=len(frames))
+
+
+def _score_windows(windows: list[Window], rebuilt: list[dict[int, Tensor]], contest: Contest) -> list[ForecastResult]:
+    """Score every row on B windows."""
+    steps, results = contest.steps, [ForecastResult.zero(contest.rows, contest.horizons_s) for _ in windows]
+    table = [_baselines(window, steps) for window in windows]
+    if contest.tokenizer is not None:
+        for known, window, labels in zip(table, windows, rebuilt, strict=True):
+            known.append([labels[window.now + step] for step in steps])
+    _add_rollouts(table, results, windows, contest)
+    for window, rows, result in zip(windows, table, results, strict=True):
+        for h, step in enumerate(steps):
+            truth = window.scene.truth[window.now + step].flatten()
+            near = window.scene.moving_voxels(window.now + step)
+            for r, row in enumerate(rows):
+                result.counts[r, h] = _count(row[h].flatten(), truth, near)
+    return [replace(result, windows=1) for result in results]
+
+
+def _add_rollouts(
+    table: list[list[list[Tensor]]], results: list[ForecastResult], windows: list[Window], contest: Contest
+) -> None:
+    """Append the rows of the models and the worlds to the forecasts of B windows."""
+    steps, lanes = contest.steps, contest.lanes
+    motions = {r: motions_of(windows, r, steps[-1], contest.actions) for r in contest.regimes}
+    for name in contest.rows[len(table[0]) :]:
+        who, _, regime = name.rpartition(" ")
+        given = motions[regime]
+        if who in contest.worlds:
+            assert given is not None
+            found = roll_world(contest.worlds[who], windows, given, steps, lanes)
+        else:
+            assert contest.tokenizer is not None and contest.forecaster is not None
+            found = roll_models(contest.tokenizer, contest.forecaster, windows, given, steps, lanes)
+        for b, (rows, result) in enumerate(zip(table, results, strict=True)):
+            result.missed[len(rows)] = found.missed[b].numpy()
+            rows.append([labels[b] for labels in found.labels])
+
+
+def _baselines(window: Window, steps: Sequence[int]) -> list[list[Tensor]]:
+    """Labels (X, Y, Z) of the three rows without a model, per horizon."""
+    scene, now = window.scene, window.now
+    labels, pose, boxes = scene.observed[now][None], scene.poses[now][None], [scene.index.boxes(scene.first + now)]
+    marked = mark_movers(labels, boxes, scene.grid)
     table: list[list[Tensor]] = [[], [], []]
     for step in steps:
-        future = data.poses[[n + step for n in now]]
-        seconds = [data.seconds(n, n + step) for n in now]
-        table[0].append(copy_paste(labels))
-        table[1].append(ego_warp(labels, pose, future, data.grid))
-        table[2].append(ego_warp_with_boxes(labels, pose, future, boxes, seconds, data.grid))
+        future, seconds = scene.poses[now + step][None], [window.seconds(step)]
+        warped, carried = ego_warps(marked, labels, pose, future, boxes, seconds, scene.grid)
+        for row, found in zip(table, (copy_paste(labels), warped, carried), strict=True):
+            row.append(found[0])
     return table
 
 
-def _rollout(
-    data: _Scene,
-    tokens: Tensor,
-    now: list[int],
-    steps: tuple[int, ...],
-    tokenizer: Tokenizer,
-    forecaster: Forecaster,
-    *,
-    true_ego: bool,
-) -> tuple[list[Tensor], np.ndarray]:
-    """Forecast labels (B, X, Y, Z) per horizon, and (H,) summed distances to the true ego position."""
-    device = tokens.device
-    observed = torch.tensor([list(range(n - PAST, n + 1)) for n in now])
-    state = forecaster.start(tokens[observed.to(device)], data.poses[observed].to(device))
-    pose = torch.eye(4, dtype=torch.float64).expand(len(now), 4, 4)
-    forecasts, error_m = [], np.zeros(len(steps))
-    for k in range(steps[-1]):
-        command = torch.from_numpy(data.index.command[[data.first + n + k for n in now]].astype(np.int64)).to(device)
-        given = torch.stack([data.relative(n + k, n + k + 1) for n in now]).to(device) if true_ego else None
-        state, out = forecaster.step(state, command, given)
-        pose = pose @ invert_pose(out.curr_to_next.double().cpu())
-        if k + 1 in steps:
-            forecasts.append(tokenizer.decode(out.token))
-            true_m = torch.stack([data.relative(n + k + 1, n)[:2, 3] for n in now])
-            error_m[steps.index(k + 1)] = float((pose[:, :2, 3] - true_m).norm(dim=-1).sum())
-    return forecasts, error_m
-
-
-def _count(scores: tuple[Confusion, Confusion], forecast: Tensor, truth: Tensor, mask: Tensor) -> None:
-    truth, mask = truth.to(forecast.device), mask.to(forecast.device)
-    scores[0].add(forecast, truth)
-    scores[1].add(forecast, truth, mask)
+def _count(forecast: Tensor, truth: Tensor, near: Tensor) -> np.ndarray:
+    """(2, 19, 18) histograms over all V voxels, and over those numbered ``near``."""
+    truth, near = truth.to(forecast.device), near.to(forecast.device)
+    everywhere, moving = Confusion(), Confusion()
+    everywhere.add(forecast, truth)
+    moving.add(forecast[near], truth[near])
+    return np.stack((everywhere.table, moving.table))

@@ -5,23 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from world_model.evaluation.forecasting import REGIME, SUBSETS, ForecastResult
 from world_model.evaluation.metrics import SEMANTIC, Confusion
-from world_model.evaluation.reconstruction import ReconstructionResult
-from world_model.files import atomic_write, write_json, write_text
-from world_model.grid import CLASS_COLORS, CLASS_NAMES
+from world_model.evaluation.result import METRICS, SUBSETS, ForecastResult, ReconstructionResult, regime_of
+from world_model.files import write_json, write_text
+from world_model.grid import CLASS_NAMES
 
-METRICS = {"miou": "mIoU", "miou_published": "mIoU_published", "iou": "IoU"}
 CONVENTIONS = (
-    "All scores in percent, accumulated over the set. IoU: occupied against free. mIoU: mean over the classes that "
-    "occur in the ground truth or the prediction. mIoU_published: classes with IoU 0 dropped from the mean (the "
-    "convention of the II-World release). No visibility mask."
+    "All scores in percent, accumulated over the set, without visibility mask. IoU: occupied against free. mIoU: mean "
+    "over the classes that occur in the ground truth or the prediction. mIoU_published: classes with IoU 0 dropped "
+    "from the mean. IoU_published: ground truth of 255 counts as occupied, where IoU leaves it out (the conventions "
+    "of the II-World release)."
+)
+FAITHFUL = "Means over the horizons are rounded as the release rounds: each horizon to two decimals, then the mean."
+SUBSET_NOTE = (
+    "static and movable compare only these classes; moving counts only voxels within 0.5 m of annotated objects faster "
+    "than 0.5 m/s, and movable classes in them."
 )
 
 
@@ -34,12 +35,14 @@ class Report:
         settings: how it was measured: name -> value, as shown.
         reconstruction: the tokenizer's scores, if measured.
         forecasting: the forecast table, if measured.
+        faithful: round means over the horizons as the release does.
     """
 
     title: str
     settings: dict[str, Any]
     reconstruction: ReconstructionResult | None = None
     forecasting: ForecastResult | None = None
+    faithful: bool = False
 
     def save(self, folder: Path) -> list[Path]:
         """Write results.json, results.md and the plots, each atomically; returns their paths."""
@@ -47,18 +50,21 @@ class Report:
         write_json(written[0], self.to_dict())
         write_text(written[1], self.to_markdown())
         if self.forecasting is not None:
+            from world_model.pictures.plots import plot_classes, plot_horizons, write_plot
+
             written += [folder / "forecast_by_horizon.png", folder / "forecast_by_class.png"]
-            _write_figure(written[-2], _plot_horizons(self.title, self.forecasting))
-            _write_figure(written[-1], _plot_classes(self.title, self.forecasting))
+            write_plot(written[-2], plot_horizons(self.title, self.forecasting))
+            write_plot(written[-1], plot_classes(self.title, self.forecasting))
         return written
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; NaN becomes null."""
-        value: dict[str, Any] = {"title": self.title, "settings": self.settings, "conventions": CONVENTIONS}
+        conventions = f"{CONVENTIONS} {FAITHFUL}" if self.faithful else CONVENTIONS
+        value: dict[str, Any] = {"title": self.title, "settings": self.settings, "conventions": conventions}
         if self.reconstruction is not None:
             value["reconstruction"] = {"frames": self.reconstruction.frames, **_scores(self.reconstruction.confusion)}
         if self.forecasting is not None:
-            value["forecasting"] = _forecast_dict(self.forecasting)
+            value["forecasting"] = _forecast_dict(self.forecasting, self.faithful)
         return value
 
     def to_markdown(self) -> str:
@@ -69,21 +75,13 @@ class Report:
         if self.forecasting is not None:
             result = self.forecasting
             parts.append(f"## Forecasting ({result.windows} windows: 4 past + current in)")
-            parts += [_horizon_table(result), "### Subsets (mean over the horizons)", _subset_table(result)]
-            parts += ["Subsets: " + SUBSET_NOTE, "### IoU per class at the last horizon", _class_table(result)]
-            if "model pred-ego" in result.rows:
-                error = ", ".join(
-                    f"{m / max(result.windows, 1):.2f} m at {s:g} s"
-                    for m, s in zip(result.ego_error_m, result.horizons_s, strict=True)
-                )
-                parts.append(f"Ego position error of pred-ego (mean distance at t): {error}.")
+            parts += [FAITHFUL] if self.faithful else []
+            parts += [_horizon_table(result, self.faithful)]
+            parts += ["### Subsets (mean over the horizons)", _subset_table(result), "Subsets: " + SUBSET_NOTE]
+            for h, seconds in enumerate(result.horizons_s):
+                parts += [f"### IoU per class at {seconds:g} s", _class_table(result, h)]
+            parts += [_misses(result)] if _missing(result) else []
         return "\n\n".join(parts) + "\n"
-
-
-SUBSET_NOTE = (
-    "static and movable compare only these classes; moving counts only voxels within 0.5 m of annotated objects faster "
-    "than 0.5 m/s, and movable classes in them."
-)
 
 
 def percent(fraction: float) -> str:
@@ -106,7 +104,7 @@ def _bullets(settings: dict[str, Any]) -> str:
 def _scores(confusion: Confusion) -> dict[str, Any]:
     per_class = dict(zip(CLASS_NAMES, confusion.per_class().tolist(), strict=True))
     values = {**{metric: getattr(confusion, metric)() for metric in METRICS}, "per_class": per_class}
-    return {**_no_nan(values), "voxels": confusion.total}
+    return {**_no_nan(values), "voxels": confusion.total, "voxels_ignored": int(confusion.ignored.sum())}
 
 
 def _no_nan(value: Any) -> Any:
@@ -115,41 +113,68 @@ def _no_nan(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _forecast_dict(result: ForecastResult) -> dict[str, Any]:
+def _forecast_dict(result: ForecastResult, faithful: bool) -> dict[str, Any]:
     def row(name: str) -> dict[str, Any]:
         horizons = {}
         for h, seconds in enumerate(result.horizons_s):
             subsets = {s: {m: result.score(name, h, m, s) for m in METRICS} for s in SUBSETS}
             per_class = _scores(result.confusion(name, h))["per_class"]
             horizons[f"{seconds:g}s"] = _no_nan({**subsets, "per_class": per_class})
-        return {"regime": REGIME[name], "horizons": horizons}
+        mean = {s: {m: result.mean(name, m, s, faithful) for m in METRICS} for s in SUBSETS}
+        told = {"regime": regime_of(name), "horizons": horizons, "mean": _no_nan(mean)}
+        if name in _missing(result):
+            position_m, heading_rad = result.ego_error(name).T.tolist()
+            told |= {"ego_position_error_m": position_m, "ego_heading_error_rad": heading_rad}
+        return told
 
-    error = (result.ego_error_m / max(result.windows, 1)).tolist() if "model pred-ego" in result.rows else None
     return {
         "windows": result.windows,
         "horizons_s": list(result.horizons_s),
         "rows": {name: row(name) for name in result.rows},
-        "pred_ego_position_error_m": error,
     }
+
+
+def _missing(result: ForecastResult) -> list[str]:
+    """Rows whose ego position is not the true one."""
+    return [name for name in result.rows if regime_of(name) in ("pred-ego", "action")]
+
+
+def _misses(result: ForecastResult) -> str:
+    def row(name: str) -> str:
+        misses = zip(result.ego_error(name), result.horizons_s, strict=True)
+        return f"{name} " + ", ".join(f"{m:.2f} m and {math.degrees(a):.1f}° at {s:g} s" for (m, a), s in misses)
+
+    return "Mean error of the ego pose at t: " + "; ".join(row(name) for name in _missing(result)) + "."
+
+
+def _shown(confusions: Sequence[Confusion]) -> list[str]:
+    """The metrics that tell something: IoU_published is IoU where no ground truth is 255."""
+    return [m for m in METRICS if m != "iou_published" or any(c.ignored.any() for c in confusions)]
 
 
 def _reconstruction_table(report: Report) -> str:
     assert report.reconstruction is not None
     confusion = report.reconstruction.confusion
-    head = table(list(METRICS.values()), [[percent(getattr(confusion, m)()) for m in METRICS]])
+    shown = _shown([confusion])
+    head = table([METRICS[m] for m in shown], [[percent(getattr(confusion, m)()) for m in shown]])
     scores = confusion.per_class()
     rows = [[CLASS_NAMES[c], percent(scores[c])] for c in SEMANTIC]
     return head + "\n\n" + table(["class", "IoU"], rows)
 
 
-def _horizon_table(result: ForecastResult) -> str:
+def _horizon_table(result: ForecastResult, faithful: bool) -> str:
+    horizons = range(len(result.horizons_s))
+    shown = _shown([result.confusion(result.rows[0], h) for h in horizons])
     header = ["forecast", "ego poses"]
-    header += [f"{label} {s:g}s" for label in METRICS.values() for s in [*result.horizons_s]]
-    header += ["mIoU mean", "IoU mean"]
+    for metric in shown:
+        header += [f"{METRICS[metric]} {s:g}s" for s in result.horizons_s] + ["mean"]
     rows = []
     for name in result.rows:
-        cells = [percent(result.score(name, h, m)) for m in METRICS for h in range(len(result.horizons_s))]
-        rows.append([name, REGIME[name], *cells, *(percent(result.mean(name, m)) for m in ("miou", "iou"))])
+        cells = [name, regime_of(name)]
+        for metric in shown:
+            cells += [percent(result.score(name, h, metric)) for h in horizons]
+            cells.append(percent(result.mean(name, metric, faithful=faithful)))
+        rows.append(cells)
     return table(header, rows)
 
 
@@ -160,54 +185,7 @@ def _subset_table(result: ForecastResult) -> str:
     return table(header, rows)
 
 
-def _class_table(result: ForecastResult) -> str:
-    last = len(result.horizons_s) - 1
-    scores = {name: result.confusion(name, last).per_class() for name in result.rows}
+def _class_table(result: ForecastResult, horizon: int) -> str:
+    scores = {name: result.confusion(name, horizon).per_class() for name in result.rows}
     rows = [[CLASS_NAMES[c], *(percent(scores[name][c]) for name in result.rows)] for c in SEMANTIC]
-    return table([f"class at {result.horizons_s[-1]:g}s", *result.rows], rows)
-
-
-def _write_figure(path: Path, figure: Any) -> None:
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    with atomic_write(path) as stream:
-        stream.write(buffer.getvalue())
-
-
-def _new_figure(width: float, height: float) -> Any:
-    # A Figure without pyplot draws with Agg, needs no display and leaves the user's backend alone.
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def _plot_horizons(title: str, result: ForecastResult) -> Any:
-    figure = _new_figure(9, 4)
-    for axis, metric in zip(figure.subplots(1, 2), ("miou", "iou"), strict=True):
-        for name in result.rows:
-            scores = [100 * result.score(name, h, metric) for h in range(len(result.horizons_s))]
-            model = name.startswith("model")
-            axis.plot(result.horizons_s, scores, "o-" if model else "s--", lw=2.2 if model else 1.2, label=name)
-        axis.set(xlabel="horizon (s)", ylabel=f"{METRICS[metric]} (%)", ylim=(0, None), xticks=result.horizons_s)
-        axis.grid(alpha=0.3)
-    axis.legend(fontsize=8)
-    figure.suptitle(f"Forecast by horizon: {title}, {result.windows} windows", fontsize=10)
-    return figure
-
-
-def _plot_classes(title: str, result: ForecastResult) -> Any:
-    figure = _new_figure(11, 4)
-    axis = figure.subplots()
-    shown = [r for r in result.rows if r not in ("tokenizer", "model pred-ego")]
-    last, width = len(result.horizons_s) - 1, 0.8 / len(shown)
-    for i, name in enumerate(shown):
-        scores = 100 * np.nan_to_num(result.confusion(name, last).per_class()[list(SEMANTIC)])
-        axis.bar(np.arange(len(SEMANTIC)) + (i - (len(shown) - 1) / 2) * width, scores, width, label=name)
-    axis.set_xticks(range(len(SEMANTIC)), [CLASS_NAMES[c] for c in SEMANTIC], rotation=40, ha="right", fontsize=8)
-    for tick, c in zip(axis.get_xticklabels(), SEMANTIC, strict=True):
-        tick.set_color([0.7 * v / 255 for v in CLASS_COLORS[c]])
-    axis.set_ylabel("IoU (%)")
-    axis.grid(axis="y", alpha=0.3)
-    axis.legend(fontsize=8)
-    figure.suptitle(f"Forecast by class at {result.horizons_s[-1]:g} s: {title}", fontsize=10)
-    return figure
+    return table(["class", *result.rows], rows)

@@ -3,20 +3,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
-import torch
+from tiny_contest import save_models
 
-import world_model.evaluate as command
-from world_model.checkpoint import FORECASTER_FILE, TOKENIZER_FILE, load_tokenizer, save_model
 from world_model.errors import CheckpointError, DataError, OptionError, OutputError
 from world_model.evaluate import Evaluate, evaluate
-from world_model.evaluation.forecasting import ROWS
+from world_model.evaluation.job import Bench
 from world_model.evaluation.partial import PartialResults
-from world_model.forecaster import Forecaster
-from world_model.forecaster import tiny as tiny_forecaster
+from world_model.evaluation.report import Report
+from world_model.evaluation.result import ForecastResult, ReconstructionResult
 from world_model.prepare import Prepare, prepare
-from world_model.tokenizer import Tokenizer
-from world_model.tokenizer import tiny as tiny_tokenizer
+
+ROWS = ("copy-paste", "ego warp", "ego warp + CV boxes", "tokenizer", "model gt-ego", "model pred-ego")
 
 
 @pytest.fixture
@@ -29,15 +28,14 @@ def data(make_scenes) -> Path:  # type: ignore[no-untyped-def]
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    torch.manual_seed(0)
-    folder = tmp_path / "checkpoint"
-    tokenizer = Tokenizer(tiny_tokenizer())
-    save_model(folder / TOKENIZER_FILE, tokenizer, tokenizer.state_dict(), {"data_source": "synthetic"})
-    tokens = load_tokenizer(folder)[1]["tokens"]
-    forecaster = Forecaster(tiny_forecaster(tokenizer.config))
-    card = {"data_source": "synthetic", "tokens": tokens}
-    save_model(folder / FORECASTER_FILE, forecaster, forecaster.state_dict(), card)
-    return folder
+    return save_models(tmp_path / "checkpoint")
+
+
+def measured(options: Evaluate) -> Report:
+    """The report of the only process."""
+    report = evaluate(options)
+    assert report is not None
+    return report
 
 
 def test_report_names_everything(
@@ -49,13 +47,24 @@ def test_report_names_everything(
     printed = capsys.readouterr().out
     assert text in printed and str(out / "results.md") in printed
     assert text.startswith("# Evaluation: synthetic, held-out")
-    for said in (*ROWS, "mIoU_published", "gt-ego", "pred-ego", "oracle", "4 of 4", "static", "moving", "Ego position"):
+    for said in (
+        *ROWS,
+        "mIoU_published",
+        "gt-ego",
+        "pred-ego",
+        "oracle",
+        "4 of 4",
+        "static",
+        "moving",
+        "ego pose at t",
+    ):
         assert said in text
     results = json.loads((out / "results.json").read_text())
     assert results["forecasting"]["windows"] == 4 and results["reconstruction"]["frames"] == 24
     rows = results["forecasting"]["rows"]
     assert set(rows) == set(ROWS) and set(rows["model gt-ego"]["horizons"]) == {"1s", "2s", "3s"}
     assert 0 < rows["copy-paste"]["horizons"]["1s"]["all"]["miou"] < 1
+    assert len(rows["model pred-ego"]["ego_position_error_m"]) == 3
     for plot in ("forecast_by_horizon.png", "forecast_by_class.png"):
         assert (out / plot).read_bytes().startswith(b"\x89PNG")
 
@@ -64,29 +73,99 @@ def test_killed_run_resumes_to_identical_results(
     data: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def options(out: str) -> Evaluate:
-        return Evaluate(index=data, checkpoint=checkpoint, out=tmp_path / out)
+        return Evaluate(index=data, checkpoint=checkpoint, out=tmp_path / out, batch=1)
 
-    whole = evaluate(options("whole")).to_dict()
-    real, calls = command.forecast_scene, []
+    whole = measured(options("whole")).to_dict()
+    real, calls = Bench.score, []
 
-    def killed(index, scene, *rest, **named):  # type: ignore[no-untyped-def]
-        calls.append(scene)
+    def killed(self, scenes, work):  # type: ignore[no-untyped-def]
+        calls.append([w.scene for w in work])
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return real(index, scene, *rest, **named)
+        return real(self, scenes, work)
 
-    monkeypatch.setattr(command, "forecast_scene", killed)
+    monkeypatch.setattr(Bench, "score", killed)
     with pytest.raises(KeyboardInterrupt):
         evaluate(options("killed"))
     assert not (tmp_path / "killed" / "results.json").exists()
-    monkeypatch.setattr(command, "reconstruct_scene", None)  # what is done must not be computed again
-    resumed = evaluate(options("killed")).to_dict()
-    assert resumed == whole and calls == [1, 2, 2]
+    assert measured(options("killed")).to_dict() == whole
+    assert calls == [[1], [2], [2]]  # what was done is not computed again
+    assert measured(options("killed")).to_dict() == whole and len(calls) == 3
+
+
+def test_the_long_table(make_scenes, checkpoint: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    data = make_scenes(frames=(11, 18))
+    prepare(Prepare(data_root=data))
+    horizons = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0)
+    told = {"index": data, "checkpoint": checkpoint, "what": ("forecasting",)}
+    long = measured(Evaluate(out=tmp_path / "long", horizons_s=horizons, **told)).forecasting  # type: ignore[arg-type]
+    short = measured(Evaluate(out=tmp_path / "short", **told)).forecasting  # type: ignore[arg-type]
+    assert long is not None and short is not None and long.horizons_s == horizons
+    assert (long.windows, short.windows) == (2, 8)
+    text = (tmp_path / "long" / "results.md").read_text()
+    assert "mIoU 6s" in text and "per class at 5 s" in text
+
+
+def test_worlds_by_name_and_regimes(data: Path, checkpoint: Path, tmp_path: Path) -> None:
+    told = {"index": data, "checkpoint": checkpoint, "max_windows": 2, "what": ("forecasting",)}
+    worlds = ("learned", "replay", "transport", "tiny_contest:Mine")
+    report = measured(Evaluate(out=tmp_path, world=worlds, regimes=("gt-ego", "action"), **told))  # type: ignore[arg-type]
+    found = report.forecasting
+    assert found is not None
+    names = ("model", "replay", "transport", "Mine")
+    assert found.rows == (*ROWS[:4], *(f"{n} {r}" for n in names for r in ("gt-ego", "action")))
+    row = {name: found.counts[found.rows.index(name)] for name in found.rows}
+    assert (row["Mine gt-ego"] == row["transport gt-ego"]).all()
+    assert (row["Mine gt-ego"] != row["Mine action"]).any()
+    assert 0 < found.ego_error("Mine action")[2, 0] == found.ego_error("model action")[2, 0]
+    assert "following the logged drive" in report.to_markdown()
+
+
+def test_partial_results_of_code_that_changed_are_not_used(tmp_path: Path, data: Path, checkpoint: Path) -> None:
+    def decided(world: str, **options: object) -> str:
+        job = Evaluate(index=data, checkpoint=checkpoint, out=tmp_path, world=(world,), **options)  # type: ignore[arg-type]
+        from world_model.evaluate import _job
+
+        return Bench(_job(job))._forecasts.folder.name
+
+    plain = decided("tiny_contest:Mine")
+    assert plain == decided("tiny_contest:Mine", batch=3, stride=2, workers=2, faithful=True)
+    others = [decided("transport"), decided("tiny_contest:Mine", horizons_s=(1.0,))]
+    others += [
+        decided("tiny_contest:Mine", regimes=("gt-ego", "action"), action_mode=m) for m in ("kinematic", "delta")
+    ]
+    assert len({plain, *others}) == 5
+
+
+def test_faithful_rounds_and_says_so(data: Path, checkpoint: Path, tmp_path: Path) -> None:
+    told = {"index": data, "checkpoint": checkpoint, "what": ("forecasting",), "models": "none"}
+    with pytest.raises(DataError, match="200"):  # without a tokenizer the grid is that of Occ3D
+        evaluate(Evaluate(out=tmp_path / "none", **told))  # type: ignore[arg-type]
+    told["models"] = "tokenizer"
+    plain = measured(Evaluate(out=tmp_path, **told)).to_dict()  # type: ignore[arg-type]
+    rounded = measured(Evaluate(out=tmp_path, faithful=True, **told)).to_dict()  # type: ignore[arg-type]
+    assert "as the release rounds" in rounded["conventions"] and "as the release rounds" not in plain["conventions"]
+    for name, row in rounded["forecasting"]["rows"].items():
+        assert row["horizons"] == plain["forecasting"]["rows"][name]["horizons"]
+        percent = 100 * row["mean"]["all"]["iou"]
+        assert percent == pytest.approx(round(percent, 2), abs=1e-9)
+
+
+def test_ground_truth_of_255_shows_the_published_iou() -> None:
+    counts = np.zeros((19, 18), np.int64)
+    counts[4, 4], counts[17, 17], counts[18, 4] = 30, 50, 20
+    rebuilt = Report(title="t", settings={}, reconstruction=ReconstructionResult(counts=counts, frames=1))
+    assert "IoU_published " in rebuilt.to_markdown()
+    assert rebuilt.to_dict()["reconstruction"]["voxels_ignored"] == 20
+    counts[18] = 0
+    known = Report(title="t", settings={}, reconstruction=ReconstructionResult(counts=counts, frames=1))
+    assert "| IoU_published" not in known.to_markdown() and known.to_dict()["reconstruction"]["iou_published"] == 1.0
+    nothing = Report(title="t", settings={}, forecasting=ForecastResult.zero(ROWS, (1.0,)))
+    assert "| -" in nothing.to_markdown()
+    json.dumps(nothing.to_dict(), allow_nan=False)
 
 
 def test_partial_results_belong_to_their_settings(tmp_path: Path) -> None:
-    import numpy as np
-
     one = PartialResults(tmp_path, {"index": "a"})
     one.save("scene", counts=np.arange(3))
     assert (PartialResults(tmp_path, {"index": "a"}).load("scene") or {})["counts"].tolist() == [0, 1, 2]
@@ -98,9 +177,9 @@ def test_partial_results_belong_to_their_settings(tmp_path: Path) -> None:
 
 
 def test_subsets_of_the_work(data: Path, checkpoint: Path, tmp_path: Path) -> None:
-    few = evaluate(Evaluate(index=data, checkpoint=checkpoint, out=tmp_path / "a", max_windows=1, models="tokenizer"))
+    few = measured(Evaluate(index=data, checkpoint=checkpoint, out=tmp_path / "a", max_windows=1, models="tokenizer"))
     assert few.forecasting is not None and few.forecasting.windows == 1 and few.forecasting.rows == ROWS[:4]
-    half = evaluate(
+    half = measured(
         Evaluate(index=data, checkpoint=checkpoint, out=tmp_path / "b", what=("reconstruction",), max_scenes=1)
     )
     assert half.forecasting is None and half.reconstruction is not None and half.reconstruction.frames == 12
@@ -115,12 +194,12 @@ def test_damaged_labels_stop_with_their_name_and_keep_what_is_done(
     path = data / "gts" / "scene-9003" / "scene-9003-4" / "labels.npz"
     good = path.read_bytes()
     path.write_bytes(good[:200])
-    options = Evaluate(index=data, checkpoint=checkpoint, out=tmp_path / "out", what=("reconstruction",))
+    options = Evaluate(index=data, checkpoint=checkpoint, out=tmp_path / "out", what=("reconstruction",), batch=1)
     with pytest.raises(DataError, match="scene-9003-4"):
         evaluate(options)
     assert len(list((tmp_path / "out" / "partial").rglob("*.npz"))) == 1
     path.write_bytes(good)
-    result = evaluate(options).reconstruction
+    result = measured(options).reconstruction
     assert result is not None and result.frames == 24
 
 
@@ -128,6 +207,11 @@ def test_bad_options_are_explained(data: Path, checkpoint: Path, tmp_path: Path)
     for wrong in ({"stride": 0}, {"batch": -1}, {"max_windows": 0}, {"horizons_s": (1.3,)}, {"what": ()}):
         with pytest.raises(OptionError):
             Evaluate(**wrong)  # type: ignore[arg-type]
+    for wrong in ({"workers": 0}, {"world": ("replay", "replay")}, {"world": ("replay",), "regimes": ("pred-ego",)}):
+        with pytest.raises(OptionError):
+            Evaluate(**wrong)  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="no_such_module"):
+        evaluate(Evaluate(index=data, checkpoint=checkpoint, out=tmp_path / "w", world=("no_such_module:World",)))
     with pytest.raises(OptionError, match="models=none"):
         Evaluate(models="none", what=("reconstruction",))
     with pytest.raises(DataError, match="prepare"):

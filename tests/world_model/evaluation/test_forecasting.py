@@ -1,25 +1,29 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tiny_contest import forecast, tiny_models
 
-from world_model.data.clips import load_frame, windows
+from world_model.data.clips import Clips, load_frame, windows
 from world_model.data.index import SceneIndex
 from world_model.data.nuscenes import read_nuscenes
-from world_model.errors import OptionError
+from world_model.errors import DataError, OptionError
 from world_model.evaluation.baselines import ego_warp
-from world_model.evaluation.forecasting import ROWS, SUBSETS, ForecastResult, forecast_scene, steps_of
+from world_model.evaluation.forecasting import Contest, SceneWork, read_scenes, score_scenes
 from world_model.evaluation.metrics import Confusion
-from world_model.evaluation.reconstruction import reconstruct_scene
+from world_model.evaluation.result import SUBSETS, ForecastResult, steps_of
 from world_model.evaluation.streams import scene_poses, scene_tokens, spread
 from world_model.forecaster import Forecaster
-from world_model.forecaster import tiny as tiny_forecaster
 from world_model.geometry import invert_pose
 from world_model.tokenizer import Tokenizer
-from world_model.tokenizer import tiny as tiny_tokenizer
+from world_model.worlds import ReplayWorld, TransportWorld
+
+BASELINES = ("copy-paste", "ego warp", "ego warp + CV boxes")
+ROWS = (*BASELINES, "tokenizer", "model gt-ego", "model pred-ego")
 
 
 @pytest.fixture
@@ -29,28 +33,24 @@ def index(scenes_root: Path) -> SceneIndex:
 
 @pytest.fixture(scope="module")
 def models() -> tuple[Tokenizer, Forecaster]:
-    torch.manual_seed(0)
-    tokenizer = Tokenizer(tiny_tokenizer()).eval()
-    return tokenizer, Forecaster(tiny_forecaster(tokenizer.config)).eval()
+    return tiny_models()
 
 
-def run(
-    index: SceneIndex, frames: list[int], models: tuple[Tokenizer, Forecaster], **options: object
-) -> ForecastResult:
-    return forecast_scene(index, 0, frames, tokenizer=models[0], forecaster=models[1], **options)  # type: ignore[arg-type]
+@pytest.fixture
+def contest(models: tuple[Tokenizer, Forecaster]) -> Contest:
+    return Contest(tokenizer=models[0], forecaster=models[1])
 
 
 def assert_same(one: ForecastResult, other: ForecastResult) -> None:
-    """Equal counts: exactly without a model; up to near-tied voxels with one, whose rounding depends on the batch."""
-    assert (one.counts[:3] == other.counts[:3]).all()
-    assert np.abs(one.counts - other.counts).sum() <= 1e-4 * one.counts.sum()
+    assert (one.counts == other.counts).all() and (one.missed == other.missed).all()
+    assert one.windows == other.windows
 
 
-def test_rows_subsets_and_batches(index: SceneIndex, models: tuple[Tokenizer, Forecaster]) -> None:
+def test_rows_subsets_and_batches(index: SceneIndex, contest: Contest) -> None:
     frames = windows(index, "train")
-    both = run(index, frames, models)
+    both = forecast(index, frames, contest)
     assert both.rows == ROWS and both.windows == 2 and both.horizons_s == (1.0, 2.0, 3.0)
-    assert both.counts.shape == (6, 3, 2, 18, 18) and both.counts.dtype == np.int64
+    assert both.counts.shape == (6, 3, 2, 19, 18) and both.counts.dtype == np.int64
     voxels = 2 * 40 * 40 * 16
     assert (both.counts[:, :, 0].sum((-1, -2)) == voxels).all()
     inside = both.counts[:, :, 1].sum((-1, -2))
@@ -58,19 +58,37 @@ def test_rows_subsets_and_batches(index: SceneIndex, models: tuple[Tokenizer, Fo
     # All rows are scored against the same ground truth.
     truth = both.counts.sum(-1)
     assert (truth == truth[:1]).all()
-    singles = run(index, frames[:1], models) + run(index, frames[1:], models)
-    assert_same(both, singles)
-    np.testing.assert_allclose(both.ego_error_m, singles.ego_error_m, rtol=1e-5)
-    one_by_one = run(index, frames, models, batch=1)
-    assert_same(both, one_by_one)
+    assert_same(both, forecast(index, frames[:1], contest) + forecast(index, frames[1:], contest))
+    assert_same(both, forecast(index, frames, replace(contest, batch=1)))
     for subset in SUBSETS:
         assert 0 <= both.score("copy-paste", 0, "iou", subset) <= 1
 
 
-def test_rows_agree_with_their_definition(index: SceneIndex, models: tuple[Tokenizer, Forecaster]) -> None:
+def test_scenes_scored_together_are_as_if_alone(index: SceneIndex, contest: Contest) -> None:
+    """Streams side by side, windows of different scenes in one batch, frames encoded once: nothing leaks."""
+    work = [SceneWork(scene=0, frames=(4, 5), reconstruct=True), SceneWork(scene=1, frames=(16,), reconstruct=True)]
+    short = replace(contest, horizons_s=(1.0, 2.0), batch=3)
+
+    def run(work: list[SceneWork], contest: Contest) -> list[np.ndarray]:
+        scores = score_scenes(read_scenes(index, work, contest), work, contest)
+        found = [(s.forecast, s.reconstruction) for s in scores]
+        return [np.concatenate((f.counts.ravel(), r.counts.ravel(), f.missed.ravel())) for f, r in found if f and r]
+
+    together = run(work, short)
+    assert len(together) == 2
+    for asked, one in zip(work, together, strict=True):
+        assert (run([asked], short)[0] == one).all()
+    wide = replace(short, lanes=4)
+    for one, other in zip(run(work, wide), [run([asked], wide)[0] for asked in work], strict=True):
+        assert (one == other).all()
+
+
+def test_rows_agree_with_their_definition(
+    index: SceneIndex, models: tuple[Tokenizer, Forecaster], contest: Contest
+) -> None:
     tokenizer, forecaster = models
     grid, now = tokenizer.config.grid, 4
-    result = run(index, [now], models)
+    result = forecast(index, [now], contest)
     labels = torch.stack([load_frame(index, f, grid) for f in range(12)])
     pose = scene_poses(index, 0)
     with torch.no_grad():
@@ -79,12 +97,12 @@ def test_rows_agree_with_their_definition(index: SceneIndex, models: tuple[Token
         for k in range(6):
             given = (invert_pose(pose[now + k + 1]) @ pose[now + k]).float()[None]
             state, out = forecaster.step(state, torch.tensor([int(index.command[now + k])]), given)
-        ceiling, forecast = tokenizer.decode(tokens[now + 6][None])[0], tokenizer.decode(out.token)[0]
+        ceiling, told = tokenizer.decode(tokens[now + 6][None])[0], tokenizer.decode(out.token)[0]
     expected = {
         "copy-paste": labels[now],
         "ego warp": ego_warp(labels[now][None], pose[now][None], pose[now + 6][None], grid)[0],
         "tokenizer": ceiling,
-        "model gt-ego": forecast,
+        "model gt-ego": told,
     }
     for row, labels_expected in expected.items():
         confusion = Confusion()
@@ -92,7 +110,24 @@ def test_rows_agree_with_their_definition(index: SceneIndex, models: tuple[Token
         assert (result.confusion(row, 2).counts == confusion.counts).all(), row
 
 
-def test_pred_ego_error_is_that_of_the_predicted_path(index: SceneIndex, models: tuple[Tokenizer, Forecaster]) -> None:
+def test_reconstruction_streams_every_frame_once(index: SceneIndex, contest: Contest) -> None:
+    work = [SceneWork(scene=1, reconstruct=True)]
+    (score,) = score_scenes(read_scenes(index, work, contest), work, contest)
+    found = score.reconstruction
+    assert score.forecast is None and found is not None and found.frames == 9
+    tokenizer, confusion = contest.tokenizer, Confusion()
+    assert tokenizer is not None
+    labels = torch.stack([load_frame(index, f, tokenizer.config.grid) for f in index.frames(1)])
+    with torch.no_grad():
+        for truth, token in zip(labels, scene_tokens(tokenizer, labels, scene_poses(index, 1)), strict=True):
+            confusion.add(tokenizer.decode(token[None])[0], truth)
+    assert (found.counts == confusion.table).all()
+    assert ((found + found).counts == 2 * found.counts).all()
+
+
+def test_pred_ego_error_is_that_of_the_predicted_path(
+    index: SceneIndex, models: tuple[Tokenizer, Forecaster], contest: Contest
+) -> None:
     tokenizer, forecaster = models
 
     class TrueMotion:
@@ -112,40 +147,117 @@ def test_pred_ego_error_is_that_of_the_predicted_path(index: SceneIndex, models:
             self.k += 1
             return forecaster.step(state, command, motion)  # type: ignore[arg-type]
 
-    result = run(index, [4], (tokenizer, TrueMotion()))  # type: ignore[arg-type]
-    assert (result.ego_error_m < 1e-3).all()
+    result = forecast(index, [4], Contest(tokenizer=tokenizer, forecaster=TrueMotion()))  # type: ignore[arg-type]
+    assert (result.ego_error("model pred-ego") < 1e-3).all()
     assert (result.counts[4] == result.counts[5]).all()
-    assert (run(index, [4], models).ego_error_m > 0.1).all()
+    own = forecast(index, [4], contest).ego_error("model pred-ego")
+    assert (own[:, 0] > 0.1).all() and (own[:, 1] > 1e-3).all()
+    assert (forecast(index, [4], contest).ego_error("model gt-ego") < 1e-5).all()
 
 
 def test_models_are_optional(index: SceneIndex, models: tuple[Tokenizer, Forecaster]) -> None:
-    grid = models[0].config.grid
-    bare = forecast_scene(index, 0, [4], grid=grid)
-    assert bare.rows == ROWS[:3]
-    with_tokenizer = forecast_scene(index, 0, [4], tokenizer=models[0])
+    bare = forecast(index, [4], Contest(grid=models[0].config.grid))
+    assert bare.rows == BASELINES
+    with_tokenizer = forecast(index, [4], Contest(tokenizer=models[0]))
     assert with_tokenizer.rows == ROWS[:4]
     assert (with_tokenizer.counts[:3] == bare.counts).all()
 
 
 def test_moving_subset_scores_only_around_movers(index: SceneIndex, models: tuple[Tokenizer, Forecaster]) -> None:
     index.box_velocity_mps[:] = 0
-    result = forecast_scene(index, 0, [4], grid=models[0].config.grid)
+    result = forecast(index, [4], Contest(grid=models[0].config.grid))
     assert result.counts[:, :, 1].sum() == 0
     assert np.isnan(result.score("ego warp", 0, "miou", "moving"))
     assert (result.counts[1] == result.counts[2]).all()  # nothing moves: both warps agree
 
 
-def test_streaming_ignores_where_evaluation_starts(index: SceneIndex, models: tuple[Tokenizer, Forecaster]) -> None:
+def test_other_worlds_by_the_same_protocol(index: SceneIndex, models: tuple[Tokenizer, Forecaster]) -> None:
+    grid = models[0].config.grid
+    worlds = {"transport": TransportWorld(grid), "replay": ReplayWorld(grid)}
+    # On flat ground: the replay is planar.
+    flat = index.translation_m * (1, 1, 0)
+    planar = index.rotation * (1, 0, 0, 1)
+    index = replace(index, translation_m=flat, rotation=planar)
+    result = forecast(index, [4, 5], Contest(worlds=worlds, grid=grid, batch=1))
+    assert result.rows == (*BASELINES, "transport gt-ego", "replay gt-ego")
+    # A still world moved by the true ego motion is the ego warp, and the recording is right.
+    warp, transport = (result.score(row, 2, "iou") for row in ("ego warp", "transport gt-ego"))
+    assert abs(warp - transport) < 0.02
+    assert result.score("replay gt-ego", 2, "iou") > 0.97 > warp
+
+    class Wrong(TransportWorld):
+        def occupancy(self, state: object) -> torch.Tensor:
+            return torch.zeros(1, 2, 3, 4, dtype=torch.uint8)
+
+    with pytest.raises(DataError, match="Wrong made occupancy"):
+        forecast(index, [4], Contest(worlds={"wrong": Wrong(grid)}, grid=grid))
+
+
+def test_worlds_get_the_window_and_no_more(index: SceneIndex, models: tuple[Tokenizer, Forecaster]) -> None:
+    grid, seen = models[0].config.grid, []
+
+    class Curious(TransportWorld):
+        def reset(self, clips: Clips) -> object:  # type: ignore[override]
+            seen.append(clips)
+            return super().reset(clips)
+
+    forecast(index, [5], Contest(worlds={"curious": Curious(grid)}, grid=grid))
+    (clips,) = seen
+    assert clips.future_occupancy is None and clips.frame == [5] and clips.scene == [0] and clips.past == 4
+    assert torch.equal(clips.occupancy[0], torch.stack([load_frame(index, f, grid) for f in range(1, 6)]))
+
+
+def test_scores_are_against_the_truth_where_labels_are_predictions(
+    index: SceneIndex, contest: Contest, models: tuple[Tokenizer, Forecaster], tmp_path: Path
+) -> None:
+    """The observed labels go in; the true ones are all that a forecast is compared with."""
+    grid = models[0].config.grid
+    observed = []
+    for frame, path in enumerate(index.label_path):
+        labels = index.read_labels(frame, grid.shape).copy()
+        labels[:, :20] = 17  # a perception model that is blind on one side
+        (index.root / "predicted" / path).parent.mkdir(parents=True)
+        np.savez_compressed(index.root / "predicted" / path, semantics=labels)
+        observed.append(f"predicted/{path}")
+    blind = replace(index, label_path=np.array(observed), truth_path=index.label_path)
+    found, expected = forecast(blind, [4], contest), Confusion()
+    expected.add(load_frame(blind, 4, grid), load_frame(index, 6, grid))
+    assert (found.confusion("copy-paste", 0).counts == expected.counts).all()
+    assert found.score("copy-paste", 0, "iou") < forecast(index, [4], contest).score("copy-paste", 0, "iou")
+    # The same ground truth in every row, and that of the true labels.
+    seeing = forecast(index, [4], contest)
+    assert (found.counts.sum(-1) == seeing.counts.sum(-1)).all()
+
+
+def test_frames_without_labels_are_passed_over(index: SceneIndex, contest: Contest) -> None:
+    index.label_path[2] = ""
+    work = [SceneWork(scene=0, frames=(7,), reconstruct=True)]
+    contest = replace(contest, horizons_s=(1.0, 2.0))
+    (score,) = score_scenes(read_scenes(index, work, contest), work, contest)
+    assert score.reconstruction is not None and score.reconstruction.frames == 11
+    assert score.forecast is not None and score.forecast.windows == 1
+
+
+def test_streaming_ignores_where_evaluation_starts(index: SceneIndex, contest: Contest) -> None:
     """The tokens of a frame depend on the scene up to it, never on which windows were asked for."""
-    alone, together = run(index, [5], models), run(index, [4, 5], models)
-    first = run(index, [4], models)
-    assert_same(together, first + alone)
+    alone, together = forecast(index, [5], contest), forecast(index, [4, 5], contest)
+    assert_same(together, forecast(index, [4], contest) + alone)
 
 
-def test_reconstruction_counts_every_frame(index: SceneIndex, models: tuple[Tokenizer, Forecaster]) -> None:
-    result = reconstruct_scene(models[0], index, 1)
-    assert result.frames == 9 and result.confusion.total == 9 * 40 * 40 * 16
-    assert ((result + result).counts == 2 * result.counts).all()
+def test_means_are_rounded_as_published_on_request(index: SceneIndex, models: tuple[Tokenizer, Forecaster]) -> None:
+    result = forecast(index, [4], Contest(grid=models[0].config.grid))
+    scores = [100 * result.score("ego warp", h, "miou_published") for h in range(3)]
+    assert result.mean("ego warp", "miou_published") == pytest.approx(np.mean(scores) / 100, abs=1e-12)
+    published = round(float(np.mean([round(s, 2) for s in scores])), 2)
+    assert 100 * result.mean("ego warp", "miou_published", faithful=True) == pytest.approx(published, abs=1e-9)
+    assert published != pytest.approx(np.mean(scores), abs=1e-9)
+
+
+def test_results_of_other_rows_do_not_add_up(index: SceneIndex, models: tuple[Tokenizer, Forecaster]) -> None:
+    grid = models[0].config.grid
+    one = forecast(index, [4], Contest(grid=grid))
+    with pytest.raises(OptionError, match="same rows"):
+        one + forecast(index, [4], Contest(tokenizer=models[0]))
 
 
 def test_horizons_are_steps() -> None:
@@ -155,9 +267,9 @@ def test_horizons_are_steps() -> None:
             steps_of(wrong)
 
 
-def test_windows_that_leave_the_scene_are_refused(index: SceneIndex, models: tuple[Tokenizer, Forecaster]) -> None:
+def test_windows_that_leave_the_scene_are_refused(index: SceneIndex, contest: Contest) -> None:
     with pytest.raises(OptionError, match="scene-9001"):
-        run(index, [8], models)
+        forecast(index, [8], contest)
 
 
 def test_spread_is_even_and_ordered() -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from world_model.errors import DataError
-from world_model.evaluation.metrics import Confusion
+from world_model.evaluation.metrics import Confusion, rounded
 from world_model.grid import MOVABLE, STATIC
 
 
@@ -82,6 +82,34 @@ def test_mask_counts_only_inside() -> None:
     inside, outside = counted(prediction, truth, mask), counted(prediction, truth, ~mask)
     assert ((inside + outside).counts == counted(prediction, truth).counts).all()
     assert inside.total == int(mask.sum())
+
+
+def test_published_iou_counts_unknown_ground_truth_as_occupied() -> None:
+    prediction, truth = labels(9), labels(10)
+    truth[1] = 255
+    confusion = counted(prediction, truth)
+    occupied, hit = truth != 17, prediction != 17  # 255 is not free
+    assert confusion.iou_published() == pytest.approx(float((occupied & hit).sum() / (occupied | hit).sum()))
+    known = counted(prediction[truth != 255], truth[truth != 255])
+    assert confusion.iou() == known.iou() != confusion.iou_published()
+    assert known.iou_published() == known.iou()
+    assert confusion.miou_published() == known.miou_published()
+    assert confusion.iou_published(MOVABLE) == confusion.iou(MOVABLE)
+    assert int(confusion.ignored.sum()) == truth[1].numel() and confusion.total == truth.numel() - truth[1].numel()
+    assert (Confusion(confusion.table).table == confusion.table).all()
+    assert ((confusion + confusion).table == 2 * confusion.table).all()
+
+
+def test_rounding_is_to_two_decimals_of_a_percent() -> None:
+    assert rounded(0.123456) == pytest.approx(0.1235, abs=1e-12)
+    assert math.isnan(rounded(float("nan")))
+
+
+def test_other_integer_types_count_alike() -> None:
+    prediction, truth = labels(11), labels(12)
+    assert (counted(prediction.long(), truth.int()).table == counted(prediction, truth).table).all()
+    with pytest.raises(DataError, match="above 255"):
+        counted(prediction, truth.long() - 300)
 
 
 def test_class_subsets() -> None:

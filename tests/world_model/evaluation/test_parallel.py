@@ -1,0 +1,133 @@
+"""Neither the batch, nor how scenes are packed, nor the number of processes changes a single count."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_contest import save_models
+
+from world_model.errors import DataError, OptionError
+from world_model.evaluate import Evaluate, evaluate
+from world_model.evaluation.forecasting import SceneWork
+from world_model.evaluation.lanes import in_lanes
+from world_model.evaluation.parallel import Ranks, divided, grouped
+from world_model.prepare import Prepare, prepare
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four held-out scenes of different lengths: nine windows, which neither two nor four processes share evenly."""
+    from tiny_scenes import write_scenes
+
+    root = write_scenes(tmp_path_factory.mktemp("parallel"), frames=(11, 12, 13, 11, 13))
+    prepare(Prepare(data_root=root))
+    save_models(root / "checkpoint")
+    return root
+
+
+@pytest.fixture(scope="module")
+def expected(data: Path) -> str:
+    """The results of one process, one window at a time."""
+    return run(data, "one", batch=1)
+
+
+def run(data: Path, name: str, **options: object) -> str:
+    """All numbers of an evaluation, as text."""
+    told = {"resume": False, "regimes": ("gt-ego", "pred-ego", "action"), **options}
+    evaluate(Evaluate(index=data, checkpoint=data / "checkpoint", out=data / name, **told))  # type: ignore[arg-type]
+    return (data / name / "results.json").read_text()
+
+
+def test_any_batch_gives_identical_sums(data: Path, expected: str) -> None:
+    assert json.loads(expected)["forecasting"]["windows"] == 9
+    for batch in (3, 8):
+        assert run(data, f"batch{batch}", batch=batch) == expected
+
+
+def test_any_number_of_processes_gives_identical_sums(data: Path, expected: str) -> None:
+    # Two: under torchrun, and in the run below that takes up another one.
+    assert run(data, "workers", workers=3, batch=3) == expected
+
+
+def test_torchrun_gives_identical_sums(data: Path, expected: str) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    options = ["--index", data, "--checkpoint", data / "checkpoint", "--out", data / "torchrun", "--batch", "3"]
+    regimes = ["--regimes", "gt-ego", "pred-ego", "action"]
+    command = [*torchrun, "-m", "world_model.evaluate", *options, *regimes]
+    found = subprocess.run(
+        list(map(str, command)),
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=150,
+    )
+    assert found.returncode == 0, found.stderr
+    assert (data / "torchrun" / "results.json").read_text() == expected
+    assert found.stdout.count("# Evaluation:") == 1  # only one process reports
+
+
+def test_what_one_number_of_processes_left_is_taken_up_by_another(data: Path, expected: str) -> None:
+    run(data, "both", max_scenes=2, resume=True)
+    partial = data / "both" / "partial"
+    before = {path: path.stat().st_mtime_ns for path in partial.rglob("*.npz")}
+    assert run(data, "both", workers=2, resume=True) == expected
+    assert before and all(path.stat().st_mtime_ns == time for path, time in before.items())
+
+
+def test_an_error_in_a_process_arrives_whole(data: Path) -> None:
+    path = data / "gts" / "scene-9004" / "scene-9004-4" / "labels.npz"
+    good = path.read_bytes()
+    path.write_bytes(good[:200])
+    try:
+        with pytest.raises(DataError, match="scene-9004-4"):
+            run(data, "damaged", workers=2)
+    finally:
+        path.write_bytes(good)
+
+
+def test_workers_and_torchrun_exclude_each_other(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Ranks, "join", classmethod(lambda cls: cls(rank=0, size=2)))
+    with pytest.raises(OptionError, match="torchrun"):
+        run(data, "twice", workers=2)
+
+
+def test_a_rank_without_company_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(OptionError, match="torchrun"):
+        Ranks.join()
+
+
+WORK = [SceneWork(scene=n, frames=tuple(range(n % 7)), reconstruct=n % 2 == 0) for n in range(31)]
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 8, 40])
+def test_every_scene_goes_to_exactly_one_part(parts: int) -> None:
+    shares = divided(WORK, parts)
+    assert len(shares) == parts
+    assert sorted(w.scene for share in shares for w in share) == list(range(31))
+    windows = [sum(len(w.frames) for w in share) for share in shares]
+    assert parts > 31 or max(windows) - min(windows) <= 12
+
+
+@pytest.mark.parametrize(("batch", "lanes", "processes"), [(1, 1, 1), (8, 1, 1), (8, 4, 1), (8, 1, 6), (99, 99, 1)])
+def test_groups_hold_every_scene_once_and_in_order(batch: int, lanes: int, processes: int) -> None:
+    groups = grouped(WORK, batch, lanes, processes)
+    assert [w for group in groups for w in group] == WORK
+    assert len(groups) >= min(4 * processes, len(WORK))
+
+
+@pytest.mark.parametrize(("count", "lanes"), [(0, 3), (1, 3), (3, 3), (7, 3), (5, 1)])
+def test_lanes_have_one_width_and_every_sample_once(count: int, lanes: int) -> None:
+    calls = list(in_lanes(count, lanes))
+    assert all(len(rows) == lanes for rows, _ in calls)
+    assert [row for rows, real in calls for row in rows[:real]] == list(range(count))

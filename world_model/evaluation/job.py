@@ -1,0 +1,198 @@
+"""One evaluation as every process sees it: what to load, what to score, where finished scenes are kept."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from world_model.data.index import SceneIndex
+from world_model.evaluation.actions import ActionModel, load_action_model
+from world_model.evaluation.forecasting import Contest, SceneScore, SceneWork, read_scenes, score_scenes
+from world_model.evaluation.lanes import lanes_for
+from world_model.evaluation.partial import PartialResults
+from world_model.evaluation.result import ForecastResult, ReconstructionResult
+from world_model.evaluation.scene_data import SceneData
+from world_model.forecaster import Forecaster
+from world_model.grid import OCC3D
+from world_model.runtime import choose_device
+from world_model.tokenizer import Tokenizer
+from world_model.worlds import build_world
+from world_model.worlds.protocol import World
+
+PROTOCOL = 2
+"""Raised when the same settings would give other numbers, so that old partial results are not mixed in."""
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """All that a process needs to be told; see `world_model.evaluate.Evaluate` for the fields.
+
+    Attributes:
+        index: the index file or its folder.
+        partial: folder of finished scenes.
+    """
+
+    index: Path
+    partial: Path
+    checkpoint: Path | None
+    models: str
+    world: tuple[str, ...]
+    regimes: tuple[str, ...]
+    action_mode: str
+    horizons_s: tuple[float, ...]
+    batch: int
+    device: str
+    dtype: str
+    resume: bool
+
+
+class Bench:
+    """A job with its data and models loaded.
+
+    Args:
+        job: what to load.
+        number: which process of this machine this is; spreads processes over several GPUs.
+
+    Attributes:
+        index: the data set.
+        device: where the models are.
+        contest: who forecasts.
+        models: what the models are, in words.
+        decides: everything that the results depend on.
+
+    Raises:
+        DataError: there is no index, or it is damaged.
+        CheckpointError: the checkpoint is missing or damaged.
+        OptionError: there is no such device, world or action mode.
+    """
+
+    def __init__(self, job: Job, number: int = 0) -> None:
+        self.index = SceneIndex.load(job.index)
+        self.device = choose_device(job.device)
+        if self.device.type == "cuda" and self.device.index is None:
+            self.device = torch.device("cuda", number % torch.cuda.device_count())
+        tokenizer, forecaster, self.models, weights = _load_models(job, self.device)
+        grid = tokenizer.config.grid if tokenizer is not None else OCC3D
+        named = {name.rpartition(":")[2]: name for name in job.world if name != "learned"}
+        worlds = {
+            short: build_world(name, checkpoint=job.checkpoint, device=str(self.device), grid=grid)
+            for short, name in named.items()
+        }
+        actions = load_action_model(job.action_mode) if "action" in job.regimes else None
+        self.contest = Contest(
+            tokenizer=tokenizer,
+            forecaster=forecaster,
+            worlds=worlds,
+            regimes=job.regimes,
+            actions=actions,
+            horizons_s=job.horizons_s,
+            batch=job.batch,
+            lanes=lanes_for(self.device),
+            grid=grid,
+        )
+        self.decides: dict[str, Any] = {
+            "protocol": PROTOCOL,
+            "index": self.index.fingerprint,
+            "weights": weights,
+            "dtype": job.dtype,
+            "device": self.device.type,
+            "lanes": self.contest.lanes,
+        }
+        told = {
+            "what": "forecasting",
+            "rows": list(self.contest.rows),
+            "horizons_s": list(job.horizons_s),
+            "worlds": {name: _source_hash(world) for name, world in worlds.items()},
+            "actions": [job.action_mode, _source_hash(actions.move)] if actions is not None else None,
+        }
+        self._forecasts = PartialResults(job.partial, {**self.decides, **told}, job.resume)
+        rebuilt = {**self.decides, "what": "reconstruction"}
+        self._reconstructions = PartialResults(job.partial, rebuilt, job.resume)
+
+    def read(self, work: Sequence[SceneWork]) -> list[SceneData]:
+        """Read the labels of some scenes."""
+        return read_scenes(self.index, work, self.contest)
+
+    def score(self, scenes: list[SceneData], work: Sequence[SceneWork]) -> list[SceneScore]:
+        """Score some scenes, and keep their results on disk."""
+        scores = score_scenes(scenes, work, self.contest)
+        for asked, score in zip(work, scores, strict=True):
+            self._keep(asked, score)
+        return scores
+
+    def stored(self, work: SceneWork) -> tuple[SceneScore, SceneWork | None]:
+        """What an earlier run has left of a scene, and what is still to be done."""
+        forecast, rebuilt = self._stored_forecast(work), self._stored_reconstruction(work)
+        frames = () if forecast is not None else work.frames
+        again = work.reconstruct and rebuilt is None
+        left = SceneWork(scene=work.scene, frames=frames, reconstruct=again) if frames or again else None
+        return SceneScore(forecast=forecast, reconstruction=rebuilt), left
+
+    def _stored_forecast(self, work: SceneWork) -> ForecastResult | None:
+        found = self._forecasts.load(self._forecast_name(work)) if work.frames else None
+        if found is None or not {"counts", "missed"} <= set(found):
+            return None
+        return ForecastResult(
+            horizons_s=self.contest.horizons_s,
+            rows=self.contest.rows,
+            counts=found["counts"],
+            windows=len(work.frames),
+            missed=found["missed"],
+        )
+
+    def _stored_reconstruction(self, work: SceneWork) -> ReconstructionResult | None:
+        found = self._reconstructions.load(self._name(work)) if work.reconstruct else None
+        if found is None or not {"counts", "frames"} <= set(found):
+            return None
+        return ReconstructionResult(counts=found["counts"], frames=int(found["frames"]))
+
+    def _keep(self, work: SceneWork, score: SceneScore) -> None:
+        if score.forecast is not None:
+            values = {"counts": score.forecast.counts, "missed": score.forecast.missed}
+            self._forecasts.save(self._forecast_name(work), **values)
+        if score.reconstruction is not None:
+            found = score.reconstruction
+            self._reconstructions.save(self._name(work), counts=found.counts, frames=np.array(found.frames))
+
+    def _name(self, work: SceneWork) -> str:
+        return str(self.index.scene_name[work.scene])
+
+    def _forecast_name(self, work: SceneWork) -> str:
+        # Which windows of the scene were scored is part of the name: another stride is another result.
+        digest = hashlib.sha256(np.array(work.frames, np.int64).tobytes()).hexdigest()[:12]
+        return f"{self._name(work)}-{digest}"
+
+
+def _load_models(job: Job, device: torch.device) -> tuple[Tokenizer | None, Forecaster | None, str, str]:
+    """Models, what they are in words, and a hash of their weights."""
+    if job.models == "none":
+        return None, None, "none", "none"
+    from world_model.checkpoint import load_tokenizer, load_world
+
+    dtype, name = DTYPES[job.dtype], str(job.checkpoint or "bundled nano")
+    forecaster: Forecaster | None = None
+    if job.models == "tokenizer" or "learned" not in job.world:
+        tokenizer, card = load_tokenizer(job.checkpoint, device)
+        tokenizer, weights, what = tokenizer.to(dtype), str(card["weights"]), "tokenizer"
+    else:
+        model = load_world(job.checkpoint, device, dtype)
+        tokenizer, forecaster, card, what = model.tokenizer, model.forecaster, model.card, "both"
+        weights = f"{card['tokenizer']['weights']}+{card['weights']}"
+    name += f" ({what}, trained on {card.get('data_source', 'unknown')} data, weights {weights})"
+    return tokenizer, forecaster, name, weights
+
+
+def _source_hash(thing: World | ActionModel | Any) -> str:
+    """Hash of the file in which a class or function is written: code that has changed gives other results."""
+    kind = thing if inspect.isfunction(thing) else type(thing)
+    path = getattr(sys.modules.get(kind.__module__), "__file__", None)
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12] if path else kind.__qualname__
