@@ -28,7 +28,7 @@ SCRIPTED = {c.name: c for c in (StandStill, ConstantVelocity, LogReplay, IDM)}
 class Evaluate:
     """Drive planners through fixed held-out scenes and print a table: mean and 95 % interval over the scenes.
 
-    Examples:
+    Try:
       python -m agents.evaluate
       python -m agents.evaluate --world transport --planners log_replay idm
       python -m agents.evaluate --planners idm ppo:outputs/ppo/model.zip --index data/synthetic --per-scene 4

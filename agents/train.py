@@ -35,7 +35,7 @@ CURVE_COLUMNS = ("timesteps", "episode_reward", "episode_steps", "progress", "de
 class Train:
     """Train a driving policy with PPO inside a world; stop it whenever you like and go on with --resume.
 
-    Examples:
+    Try:
       python -m agents.train --timesteps 20000
       python -m agents.train --world transport --timesteps 50000 --out outputs/ppo_transport
       python -m agents.train --timesteps 100000 --resume

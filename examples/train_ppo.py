@@ -19,10 +19,9 @@ import numpy as np
 import tyro
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.vec_env import DummyVecEnv
 
-import ii_world_env  # noqa: F401  (registers the environment)
 from agents.extractor import ClassMapExtractor
+from ii_world_env.sb3_vec_env import IIWorldVecEnv  # registers the environment, too
 from world_model.files import write_json
 
 
@@ -43,7 +42,7 @@ class Args:
     timesteps: int = 4_000
     """Environment steps. Enough to see the reward rise; a good driver takes some 100,000."""
     num_envs: int = 4
-    """Environments side by side; they share one copy of the world model."""
+    """Environments side by side, as one batch: one forward of the world model moves them all."""
     horizon: int = 8
     """Steps of 0.5 s in an episode."""
     test_episodes: int = 6
@@ -76,21 +75,18 @@ class Progress(BaseCallback):
 
 def main(args: Args) -> None:
     timesteps, test_episodes = (16, 1) if args.short else (args.timesteps, args.test_episodes)
-    rollout = max(8, min(128, timesteps // (4 * args.num_envs)))
+    rollout = 8 if args.short else max(8, min(128, timesteps // (4 * args.num_envs)))
 
-    # Environments: thin shells around one shared model.
-    def make(split: str) -> gym.Env:
-        return gym.make(
-            "IIWorld-nuScenes-v0",
-            world=args.world,
-            checkpoint=args.checkpoint,
-            data_root=args.data_root,
-            split=split,
-            horizon=2 if args.short else args.horizon,
-        )
-
-    venv = DummyVecEnv([lambda: make(args.train_split) for _ in range(1 if args.short else args.num_envs)])
+    # Many environments to train in, as one batch, and a single one to look at the result.
+    options: dict[str, Any] = {
+        "world": args.world,
+        "checkpoint": args.checkpoint,
+        "data_root": args.data_root,
+        "horizon": 2 if args.short else args.horizon,
+    }
+    venv = IIWorldVecEnv(2 if args.short else args.num_envs, split=args.train_split, **options)
     venv.seed(args.seed)
+    test_env = gym.make("IIWorld-nuScenes-v0", split=args.test_split, **options)
 
     # The policy: class ids are embedded, not read as brightness; 0.2 M parameters instead of SB3's default 81.9 M.
     model = PPO(
@@ -108,7 +104,6 @@ def main(args: Args) -> None:
     )
     print(f"PPO with {sum(p.numel() for p in model.policy.parameters()):,} parameters in the {args.world} world")
 
-    test_env = make(args.test_split)
     before = test(model, test_env, test_episodes)
     model.learn(timesteps, callback=Progress(timesteps))
     after = test(model, test_env, test_episodes)

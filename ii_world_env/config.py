@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from ii_world_env.rewards import RewardFunction
@@ -46,6 +47,17 @@ class EnvConfig:
     least_trust: float = 0.0
     device: str = "auto"
     dtype: str = "auto"
+
+    def __post_init__(self) -> None:
+        names = ("world", "split", "dataset", "action", "observation", "device", "dtype")
+        paths = ("checkpoint", "index", "data_root")
+        for name in (*names, *paths):
+            value, path = getattr(self, name), name in paths
+            several = name == "checkpoint" and isinstance(value, (list, tuple)) and value
+            good = (value is None or isinstance(value, (str, Path))) if path else isinstance(value, str)
+            if not good and not (several and all(isinstance(one, (str, Path)) for one in several)):
+                expected = "a path, or None" if path else "a name"
+                raise OptionError(f"{name}={value!r} of type {type(value).__name__}", expected, "give a string")
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> EnvConfig:

@@ -11,66 +11,43 @@ Legend: B environments, A components of an action, F recorded future frames, H s
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from ii_world_env import footprint, route
+from ii_world_env import route
 from ii_world_env.actions import ACTION_MODES, ActionMode
-from ii_world_env.footprint import FootprintConfig
-from ii_world_env.motion import MAX_SPEED_MPS, SUBSTEPS, Motion, along
+from ii_world_env.engine_config import EngineConfig
+from ii_world_env.judging import TTC_S, end_of, judge
+from ii_world_env.motion import MAX_SPEED_MPS, Motion, along
 from ii_world_env.noise import normal
-from ii_world_env.outcome import CAUSES, TERMINATIONS, Outcome, discomfort
-from ii_world_env.planar import compose, inverse, relative
+from ii_world_env.observed import motion_at, observed_ground
+from ii_world_env.outcome import CAUSES, TERMINATIONS, Outcome
+from ii_world_env.planar import compose
 from ii_world_env.rewards import RewardFunction, default
 from ii_world_env.state import State
 from world_model.data.clips import Clips
 from world_model.errors import ActionError, ConfigError, OptionError
-from world_model.geometry import invert_pose, se2_matrix, warp_voxels, yaw_from_matrix
+from world_model.geometry import invert_pose, se2_matrix, yaw_from_matrix
 from world_model.grid import STEP_S
 from world_model.worlds import Populated, World, WorldState
-from world_model.worlds.replay import planar_from
 
-__all__ = ["CAUSES", "TERMINATIONS", "Engine", "EngineConfig", "Rollout", "State", "StepOutput", "TrustFunction"]
-
-TTC_S = (0.3, 0.6, 0.9)
+__all__ = [
+    "CAUSES",
+    "TERMINATIONS",
+    "TTC_S",
+    "Engine",
+    "EngineConfig",
+    "Rollout",
+    "State",
+    "StepOutput",
+    "TrustFunction",
+]
 
 TrustFunction = Callable[[WorldState], Tensor]
 """State of a world -> (B,) trust in its forecast, in [0, 1]."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineConfig:
-    """How episodes run.
-
-    Args:
-        action: name of the action mode, see `ACTION_MODES`.
-        horizon: steps of 0.5 s until an episode is truncated.
-        footprint: what counts as touching something.
-        goal_tolerance_m: the destination counts as reached from this far before it.
-        goal_lateral_m: ... and not farther than this beside the route.
-        shortest_goal_m: a log that drives less has no destination: the task is to stay safe until the horizon.
-        least_trust: forecasts below this trust end the episode as "untrusted"; only with a trust function.
-    """
-
-    action: str = "kinematic"
-    horizon: int = 16
-    footprint: FootprintConfig = field(default_factory=FootprintConfig)
-    goal_tolerance_m: float = 1.0
-    goal_lateral_m: float = 4.0
-    shortest_goal_m: float = 5.0
-    least_trust: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.action not in ACTION_MODES:
-            raise OptionError(f"action={self.action!r}", f"one of {tuple(ACTION_MODES)}", "choose one of them")
-        if isinstance(self.horizon, bool) or not isinstance(self.horizon, int) or self.horizon < 1:
-            raise ConfigError(
-                f"horizon={self.horizon!r}", "a whole number of steps >= 1", "give for example horizon=16"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,8 +159,8 @@ class Engine:
         world = self._varied(self.world.reset(clips), action_noise, drop_agents, seed)
         labels = self.world.occupancy(world)
         device, batch, current = labels.device, len(labels), clips.past
-        motion = _motion_at(clips, current)
-        before = _motion_at(clips, max(current - 1, 0))
+        motion = motion_at(clips, current)
+        before = motion_at(clips, max(current - 1, 0))
         speed = motion[:, 0].clamp(0, MAX_SPEED_MPS)
         if speed_mps is not None:
             speed = torch.where(speed_mps.isnan(), speed, speed_mps.float())
@@ -194,7 +171,7 @@ class Engine:
         return State(
             world=world,
             labels=labels,
-            ground=self._observed_ground(clips).to(device),
+            ground=observed_ground(clips, self.world.grid, self.config.footprint).to(device),
             pose=torch.zeros(batch, 3, device=device),
             speed_mps=speed.to(device),
             accel_mps2=((motion[:, 0] - before[:, 0]) / STEP_S).to(device),
@@ -243,33 +220,37 @@ class Engine:
             ActionError: wrong shape, values that are not finite, or no such choice.
         """
         actions = self.action_mode.checked(actions, state.batch, state.pose.device)
-        world, motion = self._drive(state, actions)
-        labels, pose = self.world.occupancy(world), compose(state.pose, motion.path[:, -1])
+        world, motion = self.drive(state, actions)
+        after, lateral = self.arrive(state, actions, world, motion)
+        output = self.score(state, motion, after, lateral)
+        return replace(after, cause=torch.where(state.cause > 0, state.cause, output.cause)), output
+
+    def arrive(self, state: State, actions: Tensor, world: WorldState, motion: Motion) -> tuple[State, Tensor]:
+        """The state after a motion, without judging it, and the offset (B,) from the route in metres."""
+        pose = compose(state.pose, motion.path[:, -1])
         progress, lateral = route.project(state.route, pose[:, :2], state.progress_m)
-        after = State(
+        after = replace(
+            state,
             world=world,
-            labels=labels,
-            ground=state.ground,
+            labels=self.world.occupancy(world),
             pose=pose,
             speed_mps=motion.speed_mps,
             accel_mps2=motion.accel_mps2,
             lateral_mps2=motion.speed_mps * motion.yaw_rate_rps,
             yaw_rate_rps=motion.yaw_rate_rps,
             last_action=self.action_mode.remember(actions),
-            commands=state.commands,
-            route=state.route,
             progress_m=progress,
             steps=state.steps + 1,
-            cause=state.cause,
-            scene=state.scene,
-            frame=state.frame,
-            noise=state.noise,
-            seed=state.seed,
         )
-        outcome = self._outcome(state, motion, after, lateral)
+        return after, lateral
+
+    def score(self, state: State, motion: Motion, after: State, lateral_m: Tensor) -> StepOutput:
+        """What a step from one state to another was worth."""
+        trust = None if self.trust is None else self.trust(after.world)
+        outcome = judge(state, motion, after, lateral_m, trust, self.world.grid, self.config)
         terms = self.reward(outcome)
-        cause = self._cause(after, outcome)
-        output = StepOutput(
+        cause = end_of(after, outcome, self.config)
+        return StepOutput(
             reward=torch.stack(list(terms.values())).sum(0),
             terms=terms,
             terminated=(cause > 0) & (cause <= TERMINATIONS),
@@ -278,14 +259,12 @@ class Engine:
             outcome=outcome,
             path=compose(state.pose[:, None].expand_as(motion.path), motion.path),
         )
-        return replace(after, cause=torch.where(state.cause > 0, state.cause, cause)), output
 
     def rollout(self, state: State, actions: Tensor) -> Rollout:
         """Drive whole plans (B, H, A) and add up their rewards; see `step`. An episode that has ended earns nothing."""
-        if actions.ndim < 2 or not actions.shape[1]:
-            raise ActionError(
-                f"plans of shape {tuple(actions.shape)}", "(B, H, A) with H >= 1", "stack one action per step"
-            )
+        if not isinstance(actions, Tensor) or actions.ndim < 2 or not actions.shape[1]:
+            came = f"shape {tuple(actions.shape)}" if isinstance(actions, Tensor) else f"type {type(actions).__name__}"
+            raise ActionError(f"plans of {came}", "a tensor (B, H, A) with H >= 1", "stack one action per step")
         cause, rewards, alive = state.cause, [], []
         for step in range(actions.shape[1]):
             state, out = self.step(state, actions[:, step])
@@ -295,7 +274,7 @@ class Engine:
             cause = torch.where(running, out.cause, cause)
         return Rollout(reward=torch.stack(rewards, 1), alive=torch.stack(alive, 1), cause=cause, state=state)
 
-    def _drive(self, state: State, actions: Tensor) -> tuple[WorldState, Motion]:
+    def drive(self, state: State, actions: Tensor) -> tuple[WorldState, Motion]:
         """Move the ego and let the world answer: the one model forward of a step."""
         if self.action_mode.left_to_world:
             world, curr_to_next = self.world.drive(state.world, actions[:, 0])  # type: ignore[attr-defined]
@@ -307,111 +286,6 @@ class Engine:
         step = state.steps.clamp(max=state.commands.shape[1] - 1)
         command = state.commands.gather(1, step[:, None])[:, 0]
         return self.world.step(state.world, invert_pose(se2_matrix(*motion.path[:, -1].unbind(-1))), command), motion
-
-    def _observed_ground(self, clips: Clips) -> Tensor:
-        """Votes (B, X, Y) of all observed frames, laid over each other in the start frame."""
-        past, grid = clips.past, self.world.grid
-        observed = clips.occupancy.flatten(0, 1)
-        votes = footprint.ground_votes(observed, grid, self.config.footprint)
-        planar = planar_from(clips.ego_to_global[:, : past + 1])
-        # Start frame (the last one) -> each observed frame.
-        to_observed = (invert_pose(planar) @ planar[:, -1:]).flatten(0, 1)
-        moved = warp_voxels(votes[..., None], to_observed, grid, fill=0)
-        return moved.view(*clips.occupancy.shape[:4]).sum(1, dtype=torch.int8)
-
-    def _outcome(self, before: State, motion: Motion, after: State, lateral: Tensor) -> Outcome:
-        config, horizon = self.config, self.config.horizon
-        home = inverse(after.pose)
-        arrived = relative(motion.path[:, -1:].expand_as(motion.path), motion.path)
-        end = torch.zeros_like(arrived[:, -1:])
-        goal = after.route.goal_m
-        step = after.steps.clamp(max=after.route.log_m.shape[1] - 1)
-        logged = after.route.log_m.gather(1, step[:, None])[:, 0]
-        ratio = (after.progress_m / logged.clamp(min=1e-3)).clamp(0, 1)
-        return Outcome(
-            collision=self._collision(before, motion, after, arrived, home),
-            off_road=footprint.off_road(
-                after.labels,
-                after.ground,
-                torch.cat((arrived[:, 1::3], end), 1),
-                home,
-                self.world.grid,
-                config.footprint,
-            ).any(1),
-            destination=(goal >= config.shortest_goal_m)
-            & (after.progress_m >= goal - config.goal_tolerance_m)
-            & (lateral.abs() <= config.goal_lateral_m),
-            time_to_collision_s=self._time_to_collision(after, home),
-            progress_m=torch.minimum(after.progress_m, goal) - torch.minimum(before.progress_m, goal),
-            progress_ratio=torch.where(logged < config.shortest_goal_m, torch.ones_like(ratio), ratio),
-            goal_m=goal,
-            lateral_m=lateral,
-            discomfort=discomfort(
-                after.accel_mps2,
-                after.lateral_mps2,
-                after.yaw_rate_rps,
-                (before.accel_mps2, before.lateral_mps2, before.yaw_rate_rps),
-                STEP_S,
-            ),
-            steps_left=(horizon - after.steps).clamp(min=0).float(),
-            trust=None if self.trust is None else self.trust(after.world),
-            plan_risk=None if motion.plan is None else self._plan_risk(motion.plan, after, home),
-        )
-
-    def _collision(self, before: State, motion: Motion, after: State, arrived: Tensor, home: Tensor) -> Tensor:
-        """The first half of the way is tested against the occupancy before, the second against the one after the step.
-
-        So every pose meets the moving objects where they are at about its own time, and no wall is jumped over. In the
-        middle, where objects jump from one occupancy to the other, both halves overlap by a substep: what moves less
-        than its own length and 2.5 m in a step (a car at 13 m/s, a pedestrian at 6 m/s) cannot pass through the ego.
-        """
-        grid, config = self.world.grid, self.config.footprint
-        half = SUBSTEPS // 2
-        early = footprint.contacts(before.labels, motion.path[:, : half + 1], inverse(before.pose), grid, config)
-        late = footprint.contacts(after.labels, arrived[:, half - 1 :], home, grid, config)
-        # A vehicle that hardly moves is hit by others, not at fault.
-        moving = motion.path[:, -1, :2].norm(dim=-1) > 0.1
-        return moving & (torch.cat((early, late), 1) >= config.min_voxels).any(1)
-
-    def _plan_risk(self, plan: Tensor, after: State, home: Tensor) -> Tensor:
-        """How much of the plan is spoilt: nobody moves meanwhile, so this judges plans, it does not forecast them."""
-        grid, config = self.world.grid, self.config.footprint
-        hit = footprint.contacts(after.labels, plan, home, grid, config) >= config.min_voxels
-        hit = hit | footprint.off_road(after.labels, after.ground, plan, home, grid, config)
-        return (hit.long().cumsum(1) > 0).float().mean(1)
-
-    def _time_to_collision(self, after: State, home: Tensor) -> Tensor:
-        times = after.speed_mps.new_tensor(TTC_S)
-        ahead = after.speed_mps[:, None] * times
-        poses = torch.stack((ahead, torch.zeros_like(ahead), torch.zeros_like(ahead)), -1)
-        hit = footprint.contacts(after.labels, poses, home, self.world.grid, self.config.footprint)
-        hit = (hit >= self.config.footprint.min_voxels) & (after.speed_mps[:, None] > 0.1)
-        return torch.where(hit, times, torch.full_like(times, math.inf)).amin(1)
-
-    def _cause(self, after: State, outcome: Outcome) -> Tensor:
-        """The most serious cause that holds."""
-        cause = torch.zeros_like(after.steps)
-        untrusted = torch.zeros_like(outcome.collision)
-        if outcome.trust is not None:
-            untrusted = outcome.trust < self.config.least_trust
-        held = (
-            untrusted,
-            after.steps >= after.route.recorded,
-            after.steps >= self.config.horizon,
-            outcome.destination,
-            outcome.off_road,
-            outcome.collision,
-        )
-        for number, holds in zip((6, 5, 4, 3, 2, 1), held, strict=True):
-            cause = torch.where(holds, number, cause)
-        return cause
-
-
-def _motion_at(clips: Clips, frame: int) -> Tensor:
-    """(B, 3) velocity and yaw rate at a frame: the mean of the recorded steps into and out of it."""
-    both = clips.valid[:, frame] & clips.valid[:, frame + 1]
-    mean = (clips.motion[:, frame] + clips.motion[:, frame + 1]) / 2
-    return torch.where(both[:, None], mean, clips.motion[:, frame])
 
 
 def planar_pose(matrix: Tensor) -> Tensor:

@@ -200,11 +200,19 @@ class IIWorldEnv(gym.Env[Any, np.ndarray]):
         """Start an episode, also in the middle of another; see the class for the options.
 
         Raises:
-            OptionError: an unknown option or a value that does not fit; the running episode goes on.
+            OptionError: an unknown option or a value that does not fit; the running episode goes on, and the generator
+                is where it was.
+            gymnasium.error.Error: a seed that is no whole number >= 0; likewise.
             DataError: the labels of the start are missing or damaged.
         """
+        generator, number = self.np_random, self.np_random_seed
         super().reset(seed=seed)
-        infos = self.episodes.place([0], self.episodes.fresh([self.np_random], [options]))
+        try:
+            fresh = self.episodes.fresh([self.np_random], [options])
+        except BaseException:
+            self._np_random, self._np_random_seed = generator, number
+            raise
+        infos = self.episodes.place([0], fresh)
         return self._observe(), pick(infos, 0)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:

@@ -26,6 +26,7 @@ from ii_world_env.rewards import reward_function
 from ii_world_env.route import points_at
 from ii_world_env.scenes import conditions, open_scenes
 from ii_world_env.spaces import action_space, observation_space
+from ii_world_env.state import difference
 from ii_world_env.trust import Pessimistic, check_pessimism, trust_of
 from world_model.errors import ActionError, OptionError
 from world_model.worlds import build_world
@@ -112,6 +113,8 @@ class Episodes:
     def fresh(self, rngs: Sequence[np.random.Generator], options: Sequence[Mapping[str, Any] | None]) -> State:
         """States of R episodes that begin, encoded in one batch; changes nothing but the generators.
 
+        After an error the generators are where they were: the next episodes are those that would have come.
+
         Args:
             rngs: (R,) one generator for each.
             options: (R,) where and how each begins, see `Scenes.choose`; or ``{"state": state}`` to go on from a kept
@@ -121,12 +124,27 @@ class Episodes:
             OptionError: an option that does not fit.
             DataError: labels are missing or damaged.
         """
-        if any(chosen and "state" in chosen for chosen in options):
+        if any(isinstance(chosen, Mapping) and "state" in chosen for chosen in options):
             return self._kept(options)
-        starts = [self.scenes.choose(rng, chosen) for rng, chosen in zip(rngs, options, strict=True)]
-        world = self.engine.world
-        clips = self.scenes.load(starts, self.engine.frames_ahead, world.needs_future_labels, world.grid)
-        return self.engine.reset(clips, **conditions(starts))
+        before = [rng.bit_generator.state for rng in rngs]
+        try:
+            starts = [self.scenes.choose(rng, chosen) for rng, chosen in zip(rngs, options, strict=True)]
+            world = self.engine.world
+            clips = self.scenes.load(starts, self.engine.frames_ahead, world.needs_future_labels, world.grid)
+            return self.engine.reset(clips, **conditions(starts))
+        except BaseException:
+            for rng, state in zip(rngs, before, strict=True):
+                rng.bit_generator.state = state
+            raise
+
+    def check_rows(self, rows: Sequence[int]) -> None:
+        """Refuse to begin with only some of the N.
+
+        Raises:
+            ResetNeeded: others of the N have no state yet.
+        """
+        if self._state is None and len(rows) != self.count:
+            raise ResetNeeded("Cannot reset some of the environments before all of them were reset once")
 
     def place(self, rows: Sequence[int], fresh: State) -> Columns:
         """Let some of the N go on from other states.
@@ -141,11 +159,9 @@ class Episodes:
         Raises:
             ResetNeeded: others of the N have no state yet.
         """
+        self.check_rows(rows)
         rows = list(rows)
-        everyone = rows == list(range(self.count))
-        if self._state is None and not everyone:
-            raise ResetNeeded("Cannot reset some of the environments before all of them were reset once")
-        self._state = fresh if everyone else self.state.put(rows, fresh)
+        self._state = fresh if len(rows) == self.count else self.state.put(rows, fresh)
         self.ended[rows] = fresh.cause.cpu().numpy() > 0
         self._reward[rows], self._limited[rows] = 0.0, False
         if self._paths is not None:
@@ -239,10 +255,10 @@ class Episodes:
 
     def _kept(self, options: Sequence[Mapping[str, Any] | None]) -> State:
         """A kept state out of the reset options."""
-        first = options[0] or {}
+        first = options[0] if isinstance(options[0], Mapping) else {}
         state, wanted = first.get("state"), f"a State of {len(options)} environments and no other option"
         if len(first) > 1 or not isinstance(state, State):
-            found = f"state of type {type(state).__name__}" if len(first) == 1 else f"options {sorted(first)}"
+            found = f"state of type {type(state).__name__}" if len(first) == 1 else f"options {list(first)}"
             raise OptionError(found, wanted, "keep env.unwrapped.state, or State.load() one")
         mode, grid = self.engine.action_mode, self.engine.world.grid
         fits = (len(options), *grid.shape), (len(options), mode.width)
@@ -252,6 +268,10 @@ class Episodes:
                 f"a state with labels {found_shapes[0]} and actions {found_shapes[1]}",
                 f"{wanted}: labels {fits[0]}, actions {fits[1]}",
                 "index() or expand() it, or make the environment as it was when the state was kept",
+            )
+        if self._state is not None and (other := difference(self._state, state)):
+            raise OptionError(
+                f"the state of another environment: {other}", wanted, "keep it from an environment made like this one"
             )
         return state
 
@@ -315,11 +335,17 @@ def _numbers(values: Any, shape: tuple[int, ...], mode: str) -> np.ndarray:
         ActionError: no numbers, or of another shape.
     """
     try:
-        array = np.array(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+        array = np.array(values)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise ActionError(f"action {values!r}", f"numbers of shape {shape}", "give an array") from error
+    # Numbers in words, complex numbers and dates would go through a cast to float, too.
+    if array.dtype.kind not in "biuf":
+        raise ActionError(
+            f"an action of type {array.dtype}: {values!r}", f"real numbers of shape {shape}", "give an array"
+        )
     if array.shape != shape:
         raise ActionError(
             f"an action of shape {array.shape}", f"shape {shape} for action={mode!r}", "see the action space"
         )
-    return array
+    with np.errstate(over="ignore"):  # what is too large for float64 becomes infinite, and is refused as that
+        return array.astype(np.float64)

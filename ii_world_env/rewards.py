@@ -104,7 +104,7 @@ def reward_function(reward: str | RewardFunction) -> RewardFunction:
     """
     if callable(reward):
         return reward
-    if reward in PRESETS:
+    if isinstance(reward, str) and reward in PRESETS:
         return PRESETS[reward]()
     expected = f"one of {tuple(PRESETS)}, a callable, or 'package.module:function'"
     module, colon, name = str(reward).partition(":")
@@ -112,7 +112,7 @@ def reward_function(reward: str | RewardFunction) -> RewardFunction:
         raise OptionError(f"reward={reward!r}", expected, "choose one of them")
     try:
         found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:  # the last two: ":name", ".module:name"
         raise OptionError(f"reward={reward!r} cannot be imported ({error})", expected, "check the path") from error
     if not callable(found):
         raise OptionError(f"reward={reward!r} is a {type(found).__name__}", expected, "name a function")

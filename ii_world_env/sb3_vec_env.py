@@ -32,7 +32,7 @@ class IIWorldVecEnv(VecEnv):
         options: as for ``gym.make_vec`` of it; ``autoreset_mode`` is not one of them.
     """
 
-    actions: Any
+    actions: Any = None
 
     def __init__(self, num_envs: int, env_id: str = ENV_ID, **options: Any) -> None:
         envs = gym.make_vec(env_id, num_envs=num_envs, autoreset_mode=AutoresetMode.SAME_STEP.value, **options)

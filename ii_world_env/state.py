@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -115,6 +115,23 @@ def _check_ranges(state: State, path: str | Path) -> None:
     ):
         if not good:
             raise DataError(f"{path}: {name} out of range", "what State.save() wrote", "write the file again")
+
+
+def difference(old: Any, new: Any, name: str = "state") -> str:
+    """Where two batched states are made of different things, in words; "" if `put` can lay one into the other.
+
+    Batch sizes may differ, and whatever is None in one of them may be there in the other.
+    """
+    if old is None or new is None:
+        return ""
+    if type(old) is not type(new):
+        return f"{name} is a {type(new).__name__}, not a {type(old).__name__}"
+    if is_dataclass(old):
+        found = (difference(getattr(old, f.name), getattr(new, f.name), f"{name}.{f.name}") for f in fields(old))
+        return next(filter(None, found), "")
+    if isinstance(old, (Tensor, np.ndarray)) and (old.dtype, old.shape[1:]) != (new.dtype, new.shape[1:]):
+        return f"{name} is {new.dtype} of shape {tuple(new.shape)}, not {old.dtype} of {tuple(old.shape)}"
+    return ""
 
 
 def put(old: T, rows: Sequence[int], new: T) -> T:

@@ -120,8 +120,11 @@ class IIWorldVectorEnv(VectorEnv[Any, Any, np.ndarray]):
                 ``state``, a `State` with one row for each of them, goes on from a kept one.
 
         Raises:
-            OptionError: an option that does not fit. The episodes go on then.
+            OptionError: an option that does not fit. The episodes go on then, with the generators where they were.
+            gymnasium.error.Error, ValueError: seeds that are no whole numbers >= 0, or too few; likewise.
         """
+        if options is not None and not isinstance(options, Mapping):
+            raise OptionError(f"reset options of type {type(options).__name__}", "a dict", "give names and values")
         chosen = dict(options or {})
         mask = _reset_mask(chosen.pop("reset_mask"), self.num_envs) if "reset_mask" in chosen else None
         rows = list(range(self.num_envs)) if mask is None else np.flatnonzero(mask).tolist()
@@ -141,10 +144,14 @@ class IIWorldVectorEnv(VectorEnv[Any, Any, np.ndarray]):
             Observations of all, infos of those that were reset.
         """
         self._check_open()
+        self.episodes.check_rows(rows)
+        # Kept only once everything has gone well: after an error the episodes go on with the generators they had.
+        generators, numbers = list(self._rngs), list(self._rng_seeds)
         for row in rows:
             if seeds[row] is not None:
-                self._rngs[row], self._rng_seeds[row] = seeding.np_random(seeds[row])
-        infos = self._place(rows, self._fresh(rows, options))
+                generators[row], numbers[row] = seeding.np_random(seeds[row])
+        infos = self._place(rows, self.episodes.fresh([generators[row] for row in rows], options))
+        self._rngs, self._rng_seeds = generators, numbers
         return self.episodes.observe(), merge({}, infos, rows, self.num_envs)
 
     def step(self, actions: Any) -> Step:
@@ -315,7 +322,10 @@ def _seeds(seed: Seeds, count: int) -> list[int | None]:
         return [None] * count
     if isinstance(seed, (int, np.integer)):
         return [int(seed) + i for i in range(count)]
-    seeds = [None if one is None else int(one) for one in seed]
+    if not isinstance(seed, (Sequence, np.ndarray)):
+        raise gym.error.Error(f"Seeds must be a whole number or one for each environment, not {type(seed).__name__}")
+    # What is no whole number is refused where the generators are made.
+    seeds = [int(one) if isinstance(one, np.integer) else one for one in seed]
     if len(seeds) != count:
         raise ValueError(f"{len(seeds)} seeds for num_envs={count}: give one for each environment, or one number")
     return seeds

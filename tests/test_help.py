@@ -17,10 +17,14 @@ COMMANDS = (
     "world_model.evaluate",
     "world_model.generate",
     "world_model.visualize",
+    "world_model.verify_golden",
+    "world_model.import_checkpoint",
+    "world_model.calibrate_trust",
     "agents.train",
     "agents.evaluate",
     "ii_world_env.bench",
 )
+WITH_EXAMPLES = ("agents.train", "agents.evaluate")
 
 
 def run(command: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> object:
@@ -40,13 +44,17 @@ def test_help(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     assert f"python -m {command}" in text
     # A help text that teaches has more to say than the names of the options.
     assert len(text.split()) > 60
+    # ... and shows what to type; tyro drops a section of a docstring that it knows, such as "Examples:".
+    if command in WITH_EXAMPLES:
+        assert "Try:" in text and text.count(f"python -m {command} --") >= 2
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_unknown_options_are_refused(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    needed = ["some.npz"] if command.endswith("visualize") else []
-    assert run(command, [*needed, "--no-such-option", "1"], monkeypatch) not in (0, None)
+    needed = {"visualize": ["some.npz"], "verify_golden": ["folder"], "import_checkpoint": ["x.pth", "--out", "folder"]}
+    given = needed.get(command.rpartition(".")[2], [])
+    assert run(command, [*given, "--no-such-option", "1"], monkeypatch) not in (0, None)
     said = capsys.readouterr()
     assert "no-such-option" in said.out + said.err

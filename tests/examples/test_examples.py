@@ -102,11 +102,18 @@ def test_the_way_so_far_is_seen_from_the_ego() -> None:
     assert np.allclose(example.way_so_far(drive, 2), [(-2, 2), (-2, 0), (0, 0)])
 
 
-def test_train_ppo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_train_ppo(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     example = load("train_ppo")
+    steps: list[tuple[int, ...]] = []
+    step_async = example.IIWorldVecEnv.step_async
+    monkeypatch.setattr(
+        example.IIWorldVecEnv,
+        "step_async",
+        lambda venv, actions: (steps.append(actions.shape), step_async(venv, actions))[1],
+    )
     example.main(example.Args(short=True, out=tmp_path))
     comparison = json.loads((tmp_path / "comparison.json").read_text())
-    assert comparison["timesteps"] >= 16
+    assert comparison["timesteps"] == 16 and steps == [(2, 2)] * 8, "both environments move in one batch"
     for when in ("before", "after"):
         assert np.isfinite(comparison[when]["reward"]) and 0 <= comparison[when]["progress"] <= 1
     assert (tmp_path / "model.zip").stat().st_size > 10_000

@@ -211,11 +211,3 @@ def test_presets_of_the_reward(street_data: Path, reward: str) -> None:
         total, done = total + gained, terminated or truncated
     assert info["end"] == "destination"
     assert total == pytest.approx({"pdms": 16.0, "sparse": 1.0}[reward], abs=1e-4)
-
-
-def test_bench_reports_figures_with_their_circumstances(street_data: Path, tmp_path: Path) -> None:
-    from ii_world_env.bench import Bench, bench
-
-    figures = bench(Bench(world="transport", index=street_data, steps=4, runs=1, out=tmp_path / "bench.json"))
-    assert figures["steps_per_s"] >= figures["steps_per_s_with_resets"] > 0
-    assert json.loads((tmp_path / "bench.json").read_text())["torch"] == torch.__version__

@@ -166,6 +166,16 @@ class Forecaster(nn.Module):
             return self.go_on(state, forecast.token, *forecast.predicted_ego), forecast
         return self.advance(state, forecast.token, invert_pose(forecast.curr_to_next)), forecast
 
+    def follow(self, state: ForecastState, command: Tensor, curr_to_next: Tensor) -> ForecastState:
+        """The state after `step` with a given motion, to the bit, without asking the ego head what it would have done.
+
+        With ``faithful`` the motion memory follows that head, so nothing can be left out.
+        """
+        if state.ego is not None:
+            return self.step(state, command, curr_to_next)[0]
+        token = self._next_token(state, self.transformer.encode_map(state.token), curr_to_next)
+        return self.advance(state, token, invert_pose(curr_to_next))
+
     def predict(
         self,
         state: ForecastState,
@@ -185,10 +195,8 @@ class Forecaster(nn.Module):
         predicted = step_pose(motion)
         if curr_to_next is None:
             curr_to_next = invert_pose(predicted)
-        decode = self._decode_moved if self.config.transport else self._decode_published
-        token = decode(state, present, curr_to_next.float())
         return Forecast(
-            token=token,
+            token=self._next_token(state, present, curr_to_next),
             curr_to_next=curr_to_next,
             motion=motion,
             predicted_motion=torch.cat((motion[:, :2], yaw_from_matrix(predicted)[:, None]), -1),
@@ -232,6 +240,10 @@ class Forecaster(nn.Module):
             poses=torch.cat((state.poses[:, 1:], pose[:, None]), 1),
             motions=torch.cat((state.motions[:, 1:], slot[:, None].detach()), 1),
         )
+
+    def _next_token(self, state: ForecastState, present: Tensor, curr_to_next: Tensor) -> Tensor:
+        decode = self._decode_moved if self.config.transport else self._decode_published
+        return decode(state, present, curr_to_next.float())
 
     def _decode_published(self, state: ForecastState, present: Tensor, curr_to_next: Tensor) -> Tensor:
         # Gradients reach the current token through the encoder alone, not through its copy in the history.

@@ -43,10 +43,17 @@ class IntraLayer(nn.Module):
         self.convs = nn.ModuleList([BasicBlock(width, stride)])
 
     def forward(self, maps: Tensor, plan: Tensor) -> tuple[Tensor, Tensor]:
-        size = (maps.shape[2], maps.shape[3])
-        cells = self.norms[0](self.attentions[0](to_cells(maps), size))
+        cells = self.attend(maps)
         plan = self.plan_norms[1](self.attentions[1](self.plan_norms[0](plan), cells))
-        return self.convs[0](to_map(self.norms[1](cells), size)), plan
+        return self.convolve(cells, maps), plan
+
+    def attend(self, maps: Tensor) -> Tensor:
+        """Map attention: (B, C, X, Y) -> (B, X*Y, C)."""
+        return self.norms[0](self.attentions[0](to_cells(maps), (maps.shape[2], maps.shape[3])))
+
+    def convolve(self, cells: Tensor, maps: Tensor) -> Tensor:
+        """The convolution of attended cells of maps."""
+        return self.convs[0](to_map(self.norms[1](cells), (maps.shape[2], maps.shape[3])))
 
 
 class InterLayer(nn.Module):
@@ -137,14 +144,26 @@ class Transformer(nn.Module):
         Returns:
             (B, C, Xl, Yl) encoded present, and (B, 3, 6) ego motion per command: dx, dy, quaternion (w, x, y, z).
         """
-        size = self.config.latent_shape
-        cells = to_cells(token) + self.positional_encoding(size) + self.temporal_embedding.weight[-1]
-        maps, scales = to_map(cells, size), []
+        maps, scales = self._placed(token), []
         for layer in self.intra_encoder.layers:
             maps, plan = layer(maps, plan)
             scales.append(maps)
         motion = self.plan_translation_output(plan[:, 0]).view(-1, 3, 6)
-        return self.u_net(scales, size), motion
+        return self.u_net(scales, self.config.latent_shape), motion
+
+    def encode_map(self, token: Tensor) -> Tensor:
+        """The encoded present of `encode` alone: the map never sees the plan, so nothing of the ego head is needed."""
+        maps, scales = self._placed(token), []
+        for layer in self.intra_encoder.layers:
+            assert isinstance(layer, IntraLayer)
+            maps = layer.convolve(layer.attend(maps), maps)
+            scales.append(maps)
+        return self.u_net(scales, self.config.latent_shape)
+
+    def _placed(self, token: Tensor) -> Tensor:
+        """The token map with its place and time."""
+        size = self.config.latent_shape
+        return to_map(to_cells(token) + self.positional_encoding(size) + self.temporal_embedding.weight[-1], size)
 
     def decode(self, present: Tensor, history: Tensor, transform: Tensor) -> Tensor:
         """Look at the past and form the next token.

@@ -42,6 +42,8 @@ class Fused:
 class FusionNet(nn.Module):
     """Evidence -> scores -> labels."""
 
+    place: Tensor
+
     def __init__(self, config: GeometricConfig) -> None:
         super().__init__()
         self.config = config

@@ -18,6 +18,9 @@ from world_model.tokenizer.config import TokenizerConfig
 from world_model.tokenizer.memory import Memory, align, remember
 from world_model.tokenizer.quantizer import Quantizer
 
+GRIDS_AT_ONCE = {"cpu": 5, "cuda": 64}
+"""Grids that pass through the encoder together: a few fill a processor, a GPU wants many but has no room for all."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
@@ -90,13 +93,7 @@ class Tokenizer(nn.Module):
         Raises:
             DataError: labels of another shape than the configured grid.
         """
-        if tuple(labels.shape[1:]) != tuple(self.config.grid.shape):
-            raise DataError(
-                f"labels of shape {tuple(labels.shape)}",
-                f"(batch, {', '.join(map(str, self.config.grid.shape))})",
-                "use labels of the tokenizer's grid, or a tokenizer of the labels' grid",
-            )
-        latent = self.encoder(labels, self.class_embeds.weight)
+        latent = self.latents(labels)
         history = align(memory, latent, curr_to_prev, start, self.config, augmentation)
         out = self.vq(latent, history)
         return Encoded(
@@ -106,6 +103,49 @@ class Tokenizer(nn.Module):
             vq_loss=out.vq_loss,
             inputs=out.inputs,
         )
+
+    def latents(self, labels: Tensor) -> Tensor:
+        """Encoder outputs (B, C, Xl, Yl) of labels (B, X, Y, Z), before any memory.
+
+        Raises:
+            DataError: labels of another shape than the configured grid.
+        """
+        if tuple(labels.shape[1:]) != tuple(self.config.grid.shape):
+            raise DataError(
+                f"labels of shape {tuple(labels.shape)}",
+                f"(batch, {', '.join(map(str, self.config.grid.shape))})",
+                "use labels of the tokenizer's grid, or a tokenizer of the labels' grid",
+            )
+        return self.encoder(labels, self.class_embeds.weight)
+
+    def encode_clip(self, labels: Tensor, to_previous: Tensor) -> Tensor:
+        """Tokens of whole streams from their first frame on, as `encode` frame after frame gives them.
+
+        Only the memory goes from frame to frame; the networks see the frames of all streams side by side, a few
+        grids at a time.
+
+        Args:
+            labels: (B, P, X, Y, Z) uint8, oldest to newest.
+            to_previous: (B, P - 1, 4, 4) ego frame of each frame but the first -> that of the frame before it, metres.
+
+        Returns:
+            (B, P, C, Xl, Yl).
+        """
+        batch, count = labels.shape[:2]
+        piece = GRIDS_AT_ONCE.get(labels.device.type, GRIDS_AT_ONCE["cpu"])
+        latents = torch.cat([self.latents(part) for part in labels.flatten(0, 1).split(piece)]).unflatten(
+            0, (batch, -1)
+        )
+        still = torch.eye(4, device=labels.device).expand(batch, 4, 4)
+        memory, histories = self.empty_memory(batch), []
+        for frame in range(count):
+            start = torch.full((batch,), frame == 0, device=labels.device)
+            motion = to_previous[:, frame - 1] if frame else still
+            histories.append(align(memory, latents[:, frame], motion, start, self.config))
+            memory = remember(memory, histories[-1], latents[:, frame], start, None, self.config.faithful)
+        flat, past = latents.flatten(0, 1).split(piece), torch.stack(histories, 1).flatten(0, 1).split(piece)
+        tokens = torch.cat([self.vq(latent, history).token for latent, history in zip(flat, past, strict=True)])
+        return tokens.unflatten(0, (batch, -1))
 
     def decode_rows(self, token: Tensor) -> Tensor:
         """Token (B, C, Xl, Yl) -> one feature row (e) per voxel, (B*X*Y*Z, e), in the patch layout of `patch_index`.

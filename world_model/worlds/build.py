@@ -117,10 +117,12 @@ def _imported(name: str, checkpoint: Checkpoint, device: torch.device, grid: Vox
     module, _, attribute = name.partition(":")
     try:
         cls = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:  # the last two: ":Class", ".module:Class"
         raise OptionError(
             f"world={name!r} cannot be imported ({error})", "'package.module:Class'", "check the path"
         ) from error
+    if not callable(cls):
+        raise OptionError(f"world={name!r} is a {type(cls).__name__}", "'package.module:Class'", "name a class")
     world = cls(checkpoint=checkpoint, device=device, grid=grid)
     if not isinstance(world, World):
         raise ConfigError(

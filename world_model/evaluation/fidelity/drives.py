@@ -1,0 +1,242 @@
+"""The drives that worlds are asked about: what was logged, and what nobody would log.
+
+All of them are laid down before any world runs, from the log, the labels at the start and a seed, so that every world
+and the ground truth are told exactly the same motions.
+
+Legend: K steps of 0.5 s; a motion is (dx m, dy m, yaw rad) of the ego over a step, in its frame before the step.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from world_model.data.clips import scene_of
+from world_model.data.index import SceneIndex
+from world_model.geometry import invert_pose, se2_matrix, yaw_from_matrix
+from world_model.grid import DRIVEABLE, GROUND, OBSTACLE, OCC3D, STEP_S, VoxelGrid
+
+ACTION_SETS = ("logged", "perturbed", "random", "towards obstacle", "off road")
+"""The last two are the adversarial ones."""
+MAX_SPEED_MPS, GRIP_MPS2, MAX_CURVATURE = 15.0, 4.0, 0.2
+"""No drive is faster, pulls sideways harder, or turns tighter (1/m) than this."""
+ACCEL_MPS2 = 3.0
+LEAST_SPEED_MPS = 5.0
+"""What adversarial drives speed up to: an ego that stands still asks nothing."""
+SPEED_NOISE_MPS, CURVATURE_NOISE, MEMORY = 1.5, 0.02, 0.8
+"""Standard deviations of the perturbation, and its correlation from one step to the next."""
+RANDOM_HOLD = 2
+"""Steps that a random action is held."""
+AHEAD_RAD = math.radians(40)
+LEAST_AHEAD_M = 6.0
+"""An obstacle is ahead within this angle of the ego's nose, and beyond this distance."""
+OFF_ROAD_RAD = math.radians(55)
+"""Heading at which an off-road drive leaves the road, against the heading at its start."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moment:
+    """Where a drive starts.
+
+    Attributes:
+        index: the data set.
+        frame: number of the current frame.
+        labels: (X, Y, Z) class ids there.
+        steps: K.
+        seed: of everything that is random.
+        grid: of the labels.
+    """
+
+    index: SceneIndex
+    frame: int
+    labels: np.ndarray
+    steps: int
+    seed: int = 0
+    grid: VoxelGrid = OCC3D
+
+    @property
+    def speed_mps(self) -> float:
+        """Speed over the step into the current frame."""
+        return float(np.clip(self.index.motion[self.frame, 0], 0, MAX_SPEED_MPS))
+
+    def random(self, purpose: str) -> np.random.Generator:
+        """Random numbers that depend on nothing but the seed, the moment and what they are for."""
+        token = str(self.index.token[self.frame])
+        return np.random.default_rng([self.seed, zlib.crc32(token.encode()), zlib.crc32(purpose.encode())])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """B drives as a world is told them.
+
+    Attributes:
+        motion: (B, K, 3) float64.
+        curr_to_next: (B, K, 4, 4) float32, ego frame -> next ego frame.
+        command: (B, K) int64, 0 right, 1 left, 2 straight.
+    """
+
+    motion: np.ndarray
+    curr_to_next: torch.Tensor
+    command: torch.Tensor
+
+    @classmethod
+    def of(cls, motion: np.ndarray) -> Plan:
+        """Motions in the plane, with commands that fit them."""
+        matrix = invert_pose(se2_matrix(*torch.from_numpy(motion).unbind(-1))).float()
+        return cls(motion=motion, curr_to_next=matrix, command=commands(motion))
+
+    def rows(self, some: slice) -> Plan:
+        """Some of the drives."""
+        return Plan(motion=self.motion[some], curr_to_next=self.curr_to_next[some], command=self.command[some])
+
+    def still(self) -> Plan:
+        """The same number of steps without any motion."""
+        return Plan.of(np.zeros_like(self.motion))
+
+
+def plan(name: str, moments: Sequence[Moment]) -> Plan:
+    """The drives of an action set (one of `ACTION_SETS`) from B moments."""
+    if name != "logged":
+        return Plan.of(np.stack([drive(name, moment) for moment in moments]))
+    # The log as it is: with slopes and its own commands.
+    steps, said = zip(*(_log(moment) for moment in moments), strict=True)
+    matrix = torch.stack(steps)
+    return Plan(motion=_planar(matrix), curr_to_next=invert_pose(matrix).float(), command=torch.stack(said))
+
+
+def drive(name: str, moment: Moment) -> np.ndarray:
+    """(K, 3) float64 motions of an action set from a moment."""
+    if name == "logged":
+        return _planar(_log(moment)[0])
+    if name == "perturbed":
+        return perturbed(moment)
+    if name == "random":
+        return wandering(moment)
+    return pursuit(moment, nearest_obstacle(moment)) if name == "towards obstacle" else off_road(moment)
+
+
+def _log(moment: Moment) -> tuple[torch.Tensor, torch.Tensor]:
+    """(K, 4, 4) float64 next ego frame -> ego frame of what was driven, and (K,) its commands; beyond the end of the
+    scene the ego stands."""
+    index, inside = moment.index, moment.index.frames(scene_of(moment.index, moment.frame))
+    rows = np.arange(moment.frame, moment.frame + moment.steps + 1).clip(inside.start, inside.stop - 1)
+    pose = torch.from_numpy(index.ego_to_global[rows])
+    return invert_pose(pose[:-1]) @ pose[1:], torch.from_numpy(index.command[rows[:-1]].astype(np.int64))
+
+
+def _planar(step: torch.Tensor) -> np.ndarray:
+    return torch.cat((step[..., :2, 3], yaw_from_matrix(step)[..., None]), -1).numpy()
+
+
+def perturbed(moment: Moment) -> np.ndarray:
+    """The log with another speed and another steering: noise that lasts a few steps."""
+    rng, way = moment.random("perturbed"), drive("logged", moment)
+    noise = rng.standard_normal((len(way), 2)) * (SPEED_NOISE_MPS, CURVATURE_NOISE)
+    for k in range(1, len(way)):
+        noise[k] = MEMORY * noise[k - 1] + math.sqrt(1 - MEMORY**2) * noise[k]
+    distance = np.clip(way[:, 0] + noise[:, 0] * STEP_S, 0, MAX_SPEED_MPS * STEP_S)
+    share = np.where(np.abs(way[:, 0]) > 0.1, distance / np.where(way[:, 0] == 0, 1, way[:, 0]), 1)
+    yaw = way[:, 2] * np.minimum(share, 2) + noise[:, 1] * distance
+    return np.stack([arc(float(s), float(y)) for s, y in zip(distance, yaw, strict=True)])
+
+
+def wandering(moment: Moment) -> np.ndarray:
+    """Random accelerations and curvatures, each held for a second."""
+    rng, speed, motions = moment.random("random"), moment.speed_mps, []
+    for k in range(moment.steps):
+        if k % RANDOM_HOLD == 0:
+            accel, curvature = rng.uniform(-ACCEL_MPS2, ACCEL_MPS2), rng.uniform(-MAX_CURVATURE, MAX_CURVATURE)
+        motion, speed = _roll(speed, accel, curvature)
+        motions.append(motion)
+    return np.stack(motions)
+
+
+def nearest_obstacle(moment: Moment) -> tuple[float, float]:
+    """(x, y) in metres of the nearest obstacle ahead; straight on where there is none."""
+    x, y = _places(moment, np.isin(moment.labels, OBSTACLE).any(-1))
+    distance = np.hypot(x, y)
+    ahead = (np.abs(np.arctan2(y, x)) < AHEAD_RAD) & (distance > LEAST_AHEAD_M)
+    if not ahead.any():
+        return (30.0, 0.0)
+    nearest = np.flatnonzero(ahead)[distance[ahead].argmin()]
+    return (float(x[nearest]), float(y[nearest]))
+
+
+def pursuit(moment: Moment, target_m: tuple[float, float], accel_mps2: float | None = None) -> np.ndarray:
+    """Steer at a point and then go straight on, through whatever is there.
+
+    Args:
+        moment: the start.
+        target_m: (x, y) in the ego frame of the start.
+        accel_mps2: acceleration; by default speed up to `LEAST_SPEED_MPS` and keep it.
+    """
+    target, speed, motions, past = np.array(target_m, float), moment.speed_mps, [], False
+    for _ in range(moment.steps):
+        past = past or target[0] < 1.0
+        curvature = 0.0 if past else 2 * target[1] / float(target @ target)
+        accel = _to_least(speed) if accel_mps2 is None else accel_mps2
+        motion, speed = _roll(speed, accel, curvature)
+        motions.append(motion)
+        c, s = math.cos(motion[2]), math.sin(motion[2])
+        target = np.array(((c, s), (-s, c))) @ (target - motion[:2])
+    return np.stack(motions)
+
+
+def off_road(moment: Moment) -> np.ndarray:
+    """Turn to the side on which the road ends sooner, and leave it."""
+    side, speed, heading, motions = road_ends(moment), moment.speed_mps, 0.0, []
+    for _ in range(moment.steps):
+        curvature = side * MAX_CURVATURE if abs(heading) < OFF_ROAD_RAD else 0.0
+        motion, speed = _roll(speed, _to_least(speed), curvature)
+        heading += motion[2]
+        motions.append(motion)
+    return np.stack(motions)
+
+
+def road_ends(moment: Moment) -> int:
+    """1 if other ground than road is nearer on the left, -1 on the right."""
+    road = (moment.labels == DRIVEABLE).any(-1)
+    x, y = _places(moment, np.isin(moment.labels, GROUND).any(-1) & ~road)
+    ahead = (x > 0) & (x < 20)
+    left, right = (np.abs(y[ahead & (sign * y > 0)]).min(initial=np.inf) for sign in (1, -1))
+    return 1 if left < right else -1
+
+
+def commands(motions: np.ndarray) -> torch.Tensor:
+    """(..., K) int64 commands that fit (..., K, 3) motions: the turn over the three seconds to come."""
+    yaw = np.cumsum(np.concatenate((np.zeros_like(motions[..., :1, 2]), motions[..., 2]), -1), -1)
+    steps = motions.shape[-2]
+    turn = yaw[..., np.minimum(np.arange(steps) + 6, steps)] - yaw[..., :steps]
+    return torch.from_numpy(np.where(turn > 0.35, 1, np.where(turn < -0.35, 0, 2)).astype(np.int64))
+
+
+def arc(distance_m: float, yaw_rad: float) -> np.ndarray:
+    """(3,) motion along a circle."""
+    if abs(yaw_rad) < 1e-9:
+        return np.array((distance_m, 0.0, yaw_rad))
+    radius = distance_m / yaw_rad
+    return np.array((radius * math.sin(yaw_rad), radius * (1 - math.cos(yaw_rad)), yaw_rad))
+
+
+def _roll(speed: float, accel: float, curvature: float) -> tuple[np.ndarray, float]:
+    """One step of a vehicle that cannot slide: its motion and its new speed."""
+    after = float(np.clip(speed + accel * STEP_S, 0, MAX_SPEED_MPS))
+    mean = (speed + after) / 2
+    most = min(MAX_CURVATURE, GRIP_MPS2 / max(mean, 0.1) ** 2)
+    distance = mean * STEP_S
+    return arc(distance, float(np.clip(curvature, -most, most)) * distance), after
+
+
+def _to_least(speed: float) -> float:
+    return float(np.clip((LEAST_SPEED_MPS - speed) / STEP_S, 0, ACCEL_MPS2))
+
+
+def _places(moment: Moment, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """x and y in metres of the columns of a (X, Y) mask."""
+    place = (np.argwhere(columns) + 0.5) * moment.grid.voxel_m + moment.grid.lower_m[:2]
+    return place[:, 0], place[:, 1]
