@@ -162,6 +162,7 @@ def markdown(figures: dict[str, Any]) -> str:
         cells = [row["world"], model, row["dtype"], str(row["batch"]), *rates, f"{row['ratio']:.2f}"]
         lines.append(f"| {' | '.join(cells + times + last)} |")
     rows = figures["rows"]
+    load = "" if figures["load"] is None else f"; load average {figures['load']:.1f} at the end"
     base = f" ({statistics.median(row['baseline_steps_per_s'] for row in rows):.1f} steps/s)" if rows else ""
     notes = [
         f"Stages in ms for the whole batch (render: one environment). Observation {figures['observation']}, action "
@@ -172,7 +173,7 @@ def markdown(figures: dict[str, Any]) -> str:
         *sorted({f"torch.compile: {row['compiled']}." for row in rows if row["compiled"]}),
         *(f"Batch {batch} left out: {why}." for batch, why in figures["left_out"].items()),
         f"{figures['hardware']}; device {figures['device']}; torch {figures['torch']}, {figures['threads']} threads; "
-        f"Python {figures['python']}; data: {figures['data_source']}.",
+        f"Python {figures['python']}; data: {figures['data_source']}{load}.",
         f"`{figures['command']}`",
     ]
     return "\n".join(["", *lines, "", *(f"- {note}" for note in notes)])

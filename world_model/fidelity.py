@@ -15,7 +15,6 @@ from world_model.data.clips import scene_of
 from world_model.data.index import SceneIndex
 from world_model.errors import DataError, IIWorldError, OptionError
 from world_model.evaluation.fidelity.case import CHASE, Case, Task, starts_of
-from world_model.evaluation.fidelity.drives import ACTION_SETS
 from world_model.evaluation.fidelity.entrants import Entrant, load_entrants
 from world_model.evaluation.fidelity.measure import Counts, measure, measure_truth
 from world_model.evaluation.fidelity.picture import draw_case
@@ -59,8 +58,12 @@ class Fidelity:
     split: str = "val"
     """Scenes to drive in: val (held out), train, or all."""
     actions: tuple[Literal["logged", "perturbed", "random", "towards obstacle", "off road", "chase"], ...] = (
-        *ACTION_SETS,
-        CHASE,
+        "logged",
+        "perturbed",
+        "random",
+        "towards obstacle",
+        "off road",
+        "chase",
     )
     """Action sets; `chase` is driving at a vehicle that stands ahead, for obstacle persistence."""
     arms: bool = True

@@ -73,9 +73,11 @@ def load_entrants(worlds: Sequence[str], checkpoints: Sequence[Path], device: st
 
 def fingerprint(world: World) -> str:
     """Hash of a world's code and of all weights in it."""
-    digest = hashlib.sha256()
-    source = inspect.getsourcefile(type(world))
-    digest.update(Path(source).read_bytes() if source else type(world).__name__.encode())
+    # The name too: two worlds may live in one file.
+    kind = type(world)
+    digest = hashlib.sha256(f"{kind.__module__}.{kind.__qualname__}".encode())
+    source = inspect.getsourcefile(kind)
+    digest.update(Path(source).read_bytes() if source else b"")
     for model in _models(world):
         digest.update(weights_hash(model.state_dict()).encode())
         digest.update(str(next((p.dtype for p in model.parameters()), "")).encode())

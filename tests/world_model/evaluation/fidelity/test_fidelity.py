@@ -160,7 +160,7 @@ def test_recordings_answer_only_what_was_logged(tmp_path: Path, capsys: pytest.C
 def test_options_are_checked() -> None:
     for wrong in ({"stride": 0}, {"worlds": ()}, {"worlds": ("transport", "transport")}, {"horizons_s": (0.3,)}):
         with pytest.raises(OptionError):
-            Fidelity(**wrong)  # type: ignore[arg-type]
+            Fidelity(**wrong)
     with pytest.raises(OptionError, match="no world takes"):
         fidelity(replace(OPTIONS, worlds=("transport",), checkpoint=(Path("nowhere"),)))
 
