@@ -34,7 +34,7 @@ class Bench:
     Every batch size is timed in turn with one float32 environment that is not compiled; the ratio of the two is what
     can be compared between noisy machines.
 
-    Examples:
+    Try:
       python -m ii_world_env.bench
       python -m ii_world_env.bench --preset base --device cuda --batches 1 8 64 256 --compile
       python -m ii_world_env.bench --world geometric --observation occupancy --threads 1

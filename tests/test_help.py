@@ -15,6 +15,7 @@ COMMANDS = (
     "world_model.train_forecaster",
     "world_model.refine_decoder",
     "world_model.evaluate",
+    "world_model.fidelity",
     "world_model.generate",
     "world_model.visualize",
     "world_model.verify_golden",
@@ -24,7 +25,7 @@ COMMANDS = (
     "agents.evaluate",
     "ii_world_env.bench",
 )
-WITH_EXAMPLES = ("agents.train", "agents.evaluate")
+WITH_EXAMPLES = ("agents.train", "agents.evaluate", "ii_world_env.bench")
 
 
 def run(command: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> object:

@@ -46,8 +46,9 @@ TOLERANCE: dict[str, Tolerance] = {
     # Not in that table: activations inside the networks (up to 42), squared distances, gradients of the forecaster.
     "layer": Tolerance(2.0e-6, 5.0e-5, 42.0),
     "margin": Tolerance(5.0e-7, 1.0e-4, 13.3),
-    "gradient": Tolerance(2.4e-7, 5.0e-5, 1.0),
-    "gradient norm": Tolerance(1.0e-6, 1.0e-3, 1.0),
+    # In float32 the order of summation, and so the number of threads, shows in gradients: 2e-5 with one, 2e-4 with two.
+    "gradient": Tolerance(2.4e-7, 5.0e-4, 1.0),
+    "gradient norm": Tolerance(1.0e-6, 5.0e-3, 1.0),
     # Computed in float32 by the published model, so the references themselves are off by single precision.
     "single": Tolerance(1.0e-6, 1.0e-6, 1.0),
     "single gradient": Tolerance(5.0e-5, 5.0e-5, 1.0),

@@ -56,7 +56,9 @@ def curves_of(folder: Path) -> dict[str, np.ndarray]:
 def assert_alike(found: dict[str, np.ndarray], expected: dict[str, np.ndarray], names: tuple[str, ...]) -> None:
     assert len(found["loss"]) == 4 and len(set(found["loss"])) == 4
     for name in ("loss", "grad_norm", *names):
-        np.testing.assert_allclose(found[name], expected[name], rtol=TOLERANCE, atol=1e-6, err_msg=name)
+        # Norms of gradients show the order of summation, and so the number of threads, more than losses do.
+        rtol = 10 * TOLERANCE if name == "grad_norm" else TOLERANCE
+        np.testing.assert_allclose(found[name], expected[name], rtol=rtol, atol=1e-6, err_msg=name)
 
 
 def assert_same_weights(a: Path, b: Path, *, exactly: bool) -> None:
