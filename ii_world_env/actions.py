@@ -15,11 +15,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ii_world_env.motion import (
+from ii_world_env.planar import compose, into
+from ii_world_env.route import points_at, project
+from world_model.errors import ActionError
+from world_model.grid import EGO_WHEELBASE_M, STEP_S
+from world_model.vehicle import (
     DELTA_DX_M,
     DELTA_DY_M,
     DELTA_YAW_RAD,
     GRIP_MPS2,
+    KINEMATIC_TRACKING,
     MAX_ACCEL_MPS2,
     MAX_BRAKE_MPS2,
     MAX_SPEED_MPS,
@@ -35,10 +40,6 @@ from ii_world_env.motion import (
     kinematic,
     kinematic_for,
 )
-from ii_world_env.planar import compose, into
-from ii_world_env.route import points_at, project
-from world_model.errors import ActionError
-from world_model.grid import EGO_WHEELBASE_M, STEP_S
 
 if TYPE_CHECKING:
     from ii_world_env.engine import State
@@ -75,8 +76,7 @@ class ActionMode:
         move: (B, A) actions and (B,) speeds -> `Motion`; None where the motion needs more than that (see `drive`).
         follow: (B, A) actions and the engine's state -> `Motion`, for modes that follow the route; else None.
         inverse: (B, 3) wanted dx, dy, yaw and (B,) speeds -> the actions (B, A) that come closest.
-        tracking: share of the missing distance that a follower should make up in one step. Making up all of it with
-            constant acceleration overshoots the speed by as much as it was short, and swings about it for ever.
+        tracking: share of the missing distance that a follower should make up in one step, see `KINEMATIC_TRACKING`.
     """
 
     name: str
@@ -233,14 +233,16 @@ def command_for(target: Tensor, speed_mps: Tensor) -> Tensor:
 
 
 _MODES = (
-    ActionMode(name="kinematic", shape=(2,), width=2, move=kinematic, inverse=kinematic_for, tracking=0.75),
+    ActionMode(
+        name="kinematic", shape=(2,), width=2, move=kinematic, inverse=kinematic_for, tracking=KINEMATIC_TRACKING
+    ),
     ActionMode(name="delta", shape=(3,), width=3, move=delta, inverse=delta_for, tracking=1.0),
     ActionMode(
         name="waypoints", shape=(PLAN_STEPS, 3), width=3, move=waypoints, inverse=waypoints_for, tracking=1.0
     ),
     ActionMode(
         name="meta", shape=(), choices=tuple(MANOEUVRES), width=len(MANOEUVRES), follow=meta, inverse=meta_for,
-        tracking=0.75,
+        tracking=KINEMATIC_TRACKING,
     ),
     ActionMode(
         name="command", shape=(), choices=COMMAND_CHOICES, width=len(COMMAND_CHOICES), inverse=command_for, tracking=1.0

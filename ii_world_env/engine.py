@@ -21,7 +21,6 @@ from ii_world_env import route
 from ii_world_env.actions import ACTION_MODES, ActionMode
 from ii_world_env.engine_config import EngineConfig
 from ii_world_env.judging import TTC_S, end_of, judge
-from ii_world_env.motion import MAX_SPEED_MPS, Motion, along
 from ii_world_env.noise import normal
 from ii_world_env.observed import motion_at, observed_ground
 from ii_world_env.outcome import CAUSES, TERMINATIONS, Outcome
@@ -32,6 +31,7 @@ from world_model.data.clips import Clips
 from world_model.errors import ActionError, ConfigError, OptionError
 from world_model.geometry import invert_pose, se2_matrix, yaw_from_matrix
 from world_model.grid import STEP_S
+from world_model.vehicle import MAX_SPEED_MPS, Motion, along
 from world_model.worlds import Populated, World, WorldState
 
 __all__ = [

@@ -14,10 +14,10 @@ from torch import Tensor
 from ii_world_env import footprint
 from ii_world_env.engine_config import EngineConfig
 from ii_world_env.footprint import FootprintConfig
-from ii_world_env.motion import SUBSTEPS, Motion
 from ii_world_env.outcome import Outcome, discomfort
 from ii_world_env.planar import inverse, relative
 from world_model.grid import STEP_S, VoxelGrid
+from world_model.vehicle import SUBSTEPS, Motion
 
 if TYPE_CHECKING:
     from ii_world_env.state import State

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from ii_world_env.features import FEATURE_BOUNDS, features
 from ii_world_env.footprint import FootprintConfig, band
-from ii_world_env.motion import MAX_SPEED_MPS
 from ii_world_env.planar import into
 from ii_world_env.route import points_at
 from world_model.errors import ConfigError, OptionError
 from world_model.grid import FREE, NUM_CLASSES, VoxelGrid
+from world_model.vehicle import MAX_SPEED_MPS
 from world_model.worlds import Latent, World
 
 if TYPE_CHECKING:

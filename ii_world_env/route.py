@@ -12,8 +12,8 @@ from torch import Tensor
 
 from world_model.data.clips import Clips
 from world_model.geometry import yaw_from_matrix
+from world_model.tensor_state import TensorState
 from world_model.worlds.replay import planar_from
-from world_model.worlds.state import TensorState
 
 EXTENSION_M = 80.0
 """The route goes on straight for so long behind the last recorded pose, so that points ahead always exist."""

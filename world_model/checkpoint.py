@@ -163,6 +163,25 @@ def _fill(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
     model.load_state_dict(weights)
 
 
+Model = TypeVar("Model", Tokenizer, Forecaster, GeometricForecaster)
+
+
+def _load(
+    kind: type[Model],
+    config: type[Any],
+    name: str,
+    path: str | Path | None,
+    device: torch.device | str,
+) -> tuple[Model, dict[str, Any], dict[str, Tensor]]:
+    """A model in evaluation mode, its card with the hash of its weights, and the weights."""
+    path = Path(path) if path is not None else bundled_path()
+    path = path / name if path.is_dir() or not path.suffix else path
+    meta, weights = _read(path, kind.__name__)
+    model = kind(config_from_json(config, meta["config"]))
+    _fill(model, weights, path)
+    return model.to(device).eval(), {**meta["card"], "weights": weights_hash(weights)}, weights
+
+
 def load_tokenizer(
     path: str | Path | None = None, device: torch.device | str = "cpu"
 ) -> tuple[Tokenizer, dict[str, Any]]:
@@ -171,44 +190,43 @@ def load_tokenizer(
     Raises:
         CheckpointError: missing, damaged, of another version, or not fitting its own configuration.
     """
-    path = Path(path) if path is not None else bundled_path()
-    path = path / TOKENIZER_FILE if path.is_dir() or not path.suffix else path
-    meta, weights = _read(path, "Tokenizer")
-    model = Tokenizer(config_from_json(TokenizerConfig, meta["config"]))
-    _fill(model, weights, path)
-    return model.to(device).eval(), {**meta["card"], "tokens": tokens_hash(weights), "weights": weights_hash(weights)}
+    model, card, weights = _load(Tokenizer, TokenizerConfig, TOKENIZER_FILE, path, device)
+    return model, {**card, "tokens": tokens_hash(weights)}
 
 
 def load_forecaster(
     path: str | Path | None = None, device: torch.device | str = "cpu"
 ) -> tuple[Forecaster, dict[str, Any]]:
-    """Read a forecaster (a file, or a folder that holds one; None is the bundled one) and its card.
-
-    Raises:
-        CheckpointError: missing, damaged, of another version, or not fitting its own configuration.
-    """
-    path = Path(path) if path is not None else bundled_path()
-    path = path / FORECASTER_FILE if path.is_dir() or not path.suffix else path
-    meta, weights = _read(path, "Forecaster")
-    model = Forecaster(config_from_json(ForecasterConfig, meta["config"]))
-    _fill(model, weights, path)
-    return model.to(device).eval(), {**meta["card"], "weights": weights_hash(weights)}
+    """Read a forecaster and its card, as `load_tokenizer`."""
+    return _load(Forecaster, ForecasterConfig, FORECASTER_FILE, path, device)[:2]
 
 
 def load_geometric(
     path: str | Path | None = None, device: torch.device | str = "cpu"
 ) -> tuple[GeometricForecaster, dict[str, Any]]:
-    """Read a geometry-first forecaster (a file, or a folder that holds one; None is the bundled one) and its card.
+    """Read a geometry-first forecaster and its card, as `load_tokenizer`."""
+    return _load(GeometricForecaster, GeometricConfig, GEOMETRIC_FILE, path, device)[:2]
+
+
+@functools.lru_cache(maxsize=4)
+def _cached_geometric(path: str, stamp: tuple[int, ...], device: str) -> GeometricForecaster:
+    return load_geometric(path, device)[0].requires_grad_(False)
+
+
+def shared_geometric(checkpoint: str | Path | None = None, device: torch.device | str = "cpu") -> GeometricForecaster:
+    """A geometry-first forecaster for forecasting only, loaded once per process for each (checkpoint, device).
 
     Raises:
-        CheckpointError: missing, damaged, of another version, or not fitting its own configuration.
+        CheckpointError: as `load_geometric`.
     """
-    path = Path(path) if path is not None else bundled_path()
-    path = path / GEOMETRIC_FILE if path.is_dir() or not path.suffix else path
-    meta, weights = _read(path, "GeometricForecaster")
-    model = GeometricForecaster(config_from_json(GeometricConfig, meta["config"]))
-    _fill(model, weights, path)
-    return model.to(device).eval(), {**meta["card"], "weights": weights_hash(weights)}
+    path = Path(checkpoint) if checkpoint is not None else bundled_path()
+    return _cached_geometric(str(path), _stamp(path, GEOMETRIC_FILE), str(device))
+
+
+def _stamp(path: Path, *names: str) -> tuple[int, ...]:
+    """When the files of a checkpoint were written: one that is trained anew is read anew."""
+    files = [path / name for name in names] if path.is_dir() else [path]
+    return tuple(f.stat().st_mtime_ns for f in files if f.exists())
 
 
 @functools.lru_cache(maxsize=4)
@@ -241,6 +259,4 @@ def load_world(
         CheckpointError: anything is missing, damaged, or does not belong together.
     """
     path = Path(checkpoint) if checkpoint is not None else bundled_path()
-    files = (path / TOKENIZER_FILE, path / FORECASTER_FILE)
-    stamp = tuple(f.stat().st_mtime_ns for f in files if f.exists())
-    return _cached(str(path), stamp, str(device), dtype)
+    return _cached(str(path), _stamp(path, TOKENIZER_FILE, FORECASTER_FILE), str(device), dtype)

@@ -9,7 +9,6 @@ import pytest
 import torch
 from street import SMALL, street_clips
 
-from ii_world_env import motion as motions
 from ii_world_env.actions import (
     ACTION_MODES,
     GRIP_MPS2,
@@ -27,6 +26,7 @@ from ii_world_env.actions import (
 from ii_world_env.engine import Engine, EngineConfig, State
 from ii_world_env.planar import compose
 from ii_world_env.route import Route, project
+from world_model import vehicle as motions
 from world_model.errors import ActionError, ConfigError
 from world_model.forecaster import Forecaster
 from world_model.forecaster import tiny as tiny_forecaster

@@ -13,10 +13,10 @@ from street import SMALL, street, street_clips
 
 from ii_world_env.engine import TTC_S, Engine, EngineConfig, StepOutput
 from ii_world_env.footprint import CENTER_M, FRONT_M, FootprintConfig, contacts, off_road
-from ii_world_env.motion import kinematic
 from ii_world_env.planar import transform
 from world_model.data.clips import Clips
 from world_model.grid import CLASS_ID, EGO_WIDTH_M, FREE, VoxelGrid
+from world_model.vehicle import kinematic
 from world_model.worlds import ReplayWorld, TransportWorld
 
 CONFIG = FootprintConfig()

@@ -1,13 +1,12 @@
 """The regime `action`: ego poses that come out of actions, as they do for anybody who drives in the learned world.
 
-The actions are those that follow the logged drive best, found step by step from where the actions so far have led. What
-an action does is said by the environment; it is found by its name, since this layer knows nothing of the ones above it.
+The actions are those that follow the logged drive best, found step by step from where the actions so far have led.
 """
 
 from __future__ import annotations
 
-import importlib
-from typing import Any, Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,50 +14,39 @@ from torch import Tensor
 from world_model.errors import OptionError
 from world_model.geometry import invert_pose, se2_matrix, yaw_from_matrix
 from world_model.grid import STEP_S
-
-ENVIRONMENT = "ii_world_env.actions:ACTION_MODES"
-"""A mapping from names to `ActionModel`."""
+from world_model.vehicle import KINEMATIC_TRACKING, Motion, delta, delta_for, kinematic, kinematic_for
 
 
-class Moved(Protocol):
-    """Where an action leads: ``path`` (B, S, 3) x m, y m, yaw rad, the last entry at the end of the step; ``speed_mps``
-    (B,) there."""
+@dataclass(frozen=True, kw_only=True)
+class ActionModel:
+    """One way to act.
 
-    @property
-    def path(self) -> Tensor: ...
-    @property
-    def speed_mps(self) -> Tensor: ...
+    Attributes:
+        move: (actions, (B,) speed) -> motion.
+        inverse: ((B, 3) wanted dx, dy, yaw, (B,) speed) -> the actions that come closest.
+        tracking: share of a missing distance that one action should make up.
+    """
 
-
-class ActionModel(Protocol):
-    """One way to act: ``inverse`` ((B, 3) wanted motion, (B,) speed) -> actions, ``move`` (actions, speed) -> `Moved`,
-    and the share of a missing distance that one action should make up."""
-
-    @property
-    def tracking(self) -> float: ...
-    @property
-    def move(self) -> Any: ...
-    @property
-    def inverse(self) -> Any: ...
+    move: Callable[[Tensor, Tensor], Motion]
+    inverse: Callable[[Tensor, Tensor], Tensor]
+    tracking: float
 
 
-def load_action_model(mode: str, source: str = ENVIRONMENT) -> ActionModel:
+ACTION_MODELS = {
+    "kinematic": ActionModel(move=kinematic, inverse=kinematic_for, tracking=KINEMATIC_TRACKING),
+    "delta": ActionModel(move=delta, inverse=delta_for, tracking=1.0),
+}
+
+
+def action_model(mode: str) -> ActionModel:
     """The action model of a name.
 
     Raises:
-        OptionError: there is none, or the environment is not installed.
+        OptionError: there is none.
     """
-    module, _, attribute = source.partition(":")
-    try:
-        modes = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise OptionError(
-            f"{source} cannot be imported ({error})", "the package with its environment", "pip install -e ."
-        ) from error
-    if mode not in modes:
-        raise OptionError(f"actions {mode!r}", f"one of {sorted(modes)}", "choose one of them")
-    model: ActionModel = modes[mode]
-    return model
+    if mode not in ACTION_MODELS:
+        raise OptionError(f"actions {mode!r}", f"one of {sorted(ACTION_MODELS)}", "choose one of them")
+    return ACTION_MODELS[mode]
 
 
 def drive_by_actions(model: ActionModel, places: Tensor, speed_mps: float) -> Tensor:

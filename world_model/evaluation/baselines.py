@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from world_model.data.boxes import advance, mask_of, moving, transform, voxels_inside
 from world_model.data.index import Boxes
-from world_model.evaluation.boxes import advance, mask_of, moving, transform, voxels_inside
 from world_model.geometry import invert_pose, warp_voxels
 from world_model.grid import FREE, MOVABLE, OCC3D, VoxelGrid
 

@@ -67,7 +67,7 @@ class Contest:
     def __post_init__(self) -> None:
         steps_of(self.horizons_s)
         if "action" in self.regimes and self.actions is None:
-            raise OptionError("the regime action without an action model", "one", "see load_action_model")
+            raise OptionError("the regime action without an action model", "one", "see world_model.evaluation.actions")
 
     @property
     def label_grid(self) -> VoxelGrid:

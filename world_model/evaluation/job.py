@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from world_model.data.index import SceneIndex
-from world_model.evaluation.actions import ActionModel, load_action_model
+from world_model.evaluation.actions import ActionModel, action_model
 from world_model.evaluation.forecasting import Contest, SceneScore, SceneWork, read_scenes, score_scenes
 from world_model.evaluation.lanes import lanes_for
 from world_model.evaluation.partial import PartialResults
@@ -87,7 +87,7 @@ class Bench:
             short: build_world(name, checkpoint=job.checkpoint, device=str(self.device), grid=grid)
             for short, name in named.items()
         }
-        actions = load_action_model(job.action_mode) if "action" in job.regimes else None
+        actions = action_model(job.action_mode) if "action" in job.regimes else None
         self.contest = Contest(
             tokenizer=tokenizer,
             forecaster=forecaster,

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from world_model.data.boxes import mask_of, moving
 from world_model.data.clips import Clips, load_frame
 from world_model.data.index import SceneIndex
-from world_model.evaluation.boxes import mask_of, moving
 from world_model.geometry import invert_pose
 from world_model.grid import STEP_S, VoxelGrid
 

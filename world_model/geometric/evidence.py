@@ -15,7 +15,7 @@ from torch import Tensor
 from world_model.geometric.columns import column_move, spread
 from world_model.geometry import invert_pose
 from world_model.grid import FREE, MOVABLE, VoxelGrid
-from world_model.worlds.state import TensorState
+from world_model.tensor_state import TensorState
 
 UNKNOWN, RECALLED, OBSERVED = 0, 1, 2
 """Where the evidence of a column comes from: nowhere, from what was forecast before, from an observed frame."""

@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from world_model.data.ahead import feed
+from world_model.data.boxes import moving as moving_boxes
+from world_model.data.boxes import voxels_inside
 from world_model.data.clips import load_frame
 from world_model.data.index import SceneIndex
 from world_model.errors import ConfigError, DataError
-from world_model.evaluation.boxes import moving as moving_boxes
-from world_model.evaluation.boxes import voxels_inside
 from world_model.geometric.evidence import Recall, align_past, is_movable, observe, recall_forecast
 from world_model.geometric.forecaster import GeometricForecaster
 from world_model.geometric.fusion import Fused

@@ -23,6 +23,7 @@ from world_model.training.batch_norm import StepBuffers, group_batch_norm
 from world_model.training.distributed import Ranks, Share
 from world_model.training.optim import OptimConfig, WeightAverage
 from world_model.training.precision import Precision, resolve_precision, run_in_bfloat16
+from world_model.training.tally import Tally, mean_logs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,7 +271,7 @@ class Trainer:
         self._stop = True
 
     def _iterate(self) -> None:
-        clock, tally = time.perf_counter(), _Tally()
+        clock, tally = time.perf_counter(), Tally()
         portions = self.task.batches(self.iteration, self.config.iterations)
         while self.iteration < self.config.iterations:
             tally.add(self.step(tally.timed(portions, self.share.portions)))
@@ -278,7 +279,7 @@ class Trainer:
             self.seconds, clock = self.seconds + now - clock, now
             if self.iteration % self.config.log_every == 0 or self.iteration == self.config.iterations:
                 self._report(tally)
-                tally = _Tally()
+                tally = Tally()
             # A signal need not reach all processes within the same iteration.
             self._stop = self.ranks.any(self._stop)
             if self._stop:
@@ -320,7 +321,7 @@ class Trainer:
             return self.objective.no_sync()
         return contextlib.nullcontext()
 
-    def _report(self, tally: _Tally) -> None:
+    def _report(self, tally: Tally) -> None:
         means = tally.means(self.ranks)
         took = max(time.perf_counter() - tally.begin, 1e-9)
         pace, waited = tally.steps / took, tally.waited / took
@@ -337,36 +338,6 @@ class Trainer:
             f"[{self.iteration}/{self.config.iterations}] {parts} | {pace * self.share.batch:.1f} frames/s "
             f"({100 * waited:.0f} % waiting for data{peak}), {left / 60:.1f} min left"
         )
-
-
-class _Tally:
-    """Running sums between two lines of progress; read off the device only when reported."""
-
-    def __init__(self) -> None:
-        self.begin, self.steps, self.waited = time.perf_counter(), 0, 0.0
-        self.sums: dict[str, Tensor] = {}
-
-    def timed(self, portions: Iterator[Any], count: int) -> Iterator[Any]:
-        """The next ``count`` portions, with the time that this process waits for them."""
-        for _ in range(count):
-            begin = time.perf_counter()
-            portion = next(portions)
-            self.waited += time.perf_counter() - begin
-            yield portion
-
-    def add(self, logs: dict[str, Tensor]) -> None:
-        self.steps += 1
-        for name, value in logs.items():
-            self.sums[name] = self.sums.get(name, torch.zeros((), device=value.device)) + value.float()
-
-    def means(self, ranks: Ranks) -> dict[str, float]:
-        values = ranks.mean(torch.stack(list(self.sums.values()))).tolist()
-        return {k: round(v / self.steps, 6) for k, v in zip(self.sums, values, strict=True)}
-
-
-def mean_logs(logs: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Mean of each named value."""
-    return {name: torch.stack([part[name].detach() for part in logs]).mean() for name in logs[0]}
 
 
 def _read_state(path: Path, remedy: str) -> dict[str, Any]:

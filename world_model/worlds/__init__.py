@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from world_model.tensor_state import TensorState
 from world_model.worlds.build import WORLD_NAMES, build_world, pick_device
 from world_model.worlds.protocol import Latent, Populated, SelfDriving, World, WorldState
 from world_model.worlds.replay import ReplayWorld
-from world_model.worlds.state import TensorState
 from world_model.worlds.transport import TransportWorld
 
 __all__ = [

@@ -49,7 +49,7 @@ def build_world(
     if name == "learned":
         return _learned(checkpoint, place, _pick_dtype(dtype, place))
     if name == "geometric":
-        return _geometric(checkpoint, place)
+        return _geometric(checkpoint, place, dtype)
     if name == "transport":
         return TransportWorld(grid, place)
     if name == "replay":
@@ -63,17 +63,19 @@ def build_world(
     raise OptionError(f"world={name!r}", f"one of {WORLD_NAMES} or 'package.module:Class'", "choose one of them")
 
 
-def _geometric(checkpoint: Checkpoint, place: torch.device) -> World:
-    from world_model.checkpoint import load_geometric
+def _geometric(checkpoint: Checkpoint, place: torch.device, dtype: str) -> World:
+    from world_model.checkpoint import shared_geometric
     from world_model.worlds.ensemble import member_paths
     from world_model.worlds.geometric import GeometricWorld
 
     paths = member_paths(checkpoint)
     if len(paths) != 1:
         raise OptionError(f"{len(paths)} checkpoints for world='geometric'", "one checkpoint", "give one of them")
+    if dtype not in ("auto", "float32"):
+        raise OptionError(f"dtype={dtype!r} for world='geometric'", "'auto' or 'float32'", "leave dtype= out")
     if place.type == "cpu":
         keep_memory()
-    return GeometricWorld(load_geometric(paths[0], place)[0].requires_grad_(False))
+    return GeometricWorld(shared_geometric(paths[0], place))
 
 
 def _learned(checkpoint: Checkpoint, place: torch.device, dtype: torch.dtype) -> World:

@@ -17,8 +17,8 @@ from torch import Tensor
 from world_model.data.clips import Clips
 from world_model.errors import ConfigError, OptionError
 from world_model.grid import FREE
+from world_model.tensor_state import TensorState
 from world_model.worlds.protocol import World, WorldState
-from world_model.worlds.state import TensorState
 
 
 @dataclass(frozen=True, kw_only=True)

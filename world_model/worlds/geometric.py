@@ -12,7 +12,7 @@ from world_model.geometric import GeometricForecaster, Observation
 from world_model.geometric.evidence import recall_forecast
 from world_model.geometry import invert_pose
 from world_model.grid import STEP_S
-from world_model.worlds.state import TensorState
+from world_model.tensor_state import TensorState
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,8 @@ from world_model.data.clips import Clips
 from world_model.errors import ConfigError
 from world_model.forecaster import Forecaster, ForecastState
 from world_model.geometry import invert_pose
+from world_model.tensor_state import TensorState
 from world_model.tokenizer import Tokenizer
-from world_model.worlds.state import TensorState
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,8 +23,8 @@ from world_model.simulator import SimState, Simulator
 from world_model.simulator.export import GENERATOR_VERSION
 from world_model.simulator.network import CONNECTOR
 from world_model.simulator.town import Town, build_town
+from world_model.tensor_state import TensorState
 from world_model.worlds.rebuild import generator_of, recorded_state
-from world_model.worlds.state import TensorState
 
 TOWNS_KEPT = 16
 """Towns of 25 MB each that stay in memory: a town that is needed again and again is not built again and again."""

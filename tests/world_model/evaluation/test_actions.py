@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from world_model.errors import OptionError
-from world_model.evaluation.actions import drive_by_actions, load_action_model
+from world_model.evaluation.actions import action_model, drive_by_actions
 from world_model.geometry import invert_pose, se2_matrix, yaw_from_matrix
 
 
@@ -33,22 +33,20 @@ def misses(places: torch.Tensor, motions: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("yaw_rate", [-0.2, 0.0, 0.3])
 def test_actions_follow_the_log(yaw_rate: float) -> None:
     places = drive(6.0, yaw_rate)
-    exact = misses(places, drive_by_actions(load_action_model("delta"), places, 6.0))
+    exact = misses(places, drive_by_actions(action_model("delta"), places, 6.0))
     assert (exact < 1e-5).all()  # any motion within its bounds is one delta action
-    close = misses(places, drive_by_actions(load_action_model("kinematic"), places, 6.0))
+    close = misses(places, drive_by_actions(action_model("kinematic"), places, 6.0))
     assert (close[:, 0] < 0.25).all() and (close[:, 1] < 0.05).all()
 
 
 def test_actions_are_bounded_by_what_a_car_can_do() -> None:
     places = drive(6.0, 0.0)
-    from_rest = misses(places, drive_by_actions(load_action_model("kinematic"), places, 0.0))
+    from_rest = misses(places, drive_by_actions(action_model("kinematic"), places, 0.0))
     assert from_rest[0, 0] > 2.0  # 4 m/s^2 for half a second is half a metre, not three
     far = drive(60.0, 0.0)
-    assert misses(far, drive_by_actions(load_action_model("delta"), far, 60.0))[0, 0] > 20
+    assert misses(far, drive_by_actions(action_model("delta"), far, 60.0))[0, 0] > 20
 
 
 def test_unknown_actions_are_explained() -> None:
     with pytest.raises(OptionError, match="kinematic"):
-        load_action_model("teleport")
-    with pytest.raises(OptionError, match="imported"):
-        load_action_model("kinematic", "no_such_package.actions:MODES")
+        action_model("teleport")

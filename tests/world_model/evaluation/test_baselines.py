@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from world_model.data.boxes import mask_of, moving
 from world_model.data.index import Boxes
 from world_model.evaluation.baselines import copy_paste, ego_warp, ego_warp_with_boxes
-from world_model.evaluation.boxes import mask_of, moving
 from world_model.geometry import se2_matrix
 from world_model.grid import FREE, VoxelGrid
 

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from world_model.data.boxes import voxels_inside
 from world_model.data.index import Boxes, SceneIndex
-from world_model.evaluation.boxes import voxels_inside
 from world_model.evaluation.fidelity.drives import Moment, pursuit
 from world_model.grid import (
     EGO_LENGTH_M,

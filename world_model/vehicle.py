@@ -24,6 +24,9 @@ MAX_SPEED_MPS = 20.0
 """Cap of the speed; recorded drivers stay below 12.3 (p99)."""
 GRIP_MPS2 = 6.0
 """The tyres give no more lateral acceleration than this: at speed the steering angle is limited accordingly."""
+KINEMATIC_TRACKING = 0.75
+"""Share of a missing distance that a follower should make up in one kinematic action. Making up all of it with
+constant acceleration overshoots the speed by as much as it was short, and swings about it for ever."""
 DELTA_DX_M = (0.0, 8.0)
 DELTA_DY_M = (-1.5, 1.5)
 DELTA_YAW_RAD = (-0.4, 0.4)
