@@ -205,8 +205,30 @@ def reconstruction_loss(
     return focal + lovasz, {"focal": focal.detach(), "lovasz": lovasz.detach()}
 
 
+def rare_class_loss(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Cross-entropy in which a class weighs with the square root of its voxels.
+
+    Lovász-softmax weighs all classes alike, but its gradient vanishes with the probability of a class, and the focal
+    loss sees ten voxels of a bicycle among 640,000 others: a class that is never predicted is never found. This term
+    pushes it until Lovász takes over.
+
+    Args:
+        logits: (N, K).
+        target: (N,) int64 class ids.
+        weight: (N,) how many voxels each one stands for.
+    """
+    share = torch.bincount(target, weight, minlength=logits.shape[1]).clamp(min=1).rsqrt()
+    each = weight * share[target]
+    return (F.cross_entropy(logits, target, reduction="none") * each).sum() / each.sum()
+
+
 def sampled_reconstruction_loss(
-    rows: Tensor, table: Tensor, labels: Tensor, sample: VoxelSample, position: Tensor
+    rows: Tensor,
+    table: Tensor,
+    labels: Tensor,
+    sample: VoxelSample,
+    position: Tensor,
+    rare_weight: float = 0.0,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The reconstruction loss estimated from a sample of voxels; logits are formed only there.
 
@@ -216,6 +238,7 @@ def sampled_reconstruction_loss(
         labels: (B, X, Y, Z).
         sample: from `sample_voxels`.
         position: (N,) the row of each sampled voxel.
+        rare_weight: weight of `rare_class_loss`, beside the published losses.
     """
     size_x, size_y, size_z = labels.shape[1:]
     logits = rows.index_select(0, position).float() @ table.float().t()
@@ -227,7 +250,11 @@ def sampled_reconstruction_loss(
     with torch.no_grad():
         found, truth = logits.argmax(1) != FREE, target != FREE
         iou = sample.weight[found & truth].sum() / sample.weight[found | truth].sum().clamp(min=1)
-    return focal + lovasz, {"focal": focal.detach(), "lovasz": lovasz.detach(), "iou": iou}
+    logs = {"focal": focal.detach(), "lovasz": lovasz.detach(), "iou": iou}
+    if not rare_weight:
+        return focal + lovasz, logs
+    rare = rare_class_loss(logits, target, sample.weight)
+    return focal + lovasz + rare_weight * rare, {**logs, "rare": rare.detach()}
 
 
 def token_loss(predicted: Tensor, target: Tensor, valid: Tensor) -> Tensor:

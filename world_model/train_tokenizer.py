@@ -60,6 +60,8 @@ class Args:
     """Mirror whole streams at random; published draws for every frame and misaligns its memory (deviation 9); none."""
     voxels: int = -1
     """Voxels per grid in the reconstruction loss; 0 all, -1 the preset's (base all, nano 24000)."""
+    rare_weight: float = -1.0
+    """Weight of a cross-entropy that lifts rare classes; 0 none, -1 the preset's (base 0 as published, nano 2)."""
     save_every: int = 500
     """Iterations between checkpoints."""
     log_every: int = 50
@@ -67,7 +69,7 @@ class Args:
     split: str = "train"
     """Split to train on."""
     loss: TokenizerLossConfig = field(default_factory=TokenizerLossConfig)
-    """Weights of the losses (``voxels`` and ``revive_every`` are set by the preset unless given)."""
+    """Weights of the losses (``voxels``, ``rare_weight`` and ``revive_every`` are set by the preset unless given)."""
 
 
 PARTS = {"base": 2, "nano": 8, "tiny": 8}
@@ -101,6 +103,9 @@ def recipe(args: Args, frames_per_epoch: int, processes: int = 1) -> tuple[Train
     loss = TokenizerLossConfig(
         vq_weight=args.loss.vq_weight,
         voxels=args.voxels if args.voxels >= 0 else (args.loss.voxels or (0 if published else 24_000)),
+        rare_weight=args.rare_weight
+        if args.rare_weight >= 0
+        else (args.loss.rare_weight or (0.0 if published else 2.0)),
         revive_every=args.loss.revive_every or (0 if published else 20),
     )
     return train, loss

@@ -10,6 +10,7 @@ from world_model.losses import (
     lovasz_softmax_binned,
     radial_focal,
     radial_weight,
+    rare_class_loss,
     reconstruction_loss,
     rotation_loss,
     sample_voxels,
@@ -101,6 +102,41 @@ def test_sampled_loss_is_the_full_loss_when_everything_is_sampled(generator: tor
     sample = sample_voxels(labels, 10**6, generator)
     sampled, _ = sampled_reconstruction_loss(features.view(-1, 6), table, labels, sample, sample.index)
     torch.testing.assert_close(sampled, full, rtol=2e-3, atol=2e-3)
+
+
+def test_rare_classes_weigh_with_the_root_of_their_voxels(generator: torch.Generator) -> None:
+    logits = torch.randn(70, 5, generator=generator)
+    target = torch.tensor([0] * 64 + [3] * 4 + [4, 4])
+    weight = torch.ones(70)
+    each = torch.nn.functional.cross_entropy(logits, target, reduction="none")
+    slow = 8 * each[:64].mean() + 2 * each[64:68].mean() + 2**0.5 * each[68:].mean()
+    torch.testing.assert_close(rare_class_loss(logits, target, weight), slow / (8 + 2 + 2**0.5))
+    # A sample that stands for more voxels is the same as those voxels.
+    half = torch.cat((torch.arange(0, 64, 2), torch.arange(64, 70)))
+    twins = logits.clone()
+    twins[1:64:2] = logits[0:64:2]
+    stand = torch.where(half < 64, 2.0, 1.0)
+    torch.testing.assert_close(
+        rare_class_loss(logits[half], target[half], stand), rare_class_loss(twins, target, weight)
+    )
+
+
+def test_a_class_that_is_never_predicted_gets_a_gradient_from_the_rare_term(generator: torch.Generator) -> None:
+    labels = torch.full((1, 20, 20, 4), 17)
+    labels[0, 3:5, 3:5, 0] = 2
+    sample = sample_voxels(labels, 10**6, generator)
+    table = torch.eye(18)
+
+    def pull(rare_weight: float) -> float:
+        rows = torch.full((1600, 18), -4.0)
+        rows[:, 17] = 4.0
+        rows.requires_grad_()
+        loss, _ = sampled_reconstruction_loss(rows, table, labels, sample, sample.index, rare_weight)
+        loss.backward()
+        assert rows.grad is not None
+        return -float(rows.grad[labels.flatten() == 2, 2].sum())
+
+    assert pull(2.0) > 2 * pull(0.0) > 0
 
 
 def test_radial_weight_runs_from_one_to_two() -> None:

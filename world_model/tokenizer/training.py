@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from world_model.data.ahead import feed
 from world_model.data.streams import StreamBatch, StreamPlan
+from world_model.errors import ConfigError
 from world_model.losses import reconstruction_loss, sample_voxels, sampled_reconstruction_loss
 from world_model.tokenizer.embedding import patch_index
 from world_model.tokenizer.memory import Memory
@@ -27,13 +28,22 @@ class TokenizerLossConfig:
         vq_weight: weight of the codebook loss.
         voxels: voxels per grid that the reconstruction loss looks at (stratified, weighted to stand for all); 0 takes
             every voxel, as published.
+        rare_weight: weight of a cross-entropy that lifts rare classes (`rare_class_loss`); needs ``voxels``. 0: none,
+            as published.
         revive_every: iterations between replacing codes that nothing used by inputs of the current batch; 0 never, as
             published.
     """
 
     vq_weight: float = 1.0
     voxels: int = 0
+    rare_weight: float = 0.0
     revive_every: int = 0
+
+    def __post_init__(self) -> None:
+        if self.rare_weight and not self.voxels:
+            raise ConfigError(
+                f"rare_weight={self.rare_weight} with a loss of every voxel", "voxels > 0", "give --voxels 24000"
+            )
 
 
 class TokenizerTask:
@@ -117,7 +127,7 @@ class TokenizerTask:
             return reconstruction_loss(self.model.unpatch(rows.float() @ table.float().t()), labels)
         sample = sample_voxels(labels, self.config.voxels, generator)
         position = patch_index(sample.index, config.grid.shape, config.patch)
-        return sampled_reconstruction_loss(rows, table, labels, sample, position)
+        return sampled_reconstruction_loss(rows, table, labels, sample, position, self.config.rare_weight)
 
     def end_step(self) -> dict[str, Tensor]:
         """Take down which codes the step has used."""
