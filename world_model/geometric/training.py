@@ -198,7 +198,8 @@ class GeometricTask:
     def loss(self, batch: MomentBatch, iteration: int, portion: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
         """Likelihood and Lovász of the later labels, and the velocities of what moves."""
         aligned = align_past(batch.observed, batch.frame_to_current, self.model.config.grid)
-        loss, logs = torch.zeros((), device=self.device), {}
+        loss = torch.zeros((), device=self.device)
+        logs: dict[str, Tensor] = {}
         if self.config.learn != "fusion":
             turned, velocity = turn(aligned, batch.velocity_mps, self._turns(iteration, portion))
             loss, logs = self._motion_loss(turned, velocity, batch.known)

@@ -12,7 +12,8 @@ from world_model.data.labels import read_labels
 from world_model.files import atomic_write
 from world_model.grid import CLASS_COLORS, CLASS_ID, FREE
 from world_model.simulator.calibration import SceneStatistics
-from world_model.simulator.export import DatasetConfig, part_path
+from world_model.simulator.dataset import DatasetConfig
+from world_model.simulator.export import part_path
 
 REAL_SHARES = {
     "car": 0.149,

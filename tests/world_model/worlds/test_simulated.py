@@ -18,10 +18,10 @@ from world_model.data.index import SceneIndex
 from world_model.errors import ConfigError, DataError
 from world_model.geometry import invert_pose, se2_matrix
 from world_model.grid import FREE, OCC3D, VoxelGrid
-from world_model.simulator.export import DatasetConfig, scene_states
+from world_model.simulator.dataset import KEEP_EVERY, DatasetConfig, scene_states
 from world_model.simulator.town import build_town
 from world_model.worlds import Populated, SelfDriving, World, build_world
-from world_model.worlds.rebuild import KEEP_EVERY, dataset_config, recorded_state
+from world_model.worlds.rebuild import dataset_config, recorded_state
 from world_model.worlds.simulated import SimulatedState, SimulatedWorld
 
 PAST = 4
