@@ -19,7 +19,7 @@ from ii_world_env.rewards import reward_function
 from ii_world_env.scenes import Scenes, open_scenes
 from world_model.errors import IIWorldError, OptionError
 from world_model.files import write_json, write_text
-from world_model.worlds import build_world
+from world_model.worlds import build_world, resolve_world
 
 SCRIPTED = {c.name: c for c in (StandStill, ConstantVelocity, LogReplay, IDM)}
 
@@ -37,7 +37,8 @@ class Evaluate:
     planners: tuple[str, ...] = tuple(SCRIPTED)
     """Any of stand_still, constant_velocity, log_replay, idm, and ppo:PATH for a model that agents.train saved."""
     world: str = "learned"
-    """learned, transport, replay, or package.module:Class."""
+    """learned (what the checkpoint holds), geometric, ii-world, transport, replay, simulated, or
+    package.module:Class."""
     checkpoint: Path | None = None
     """Folder of a trained world model. If not given: the bundled one."""
     index: Path | None = None
@@ -112,9 +113,10 @@ def _planner(name: str, engine: Engine) -> Planner:
 
 def _report(results: dict[str, list[Episode]], options: Evaluate, scenes: Scenes, count: int) -> None:
     shown = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(options).items()}
+    answers = resolve_world(options.world, options.checkpoint)
     title = (
         f"{count} episodes of {options.horizon} steps in {len({e.scene for r in results.values() for e in r})} scenes, "
-        f"split {options.split}, data: {scenes.source}, world: {options.world}, action: {options.action}, "
+        f"split {options.split}, data: {scenes.source}, world: {answers}, action: {options.action}, "
         f"reward: {options.reward}. Mean [95 % interval over scenes]."
     )
     table = f"{title}\n\n{markdown(results)}\n"

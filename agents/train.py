@@ -23,6 +23,7 @@ from agents.extractor import ClassMapExtractor
 from ii_world_env.sb3_vec_env import IIWorldVecEnv
 from world_model.errors import CheckpointError, IIWorldError, OptionError
 from world_model.files import atomic_write, write_json, write_text
+from world_model.worlds import resolve_world
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # after the choice of a backend without a display
@@ -47,7 +48,8 @@ class Train:
     num_envs: int = 4
     """Environments side by side, as one batch: one forward of the world model serves them all."""
     world: str = "learned"
-    """learned, transport, replay, or package.module:Class."""
+    """learned (what the checkpoint holds), geometric, ii-world, transport, replay, simulated, or
+    package.module:Class."""
     checkpoint: Path | None = None
     """Folder of a trained world model. If not given: the bundled one."""
     index: Path | None = None
@@ -171,7 +173,8 @@ def train(options: Train) -> PPO:
         )
         write_json(options.out / CONFIG_FILE, _plain(options))
     weights = sum(p.numel() for p in model.policy.parameters())
-    print(f"PPO, {weights / 1e6:.2f} M parameters, {options.num_envs} environments, world {options.world}")
+    answers = resolve_world(options.world, options.checkpoint)
+    print(f"PPO, {weights / 1e6:.2f} M parameters, {options.num_envs} environments, world {answers}")
     print(f"  {_source(venv)}")
     recorder = Recorder(options, rows, model.num_timesteps)
     left = options.timesteps - model.num_timesteps

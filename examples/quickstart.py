@@ -34,7 +34,7 @@ class Args:
     checkpoint: str | None = None
     """Folder of a trained model. If not given: the bundled one."""
     world: str = "learned"
-    """learned, transport or replay."""
+    """learned (what the checkpoint holds), geometric, ii-world, transport, replay or simulated."""
     split: str = "val"
     """Split of the data set."""
     scenes: int = 3
@@ -100,7 +100,7 @@ def main(args: Args) -> None:
             f"{name:<18} {row['episodes']:>8.0f} {row['progress']:>9.0%} {row['collision']:>10.0%} "
             f"{row['off_road']:>9.0%} {row['reward']:>7.2f}"
         )
-    print(f"data: {info['data_source']}, world: {args.world}, {steps} steps of 0.5 s from frame 4 of each scene")
+    print(f"data: {info['data_source']}, world: {info['world']}, {steps} steps of 0.5 s from frame 4 of each scene")
     details = [
         {k: v for k, v in e.items() if k != "moments"} | {"planner": name}
         for name, done in episodes.items()
@@ -113,7 +113,7 @@ def main(args: Args) -> None:
     chosen = int(np.argmax(np.ptp(ways, axis=0)))
     print(f"drawing {names[chosen]} ...", flush=True)
     drives = {name: done[chosen]["moments"] for name, done in episodes.items()}
-    title = f"{names[chosen]}, {info['data_source']}, {args.world} world"
+    title = f"{names[chosen]}, {info['data_source']}, {info['world']} world"
     film = [draw(drives, i, title) for i in range(max(map(len, drives.values())))]
     print("film: ", write_gif(args.out / "quickstart.gif", film, fps=4).resolve())
     print("table:", (args.out / "results.json").resolve())

@@ -40,7 +40,7 @@ class Args:
     checkpoint: str | None = None
     """Folder of a trained model. If not given: the bundled one."""
     world: str = "learned"
-    """learned, transport or replay."""
+    """learned (what the checkpoint holds), geometric, ii-world, transport, replay or simulated."""
     split: str = "val"
     """Split of the data set."""
     scene: str | None = None
@@ -95,7 +95,7 @@ def main(args: Args) -> None:
         rows,
         columns=[f"+{i * STEP_S:.1f} s" for i in columns],
         labels=list(drives),
-        title=f"{scene}, frame {frame}, {info['data_source']}, {args.world} world",
+        title=f"{scene}, frame {frame}, {info['data_source']}, {info['world']} world",
     )
     pairs = (("left", "right"), ("straight", "braking"))
     film = [

@@ -34,7 +34,7 @@ class Args:
     checkpoint: str | None = None
     """Folder of a trained world model. If not given: the bundled one."""
     world: str = "learned"
-    """learned, transport or replay."""
+    """learned (what the checkpoint holds), geometric, ii-world, transport, replay or simulated."""
     train_split: str = "all"
     """Scenes to train in. The bundled demo scenes are few; with data of your own use train."""
     test_split: str = "val"

@@ -42,7 +42,8 @@ class Bench:
     """
 
     world: str = "learned"
-    """learned, geometric, transport, replay, simulated, or package.module:Class."""
+    """learned (what the checkpoint holds), geometric, ii-world, transport, replay, simulated, or
+    package.module:Class."""
     checkpoint: Path | None = None
     """Folder of a trained world model. If not given: the bundled one."""
     preset: str | None = None
@@ -244,7 +245,7 @@ def _measure(options: Bench, envs: IIWorldVectorEnv, baseline: IIWorldVectorEnv)
     parts = stopwatch.stages(envs)
     own = statistics.median(pair[0] for pair in pairs)
     return {
-        "world": options.world,
+        "world": envs.episodes.world_name,
         "batch": batch,
         "dtype": _dtype(envs),
         "compiled": compiled,

@@ -15,7 +15,8 @@ class EnvConfig:
     """Keywords of ``gym.make("IIWorld-nuScenes-v0", ...)``; plain values, since specs are copied and written as JSON.
 
     Args:
-        world: "learned", "transport", "replay", "simulated", or "package.module:Class".
+        world: "learned" (what the checkpoint holds: "geometric", else "ii-world"), "geometric", "ii-world",
+            "transport", "replay", "simulated", or "package.module:Class".
         checkpoint: folder of a trained model; None is the bundled one; several (a list, or names separated by commas)
             make an ensemble, whose disagreement is part of the forecast trust.
         index: index file of `python -m world_model.prepare`.

@@ -121,7 +121,7 @@ class Engine:
             raise ConfigError(
                 f"action={self.config.action!r} in a {type(world).__name__}",
                 "a world that can choose the ego's motion itself, with a method drive(state, command)",
-                "use another action mode or the learned world",
+                "use world='ii-world', or another action mode",
             )
 
     @property

@@ -27,9 +27,11 @@ class IIWorldEnv(gym.Env[Any, np.ndarray]):
     drivable ground or shaking the passengers.
 
     Frames: the ego frame has its origin at the rear axle on the ground, x forward, y left, z up, metres. One step
-    is 0.5 s. Other worlds than the learned one are chosen with ``world=``: "transport" moves the observed occupancy
-    with the ego, "replay" shows the recorded occupancy from where the ego is, "simulated" goes on with the simulator
-    that made the synthetic scenes, where other agents react to the ego.
+    is 0.5 s. ``world=`` chooses what answers the actions, and `info["world"]` names it: "learned" is the learned world
+    that the checkpoint holds, "geometric" (what was seen is moved, a network judges and completes it) before "ii-world"
+    (tokenizer and token forecaster); "transport" moves the observed occupancy with the ego, "replay" shows the recorded
+    occupancy from where the ego is, "simulated" goes on with the simulator that made the synthetic scenes, where other
+    agents react to the ego.
 
     ## Action Space
     `action="kinematic"` (default), a `Box(-1, 1, (2,), float32)`, through a bicycle model with a wheelbase of 2.588 m:
@@ -64,8 +66,8 @@ class IIWorldEnv(gym.Env[Any, np.ndarray]):
     | 4      | left   | 0                  | +1                             |
     | 5      | right  | 0                  | -1                             |
 
-    `action="command"`, `Discrete(3)`: 0 right, 1 left, 2 straight. The ego moves as the learned model itself expects
-    under that command, in "simulated" as the simulator's driver does; other worlds raise `ConfigError`.
+    `action="command"`, `Discrete(3)`: 0 right, 1 left, 2 straight. The ego moves as the model of "ii-world" itself
+    expects under that command, in "simulated" as the simulator's driver does; other worlds raise `ConfigError`.
 
     Values outside [-1, 1] are clipped; NaN, infinities, other shapes and choices raise `ActionError`.
 
@@ -88,8 +90,8 @@ class IIWorldEnv(gym.Env[Any, np.ndarray]):
     `observation="occupancy"`: the whole forecast, a `Box(0, 17, (200, 200, 16), uint8)` of class ids `[x, y, z]`, 0.4 m
     voxels over x, y of -40..40 m and z of -1..5.4 m. With every mode `env.unwrapped.occupancy` gives it.
 
-    `observation="tokens"`, only in the learned world: a `Dict` with `ego` and `route` as above and `tokens`, the latent
-    map (C, 50, 50) float32 that the occupancy is decoded from.
+    `observation="tokens"`, only in "ii-world": a `Dict` with `ego` and `route` as above and `tokens`, the latent map
+    (C, 50, 50) float32 that the occupancy is decoded from.
 
     `observation="state"`, a `Box` of 33 features read off the occupancy, then `ego` and `route` as above, float32:
 
@@ -146,7 +148,8 @@ class IIWorldEnv(gym.Env[Any, np.ndarray]):
     ## Arguments
     | Name          | Default     | Meaning                                                                      |
     |---------------|-------------|------------------------------------------------------------------------------|
-    | `world`       | "learned"   | "learned", "transport", "replay", "simulated" or "package.module:Class"      |
+    | `world`       | "learned"   | "learned": what the checkpoint holds; "geometric", "ii-world", "transport",   |
+    |               |             | "replay", "simulated" or "package.module:Class"                              |
     | `checkpoint`  | None        | folder of a trained model; None is the bundled one; a list makes an ensemble |
     | `index`       | None        | index file of `python -m world_model.prepare`                                |
     | `data_root`   | None        | folder of the data; without `index` and `data_root` the bundled demo scenes  |

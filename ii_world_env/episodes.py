@@ -29,7 +29,7 @@ from ii_world_env.spaces import action_space, observation_space
 from ii_world_env.state import difference
 from ii_world_env.trust import Pessimistic, check_pessimism, trust_of
 from world_model.errors import ActionError, OptionError
-from world_model.worlds import build_world
+from world_model.worlds import build_world, resolve_world
 
 TIME_LIMIT = "time_limit"
 """Cause of a truncation by ``max_episode_steps``, which is no business of the engine."""
@@ -65,6 +65,7 @@ class Episodes:
     ) -> None:
         self.config, self.count, self.limit = config, count, limit
         world = build_world(config.world, checkpoint=config.checkpoint, device=config.device, dtype=config.dtype)
+        self.world_name = resolve_world(config.world, config.checkpoint)
         trust, reward = trust_of(world, config.checkpoint), reward_function(config.reward)
         check_pessimism(config.pessimism, config.least_trust, trust)
         self.engine = Engine(
@@ -293,6 +294,7 @@ class Episodes:
         first = np.array([self.scenes.index.frames(number).start for number in scenes])
         columns: Columns = {
             "data_source": [self.scenes.source] * len(table),
+            "world": [self.world_name] * len(table),
             "scene": [self.scenes.name(number) for number in scenes],
             "frame": frame.astype(np.int64) - first,
             "time_s": 0.5 * steps,

@@ -172,6 +172,6 @@ def _latent(world: World | None) -> Latent:
         raise ConfigError(
             f"observation='tokens' in a {type(world).__name__}",
             "a world with a latent map: token_shape and tokens(state)",
-            "use world='learned', or another observation mode",
+            "use world='ii-world', or another observation mode",
         )
     return world

@@ -78,7 +78,7 @@ def calibrate_trust(options: CalibrateTrust) -> Calibration:
         OutputError: a result cannot be written.
     """
     index = SceneIndex.load(_demo() if options.index is None else options.index)
-    world = build_world("learned", checkpoint=options.members, device=options.device)
+    world = build_world("ii-world", checkpoint=options.members, device=options.device)
     models = members_of(world, options.members)
     samples = _measured(world, index, options, models)
     first, second = _halves(samples)

@@ -1,7 +1,8 @@
 """Save and load trained models: safetensors with the configuration inside.
 
-A checkpoint is a folder that holds ``tokenizer.safetensors`` and ``forecaster.safetensors``, each complete in itself:
-weights, configuration, format version, and the fingerprint of the data it was trained on. Nothing in it can execute.
+A checkpoint is a folder that holds ``geometric.safetensors``, or ``tokenizer.safetensors`` and
+``forecaster.safetensors``, or all three; each is complete in itself: weights, configuration, format version, and the
+fingerprint of the data it was trained on. Nothing in it can execute.
 """
 
 from __future__ import annotations
@@ -130,7 +131,9 @@ def save_model(
 
 
 def _read(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    remedy = f"give a folder that the training commands wrote (it holds {TOKENIZER_FILE} and {FORECASTER_FILE})"
+    token_files = f"{TOKENIZER_FILE} and {FORECASTER_FILE}"
+    files = GEOMETRIC_FILE if kind == GeometricForecaster.__name__ else token_files
+    remedy = f"give a folder that the training commands wrote (it holds {files})"
     if not path.exists():
         raise CheckpointError(f"no checkpoint at {path}", f"a {kind} in safetensors", remedy)
     try:
@@ -209,12 +212,15 @@ def load_geometric(
 
 
 @functools.lru_cache(maxsize=4)
-def _cached_geometric(path: str, stamp: tuple[int, ...], device: str) -> GeometricForecaster:
-    return load_geometric(path, device)[0].requires_grad_(False)
+def _cached_geometric(path: str, stamp: tuple[int, ...], device: str) -> tuple[GeometricForecaster, dict[str, Any]]:
+    model, card = load_geometric(path, device)
+    return model.requires_grad_(False), card
 
 
-def shared_geometric(checkpoint: str | Path | None = None, device: torch.device | str = "cpu") -> GeometricForecaster:
-    """A geometry-first forecaster for forecasting only, loaded once per process for each (checkpoint, device).
+def shared_geometric(
+    checkpoint: str | Path | None = None, device: torch.device | str = "cpu"
+) -> tuple[GeometricForecaster, dict[str, Any]]:
+    """`load_geometric` for forecasting only: loaded once per process for each (checkpoint, device).
 
     Raises:
         CheckpointError: as `load_geometric`.

@@ -23,6 +23,7 @@ from world_model.evaluation.result import ForecastResult, ReconstructionResult, 
 from world_model.evaluation.streams import spread
 from world_model.evaluation.windows import Chosen, choose_windows
 from world_model.runtime import choose_device, keep_memory
+from world_model.worlds.kinds import II_WORLD, LEARNED, resolve_world
 
 MOST_WORKERS = 8
 """More processes than this want to be asked for: each holds the models and some scenes."""
@@ -41,7 +42,7 @@ class Evaluate:
     index: Path | None = None
     """Index file from `python -m world_model.prepare`, or its folder. If not given: the bundled demo scenes."""
     checkpoint: Path | None = None
-    """Folder with tokenizer.safetensors and forecaster.safetensors. If not given: the bundled nano checkpoint."""
+    """Folder with the models of the worlds that are scored. If not given: the bundled nano checkpoint."""
     out: Path = Path("runs/evaluation")
     """Folder for results.md, results.json, the plots, and partial results."""
     split: str = "val"
@@ -49,9 +50,11 @@ class Evaluate:
     what: tuple[Literal["reconstruction", "forecasting"], ...] = ("reconstruction", "forecasting")
     """What to measure."""
     models: Literal["both", "tokenizer", "none"] = "both"
-    """Which models to load: with `tokenizer` no forecaster is needed, with `none` only the baselines are scored."""
+    """What the checkpoint is taken for: with `both` its learned world and its tokenizer, where it has one; with
+    `tokenizer` the tokenizer alone; with `none` only baselines and worlds that are named explicitly are scored."""
     world: tuple[str, ...] = ("learned",)
-    """Whose forecasts to score: learned (the checkpoint), transport, replay, 'package.module:Class'; one or more."""
+    """Whose forecasts to score: learned (what the checkpoint holds), geometric, ii-world, transport, replay,
+    'package.module:Class'; one or more."""
     regimes: tuple[Literal["gt-ego", "pred-ego", "action"], ...] = ("gt-ego", "pred-ego")
     """Ego poses of the forecasts: the true ones, the model's own, or those of actions that follow the log."""
     action_mode: Literal["kinematic", "delta"] = "kinematic"
@@ -91,12 +94,38 @@ class Evaluate:
             value = getattr(self, name)
             if len({v.rpartition(":")[2] for v in value}) != len(value):
                 raise OptionError(f"{name}={value}", "different names", "name each of them once")
-        others = [world for world in self.world if world != "learned"]
+        if II_WORLD in self.world and self.models != "both":
+            raise OptionError(
+                f"models={self.models!r} with world={II_WORLD!r}", "both of its models", "leave --models out"
+            )
+        self._check_regimes(name for name in self.world if name != LEARNED)
+
+    @property
+    def worlds(self) -> tuple[str, ...]:
+        """The worlds to score, by the names of their rows.
+
+        Raises:
+            CheckpointError: "learned", but the checkpoint holds no learned world.
+            OptionError: a world twice, or worlds and regimes that do not go together.
+        """
+        meant = [world for world in self.world if world != LEARNED or self.models == "both"]
+        names = tuple(resolve_world(world, self.checkpoint) for world in meant)
+        if len(set(names)) != len(names):
+            raise OptionError(
+                f"world={self.world}, which are {names}",
+                "different worlds",
+                "name each of them once, without 'learned'",
+            )
+        self._check_regimes(names)
+        return names
+
+    def _check_regimes(self, worlds: Iterable[str]) -> None:
+        others = [name for name in worlds if name != II_WORLD]
         if others and not set(self.regimes) - {"pred-ego"}:
             raise OptionError(
                 f"regimes={self.regimes} for {others}, which have no motion of their own",
                 "the regime gt-ego or action",
-                "add --regimes gt-ego, or leave these worlds out",
+                "add --regimes gt-ego, or score ii-world alone",
             )
 
 
@@ -150,7 +179,7 @@ def _job(options: Evaluate) -> Job:
         partial=options.out / "partial",
         checkpoint=options.checkpoint,
         models=options.models,
-        world=options.world,
+        world=options.worlds,
         regimes=options.regimes,
         action_mode=options.action_mode,
         horizons_s=options.horizons_s,

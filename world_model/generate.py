@@ -1,4 +1,4 @@
-"""Roll a scene forward with the learned world and save what it saw: arrays, strips, a film."""
+"""Roll a scene forward inside a world and save what it saw: arrays, strips, a film."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ from world_model.errors import IIWorldError, OptionError
 from world_model.rollout import roll
 from world_model.trajectories import Edit, edited, planar_motions, planar_steps, read_trajectory, sample_motions
 from world_model.worlds.build import build_world
+from world_model.worlds.kinds import II_WORLD, LEARNED, WEIGHT_FILES, resolve_world
 from world_model.worlds.protocol import World
 
 FILES = (ARRAYS, ABOVE, VOXELS, MOTION, f"{FILM}.gif")
@@ -54,9 +55,11 @@ class Generate:
     index: Path | None = None
     """Index file, or the data folder that holds it. If not given: the bundled demo scenes."""
     checkpoint: Path | None = None
-    """Folder with tokenizer.safetensors and forecaster.safetensors. If not given: the bundled checkpoint."""
+    """Folder of a trained model. If not given: the bundled checkpoint."""
     world: str = "learned"
-    """learned, transport (the current occupancy moved by the ego motion) or replay (the log seen from the new pose)."""
+    """learned: what the checkpoint holds, the geometric world before ii-world (tokenizer and token forecaster); for the
+    control right, left or straight always ii-world, the only one with a motion model. Or geometric, ii-world, transport
+    (the current occupancy moved by the ego motion), replay (the log seen from the new pose), package.module:Class."""
     split: str = "all"
     """Where to look for scenes: train, val or all."""
     scene: tuple[str, ...] = ()
@@ -64,9 +67,9 @@ class Generate:
     frame: int = 4
     """Frame of the scene to start from; up to four frames before it are observed."""
     control: Literal["logged", "right", "left", "straight", "fine", "sampled"] | None = None
-    """logged: the recorded poses. right, left, straight: the model's own motion under that command. fine: the motion in
-    --trajectory. sampled: a drive drawn from the statistics of real driving. If not given: fine with a trajectory, else
-    logged."""
+    """logged: the recorded poses. right, left, straight: the motion of ii-world's own model under that command. fine:
+    the motion in --trajectory. sampled: a drive drawn from the statistics of real driving. If not given: fine with a
+    trajectory, else logged."""
     trajectory: str | None = None
     """Ego motion per step of 0.5 s: a CSV file with rows dx,dy,dyaw, or "dx,dy,dyaw; dx,dy,dyaw; ..." itself (metres
     and radians in the ego frame before the step: x forward, y left, yaw to the left), or a JSON or npz file with
@@ -112,6 +115,13 @@ class Generate:
         return self.control or ("fine" if self.trajectory is not None else "logged")
 
     @property
+    def world_name(self) -> str:
+        """The world that is meant: only one of the learned worlds can choose the motion itself."""
+        if self.world == LEARNED and self.steering in COMMANDS:
+            return II_WORLD
+        return resolve_world(self.world, self.checkpoint)
+
+    @property
     def wanted(self) -> Wanted:
         """The files to write."""
         return Wanted(pictures=self.pictures, film=self.film, labels=self.labels)
@@ -143,7 +153,7 @@ def generate(options: Generate) -> list[Path]:
             print(f"  already there: {folder} (--overwrite does it again)")
             continue
         if world is None:
-            world = build_world(options.world, checkpoint=options.checkpoint, device=options.device)
+            world = build_world(options.world_name, checkpoint=options.checkpoint, device=options.device)
         _one_scene(world, index, scene, given, options, folder, asked)
     print(f"\nresults: {options.out.resolve()}\n  in each folder: {_contents(options)}")
     return folders
@@ -202,7 +212,7 @@ def _asked(options: Generate, index: SceneIndex, scene: str, given: np.ndarray |
         "seed": options.seed if options.steering == "sampled" else None,
         "edit": asdict(options.edit) if options.edit.changes else None,
         "steps": options.steps,
-        "world": options.world,
+        "world": options.world_name,
         "checkpoint": str(options.checkpoint) if options.checkpoint else "bundled",
         "weights": _weights(options),
         "data_source": index.source,
@@ -212,10 +222,8 @@ def _asked(options: Generate, index: SceneIndex, scene: str, given: np.ndarray |
 
 def _weights(options: Generate) -> str | None:
     """Short checksum of the model files: weights trained anew under the same path are another model."""
-    if options.world != "learned":
-        return None
     folder = options.checkpoint or bundled_path()
-    files = sorted(folder.glob("*.safetensors"))
+    files = [folder / name for name in WEIGHT_FILES.get(options.world_name, ()) if (folder / name).exists()]
     return f"{zlib.crc32(b''.join(file.read_bytes() for file in files)):08x}" if files else None
 
 
@@ -249,7 +257,7 @@ def _one_scene(
         rollout=roll(world, clips, steering, motions, steps, progress),
         clips=clips,
         index=index,
-        world=options.world,
+        world=options.world_name,
         control=_control(options),
         grid=world.grid,
         asked=asked,

@@ -132,7 +132,7 @@ def _step(
     if planned is None:
         raise OptionError(
             f"a command for {type(world).__name__}, which has no motion model",
-            "the learned world, whose forecaster predicts its own motion",
-            "use --world learned, or --control logged, fine or sampled",
+            "the token world, whose forecaster predicts its own motion",
+            "use --world ii-world, or --control logged, fine or sampled",
         )
     return world.step(state, planned, command), planned, None

@@ -93,7 +93,12 @@ def test_terms_sum_to_the_reward_and_types_are_pythons(street_data: Path) -> Non
 def test_info_says_what_it_is(street_data: Path) -> None:
     env = make(street_data)
     _, info = env.reset(seed=0, options={"scene": "street-1", "frame": 6})
-    assert info["data_source"] == "hand-drawn" and info["scene"] == "street-1" and info["frame"] == 6
+    assert (
+        info["data_source"] == "hand-drawn"
+        and info["world"] == "transport"
+        and info["scene"] == "street-1"
+        and info["frame"] == 6
+    )
     assert info["end"] is None and info["speed_mps"] == pytest.approx(6.0)
     occupancy = env.occupancy
     assert occupancy.shape == OCC3D.shape and occupancy.dtype == np.uint8

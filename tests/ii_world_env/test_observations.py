@@ -106,5 +106,5 @@ def test_tokens_are_what_the_occupancy_is_decoded_from() -> None:
 
 
 def test_tokens_of_a_world_without_any_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"(?s)TransportWorld.*world='learned'"):
+    with pytest.raises(ConfigError, match=r"(?s)TransportWorld.*world='ii-world'"):
         observation_space("tokens", "kinematic", SMALL, TransportWorld(SMALL))

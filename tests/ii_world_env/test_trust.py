@@ -69,7 +69,7 @@ def test_episodes_end_when_the_forecast_is_no_longer_trusted(data: Path) -> None
 
 
 def test_the_bundled_model_has_a_trust_and_others_have_none(data: Path) -> None:
-    env = gym.make("IIWorld-nuScenes-v0", pessimism=0.5, disable_env_checker=True)
+    env = gym.make("IIWorld-nuScenes-v0", world="ii-world", pessimism=0.5, disable_env_checker=True)
     steps = drive(env, 3)
     assert all(0 < info["trust"] < 1 and info["reward_terms"]["pessimism"] < 0 for _, _, info in steps)
     plain = gym.make("IIWorld-nuScenes-v0", data_root=str(data), world="small_worlds:Transport")

@@ -120,10 +120,12 @@ def test_finished_scenes_are_skipped_and_others_are_not(
 def test_new_weights_are_another_question(data: Path, tmp_path: Path) -> None:
     index = SceneIndex.load(data)
     options = Generate(checkpoint=tmp_path)
-    (tmp_path / "tokenizer.safetensors").write_bytes(b"one")
+    (tmp_path / "geometric.safetensors").write_bytes(b"one")
     before = _asked(options, index, "scene-0")
+    assert before["world"] == "geometric" and before["weights"]
+    (tmp_path / "tokenizer.safetensors").write_bytes(b"not what the geometric world is made of")
     assert _asked(options, index, "scene-0") == before
-    (tmp_path / "tokenizer.safetensors").write_bytes(b"two")
+    (tmp_path / "geometric.safetensors").write_bytes(b"two")
     assert _asked(options, index, "scene-0") != before
 
 

@@ -6,9 +6,9 @@ Every row is scored on the same windows:
     ego warp                the current labels, moved by the true ego motion
     ego warp + CV boxes     the same, with annotated moving objects carried along at constant velocity (oracle)
     tokenizer               reconstruction of the future as it will be observed: the ceiling of a token model
-    model gt-ego            the forecaster, told the true ego motion
-    model pred-ego          the forecaster, moving as it predicts itself, told only the logged command of each step
-    model action            the forecaster, told the poses that come out of actions which follow the logged drive
+    ii-world gt-ego         the token forecaster, told the true ego motion
+    ii-world pred-ego       the same, moving as it predicts itself, told only the logged command of each step
+    ii-world action         the same, told the poses that come out of actions which follow the logged drive
     NAME gt-ego, action     any other world
 
 Legend: B windows, R rows, H horizons, V voxels.
@@ -36,6 +36,7 @@ from world_model.evaluation.streams import add_tokens
 from world_model.forecaster import Forecaster
 from world_model.grid import OCC3D, VoxelGrid
 from world_model.tokenizer import Tokenizer
+from world_model.worlds.kinds import II_WORLD
 from world_model.worlds.protocol import World
 
 
@@ -84,7 +85,7 @@ class Contest:
         """(R) names of the rows, in order."""
         names = list(BASELINES)[: 3 + (self.tokenizer is not None)]
         if self.tokenizer is not None and self.forecaster is not None:
-            names += [f"model {regime}" for regime in self.regimes]
+            names += [f"{II_WORLD} {regime}" for regime in self.regimes]
         names += [f"{world} {r}" for world in self.worlds for r in self.regimes if r != "pred-ego"]
         return tuple(names)
 

@@ -6,26 +6,28 @@ import hashlib
 import inspect
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from world_model.checkpoint import TOKENIZER_FILE, bundled_path, load_tokenizer, load_world, shared_geometric
 from world_model.data.index import SceneIndex
 from world_model.evaluation.actions import ActionModel, action_model
+from world_model.evaluation.fingerprint import fingerprint
 from world_model.evaluation.forecasting import Contest, SceneScore, SceneWork, read_scenes, score_scenes
 from world_model.evaluation.lanes import lanes_for
 from world_model.evaluation.partial import PartialResults
 from world_model.evaluation.result import ForecastResult, ReconstructionResult
 from world_model.evaluation.scene_data import SceneData
 from world_model.forecaster import Forecaster
-from world_model.grid import OCC3D
+from world_model.grid import OCC3D, VoxelGrid
 from world_model.runtime import choose_device
 from world_model.tokenizer import Tokenizer
 from world_model.worlds import build_world
-from world_model.worlds.protocol import World
+from world_model.worlds.kinds import GEOMETRIC, II_WORLD
 
 PROTOCOL = 2
 """Raised when the same settings would give other numbers, so that old partial results are not mixed in."""
@@ -66,7 +68,7 @@ class Bench:
         index: the data set.
         device: where the models are.
         contest: who forecasts.
-        models: what the models are, in words.
+        models: what all models are, in words.
         decides: everything that the results depend on.
 
     Raises:
@@ -80,17 +82,17 @@ class Bench:
         self.device = choose_device(job.device)
         if self.device.type == "cuda" and self.device.index is None:
             self.device = torch.device("cuda", number % torch.cuda.device_count())
-        tokenizer, forecaster, self.models, weights = _load_models(job, self.device)
-        grid = tokenizer.config.grid if tokenizer is not None else OCC3D
-        named = {name.rpartition(":")[2]: name for name in job.world if name != "learned"}
+        loaded = _load_models(job, self.device)
+        self.models, grid = loaded.told, loaded.grid
+        named = {name.rpartition(":")[2]: name for name in job.world if name != II_WORLD}
         worlds = {
             short: build_world(name, checkpoint=job.checkpoint, device=str(self.device), grid=grid)
             for short, name in named.items()
         }
         actions = action_model(job.action_mode) if "action" in job.regimes else None
         self.contest = Contest(
-            tokenizer=tokenizer,
-            forecaster=forecaster,
+            tokenizer=loaded.tokenizer,
+            forecaster=loaded.forecaster,
             worlds=worlds,
             regimes=job.regimes,
             actions=actions,
@@ -102,7 +104,7 @@ class Bench:
         self.decides: dict[str, Any] = {
             "protocol": PROTOCOL,
             "index": self.index.fingerprint,
-            "weights": weights,
+            "weights": loaded.weights,
             "dtype": job.dtype,
             "device": self.device.type,
             "lanes": self.contest.lanes,
@@ -111,7 +113,7 @@ class Bench:
             "what": "forecasting",
             "rows": list(self.contest.rows),
             "horizons_s": list(job.horizons_s),
-            "worlds": {name: _source_hash(world) for name, world in worlds.items()},
+            "worlds": {name: fingerprint(world) for name, world in worlds.items()},
             "actions": [job.action_mode, _source_hash(actions.move)] if actions is not None else None,
         }
         self._forecasts = PartialResults(job.partial, {**self.decides, **told}, job.resume)
@@ -172,26 +174,59 @@ class Bench:
         return f"{self._name(work)}-{digest}"
 
 
-def _load_models(job: Job, device: torch.device) -> tuple[Tokenizer | None, Forecaster | None, str, str]:
-    """Models, what they are in words, and a hash of their weights."""
-    if job.models == "none":
-        return None, None, "none", "none"
-    from world_model.checkpoint import load_tokenizer, load_world
+@dataclass(frozen=True, kw_only=True)
+class _Loaded:
+    """What a job's checkpoint gave.
 
-    dtype, name = DTYPES[job.dtype], str(job.checkpoint or "bundled nano")
+    Attributes:
+        tokenizer, forecaster: of the token architecture, where they are asked for.
+        weights: a hash of theirs; other worlds have fingerprints of their own.
+        told: all models in words.
+        grid: their voxel grid.
+    """
+
+    tokenizer: Tokenizer | None = None
     forecaster: Forecaster | None = None
-    if job.models == "tokenizer" or "learned" not in job.world:
-        tokenizer, card = load_tokenizer(job.checkpoint, device)
-        tokenizer, weights, what = tokenizer.to(dtype), str(card["weights"]), "tokenizer"
-    else:
+    weights: str = "none"
+    told: str = "none"
+    grid: VoxelGrid = OCC3D
+
+
+def _load_models(job: Job, device: torch.device) -> _Loaded:
+    found, told = _load_tokens(job, device)
+    if GEOMETRIC in job.world:
+        model, card = shared_geometric(job.checkpoint, device)
+        found = replace(found, grid=model.config.grid)
+        told = [_told(GEOMETRIC, card, str(card["weights"])), *told]
+    return replace(found, told=f"{job.checkpoint or 'bundled nano'} ({'; '.join(told)})") if told else found
+
+
+def _load_tokens(job: Job, device: torch.device) -> tuple[_Loaded, list[str]]:
+    """The parts of the token architecture that a job needs, and what they are."""
+    dtype = DTYPES[job.dtype]
+    if II_WORLD in job.world:
         model = load_world(job.checkpoint, device, dtype)
-        tokenizer, forecaster, card, what = model.tokenizer, model.forecaster, model.card, "both"
-        weights = f"{card['tokenizer']['weights']}+{card['weights']}"
-    name += f" ({what}, trained on {card.get('data_source', 'unknown')} data, weights {weights})"
-    return tokenizer, forecaster, name, weights
+        tokenizer, forecaster, name = model.tokenizer, model.forecaster, II_WORLD
+        card, weights = model.card, f"{model.card['tokenizer']['weights']}+{model.card['weights']}"
+    elif job.models == "tokenizer" or (job.models == "both" and _has_tokenizer(job)):
+        tokenizer, card = load_tokenizer(job.checkpoint, device)
+        forecaster, name, weights = None, "tokenizer", str(card["weights"])
+    else:
+        return _Loaded(), []
+    grid = tokenizer.config.grid
+    found = _Loaded(tokenizer=tokenizer.to(dtype), forecaster=forecaster, weights=weights, grid=grid)
+    return found, [_told(name, card, weights)]
 
 
-def _source_hash(thing: World | ActionModel | Any) -> str:
+def _has_tokenizer(job: Job) -> bool:
+    return ((job.checkpoint or bundled_path()) / TOKENIZER_FILE).exists()
+
+
+def _told(name: str, card: dict[str, Any], weights: str) -> str:
+    return f"{name}, trained on {card.get('data_source', 'unknown')} data, weights {weights}"
+
+
+def _source_hash(thing: ActionModel | Any) -> str:
     """Hash of the file in which a class or function is written: code that has changed gives other results."""
     kind = thing if inspect.isfunction(thing) else type(thing)
     path = getattr(sys.modules.get(kind.__module__), "__file__", None)

@@ -27,7 +27,7 @@ METRICS = {"miou": "mIoU", "miou_published": "mIoU_published", "iou": "IoU", "io
 
 
 def regime_of(row: str) -> str:
-    """What a row is told about the ego motion: "model gt-ego" -> "gt-ego"."""
+    """What a row is told about the ego motion: "ii-world gt-ego" -> "gt-ego"."""
     return BASELINES.get(row) or row.rpartition(" ")[2]
 
 

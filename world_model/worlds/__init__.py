@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from world_model.tensor_state import TensorState
 from world_model.worlds.build import WORLD_NAMES, build_world, pick_device
+from world_model.worlds.kinds import LEARNED_NAMES, resolve_world
 from world_model.worlds.protocol import Latent, Populated, SelfDriving, World, WorldState
 from world_model.worlds.replay import ReplayWorld
 from world_model.worlds.transport import TransportWorld
 
 __all__ = [
+    "LEARNED_NAMES",
     "WORLD_NAMES",
     "Latent",
     "Populated",
@@ -20,4 +22,5 @@ __all__ = [
     "WorldState",
     "build_world",
     "pick_device",
+    "resolve_world",
 ]

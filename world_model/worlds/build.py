@@ -8,21 +8,24 @@ from pathlib import Path
 
 import torch
 
+from world_model.checkpoint import load_world, shared_geometric
 from world_model.errors import ConfigError, OptionError
 from world_model.grid import OCC3D, VoxelGrid
 from world_model.runtime import choose_device, keep_memory
+from world_model.worlds.ensemble import EnsembleWorld, member_paths
+from world_model.worlds.kinds import GEOMETRIC, LEARNED, LEARNED_NAMES, member_kind
 from world_model.worlds.protocol import World
 from world_model.worlds.replay import ReplayWorld
 from world_model.worlds.transport import TransportWorld
 
-WORLD_NAMES = ("learned", "geometric", "transport", "replay", "simulated")
+WORLD_NAMES = (*LEARNED_NAMES, "transport", "replay", "simulated")
 Checkpoint = str | Path | Sequence[str | Path] | None
 """Where a trained model lies, or several for an ensemble; None is the bundled one."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def build_world(
-    name: str = "learned",
+    name: str = LEARNED,
     *,
     checkpoint: Checkpoint = None,
     device: str = "auto",
@@ -32,12 +35,14 @@ def build_world(
     """Make a world.
 
     Args:
-        name: "learned", "geometric", "transport", "replay", "simulated", or the import path "package.module:Class" of
-            a class whose instances satisfy `World`; it is called with ``checkpoint=``, ``device=`` and ``grid=``.
-        checkpoint: folder of a trained tokenizer and forecaster; None takes the bundled one; several (a list, or names
-            separated by commas) make an ensemble, see `EnsembleWorld`.
+        name: "learned" (the learned world that the checkpoint holds, see `resolve_world`), "geometric", "ii-world",
+            "transport", "replay", "simulated", or the import path "package.module:Class" of a class whose instances
+            satisfy `World`; it is called with ``checkpoint=``, ``device=`` and ``grid=``.
+        checkpoint: folder of a trained model; None takes the bundled one; several (a list, or names separated by
+            commas) make an ensemble, see `EnsembleWorld`.
         device: "auto" (a GPU when there is one), "cpu", "cuda", "cuda:1", ...
-        dtype: "auto" (bfloat16 on a GPU that has it, else float32), "float32" or "bfloat16".
+        dtype: of the model, "auto", "float32" or "bfloat16". Auto is float32, and bfloat16 for "ii-world" on a GPU that
+            has it; "geometric" runs in float32 only.
         grid: voxel grid of the worlds that have no model.
 
     Raises:
@@ -46,10 +51,8 @@ def build_world(
         CheckpointError: the checkpoint is missing or damaged.
     """
     place = pick_device(device)
-    if name == "learned":
-        return _learned(checkpoint, place, _pick_dtype(dtype, place))
-    if name == "geometric":
-        return _geometric(checkpoint, place, dtype)
+    if name in LEARNED_NAMES:
+        return _trained(name, checkpoint, place, dtype)
     if name == "transport":
         return TransportWorld(grid, place)
     if name == "replay":
@@ -63,31 +66,29 @@ def build_world(
     raise OptionError(f"world={name!r}", f"one of {WORLD_NAMES} or 'package.module:Class'", "choose one of them")
 
 
-def _geometric(checkpoint: Checkpoint, place: torch.device, dtype: str) -> World:
-    from world_model.checkpoint import shared_geometric
-    from world_model.worlds.ensemble import member_paths
-    from world_model.worlds.geometric import GeometricWorld
-
-    paths = member_paths(checkpoint)
-    if len(paths) != 1:
-        raise OptionError(f"{len(paths)} checkpoints for world='geometric'", "one checkpoint", "give one of them")
-    if dtype not in ("auto", "float32"):
-        raise OptionError(f"dtype={dtype!r} for world='geometric'", "'auto' or 'float32'", "leave dtype= out")
-    if place.type == "cpu":
-        keep_memory()
-    return GeometricWorld(shared_geometric(paths[0], place))
-
-
-def _learned(checkpoint: Checkpoint, place: torch.device, dtype: torch.dtype) -> World:
-    from world_model.checkpoint import load_world
-    from world_model.worlds.ensemble import EnsembleWorld, member_paths
-    from world_model.worlds.learned import LearnedWorld
-
+def _trained(name: str, checkpoint: Checkpoint, place: torch.device, dtype: str) -> World:
+    """A learned world, or an ensemble of them."""
     if place.type == "cpu":
         keep_memory()  # a third of a step's time would go into mapping fresh memory
-    models = [load_world(path, device=str(place), dtype=dtype) for path in member_paths(checkpoint)]
-    members = [LearnedWorld(model.tokenizer, model.forecaster) for model in models]
+    members = [_member(member_kind(name, path), path, place, dtype) for path in member_paths(checkpoint)]
     return members[0] if len(members) == 1 else EnsembleWorld(members)
+
+
+def _member(kind: str, path: str | Path | None, place: torch.device, dtype: str) -> World:
+    if kind == GEOMETRIC:
+        from world_model.worlds.geometric import GeometricWorld
+
+        if dtype not in ("auto", "float32"):
+            raise OptionError(
+                f"dtype={dtype!r} for world={GEOMETRIC!r}",
+                "'auto' or 'float32'",
+                "leave dtype= out, or choose world='ii-world'",
+            )
+        return GeometricWorld(shared_geometric(path, place)[0])
+    from world_model.worlds.learned import LearnedWorld
+
+    model = load_world(path, device=str(place), dtype=_pick_dtype(dtype, place))
+    return LearnedWorld(model.tokenizer, model.forecaster)
 
 
 def pick_device(name: str = "auto") -> torch.device:

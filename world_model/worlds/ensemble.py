@@ -70,8 +70,11 @@ class EnsembleWorld:
             )
         self.members, self.grid = tuple(members), members[0].grid
         self.needs_future_labels = any(member.needs_future_labels for member in members)
+        # An ensemble can what its first member can: callers look for these attributes before they use them.
         if hasattr(members[0], "token_shape"):
             self.token_shape: tuple[int, int, int] = members[0].token_shape
+        if hasattr(members[0], "drive"):
+            self.drive = self._drive
 
     def reset(self, clips: Clips) -> EnsembleState:
         """Start every member at the current frames of the clips."""
@@ -81,7 +84,7 @@ class EnsembleWorld:
         pairs = zip(self.members, _listed(state.members), strict=True)
         return self._seen([member.step(own, curr_to_next, command) for member, own in pairs])
 
-    def drive(self, state: EnsembleState, command: Tensor) -> tuple[EnsembleState, Tensor]:
+    def _drive(self, state: EnsembleState, command: Tensor) -> tuple[EnsembleState, Tensor]:
         """The first member chooses the motion, the others drive it too."""
         first, *others = _listed(state.members)
         own, moved = self.members[0].drive(first, command)  # type: ignore[attr-defined]

@@ -63,7 +63,7 @@ def dataset_config(index: SceneIndex) -> DatasetConfig:
         raise DataError(
             f"no {MARK_NAME} in {index.root} (source {index.source!r})",
             "a data set of `python -m world_model.make_synthetic`: only what was simulated can be simulated on",
-            "choose world='replay' or 'learned' for this data, or drive in synthetic scenes",
+            "choose world='learned' or 'replay' for this data, or drive in synthetic scenes",
         )
     return _read(path, path.stat().st_mtime_ns)
 

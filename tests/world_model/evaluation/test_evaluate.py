@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_checkpoints import write_geometric
 from tiny_contest import save_models
 
 from world_model.errors import CheckpointError, DataError, OptionError, OutputError
@@ -14,8 +16,9 @@ from world_model.evaluation.partial import PartialResults
 from world_model.evaluation.report import Report
 from world_model.evaluation.result import ForecastResult, ReconstructionResult
 from world_model.prepare import Prepare, prepare
+from world_model.tokenizer import TINY_GRID
 
-ROWS = ("copy-paste", "ego warp", "ego warp + CV boxes", "tokenizer", "model gt-ego", "model pred-ego")
+ROWS = ("copy-paste", "ego warp", "ego warp + CV boxes", "tokenizer", "ii-world gt-ego", "ii-world pred-ego")
 
 
 @pytest.fixture
@@ -62,9 +65,9 @@ def test_report_names_everything(
     results = json.loads((out / "results.json").read_text())
     assert results["forecasting"]["windows"] == 4 and results["reconstruction"]["frames"] == 24
     rows = results["forecasting"]["rows"]
-    assert set(rows) == set(ROWS) and set(rows["model gt-ego"]["horizons"]) == {"1s", "2s", "3s"}
+    assert set(rows) == set(ROWS) and set(rows["ii-world gt-ego"]["horizons"]) == {"1s", "2s", "3s"}
     assert 0 < rows["copy-paste"]["horizons"]["1s"]["all"]["miou"] < 1
-    assert len(rows["model pred-ego"]["ego_position_error_m"]) == 3
+    assert len(rows["ii-world pred-ego"]["ego_position_error_m"]) == 3
     for plot in ("forecast_by_horizon.png", "forecast_by_class.png"):
         assert (out / plot).read_bytes().startswith(b"\x89PNG")
 
@@ -112,13 +115,40 @@ def test_worlds_by_name_and_regimes(data: Path, checkpoint: Path, tmp_path: Path
     report = measured(Evaluate(out=tmp_path, world=worlds, regimes=("gt-ego", "action"), **told))  # type: ignore[arg-type]
     found = report.forecasting
     assert found is not None
-    names = ("model", "replay", "transport", "Mine")
+    names = ("ii-world", "replay", "transport", "Mine")
     assert found.rows == (*ROWS[:4], *(f"{n} {r}" for n in names for r in ("gt-ego", "action")))
     row = {name: found.counts[found.rows.index(name)] for name in found.rows}
     assert (row["Mine gt-ego"] == row["transport gt-ego"]).all()
     assert (row["Mine gt-ego"] != row["Mine action"]).any()
-    assert 0 < found.ego_error("Mine action")[2, 0] == found.ego_error("model action")[2, 0]
+    assert 0 < found.ego_error("Mine action")[2, 0] == found.ego_error("ii-world action")[2, 0]
     assert "following the logged drive" in report.to_markdown()
+
+
+def test_the_learned_world_of_the_checkpoint_is_scored(data: Path, checkpoint: Path, tmp_path: Path) -> None:
+    """Of a checkpoint that holds both kinds the geometric one, beside the tokenizer; weights decide what is reused."""
+    both = shutil.copytree(checkpoint, tmp_path / "both")
+    told = {"index": data, "checkpoint": both, "max_windows": 1, "what": ("forecasting",), "regimes": ("gt-ego",)}
+    scores, models = [], []
+    for seed in (0, 1):
+        write_geometric(both, seed, TINY_GRID)
+        report = measured(Evaluate(out=tmp_path / "out", **told))  # type: ignore[arg-type]
+        assert report.forecasting is not None
+        assert report.forecasting.rows == (*ROWS[:4], "geometric gt-ego")
+        scores.append(report.forecasting.counts[-1])
+        models.append(report.settings["models"])
+    assert (scores[0] != scores[1]).any() and models[0] != models[1]
+    assert all("geometric, trained on test data" in name and "tokenizer" in name for name in models)
+    (both / "tokenizer.safetensors").unlink()
+    rows = measured(Evaluate(out=tmp_path / "alone", **told)).forecasting.rows  # type: ignore[arg-type, union-attr]
+    assert rows == (*ROWS[:3], "geometric gt-ego")
+    for models in ("tokenizer", "none"):  # then only what is named
+        assert Evaluate(models=models, world=("learned", "replay"), **told).worlds == ("replay",)  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="without 'learned'"):
+        evaluate(Evaluate(out=tmp_path, world=("learned", "geometric"), **told))  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="no motion of their own"):
+        evaluate(Evaluate(out=tmp_path, **{**told, "regimes": ("pred-ego",)}))  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="both of its models"):
+        Evaluate(world=("ii-world",), models="tokenizer")
 
 
 def test_partial_results_of_code_that_changed_are_not_used(tmp_path: Path, data: Path, checkpoint: Path) -> None:

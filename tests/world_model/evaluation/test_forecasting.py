@@ -23,7 +23,7 @@ from world_model.tokenizer import Tokenizer
 from world_model.worlds import ReplayWorld, TransportWorld
 
 BASELINES = ("copy-paste", "ego warp", "ego warp + CV boxes")
-ROWS = (*BASELINES, "tokenizer", "model gt-ego", "model pred-ego")
+ROWS = (*BASELINES, "tokenizer", "ii-world gt-ego", "ii-world pred-ego")
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_rows_agree_with_their_definition(
         "copy-paste": labels[now],
         "ego warp": ego_warp(labels[now][None], pose[now][None], pose[now + 6][None], grid)[0],
         "tokenizer": ceiling,
-        "model gt-ego": told,
+        "ii-world gt-ego": told,
     }
     for row, labels_expected in expected.items():
         confusion = Confusion()
@@ -148,11 +148,11 @@ def test_pred_ego_error_is_that_of_the_predicted_path(
             return forecaster.step(state, command, motion)  # type: ignore[arg-type]
 
     result = forecast(index, [4], Contest(tokenizer=tokenizer, forecaster=TrueMotion()))  # type: ignore[arg-type]
-    assert (result.ego_error("model pred-ego") < 1e-3).all()
+    assert (result.ego_error("ii-world pred-ego") < 1e-3).all()
     assert (result.counts[4] == result.counts[5]).all()
-    own = forecast(index, [4], contest).ego_error("model pred-ego")
+    own = forecast(index, [4], contest).ego_error("ii-world pred-ego")
     assert (own[:, 0] > 0.1).all() and (own[:, 1] > 1e-3).all()
-    assert (forecast(index, [4], contest).ego_error("model gt-ego") < 1e-5).all()
+    assert (forecast(index, [4], contest).ego_error("ii-world gt-ego") < 1e-5).all()
 
 
 def test_models_are_optional(index: SceneIndex, models: tuple[Tokenizer, Forecaster]) -> None:

@@ -11,7 +11,15 @@ from world_model.evaluation.result import ForecastResult
 from world_model.grid import CLASS_NAMES
 from world_model.pictures.plots import plot_classes, plot_horizons, write_plot
 
-ROWS = ("copy-paste", "ego warp", "ego warp + CV boxes", "tokenizer", "model gt-ego", "model pred-ego", "Mine gt-ego")
+ROWS = (
+    "copy-paste",
+    "ego warp",
+    "ego warp + CV boxes",
+    "tokenizer",
+    "ii-world gt-ego",
+    "ii-world pred-ego",
+    "Mine gt-ego",
+)
 
 
 def result(horizons_s: tuple[float, ...] = (1.0, 2.0, 3.0)) -> ForecastResult:
@@ -42,7 +50,7 @@ def test_horizon_plot_shows_every_row_in_its_own_way() -> None:
 def test_class_plot_has_a_panel_per_horizon_and_a_bar_per_row_and_class() -> None:
     figure = plot_classes("synthetic, held-out", result())
     assert [axis.get_ylabel() for axis in figure.axes] == [f"IoU (%) at {s} s" for s in (1, 2, 3)]
-    shown = [row for row in ROWS if row not in ("tokenizer", "model pred-ego")]
+    shown = [row for row in ROWS if row not in ("tokenizer", "ii-world pred-ego")]
     for h, axis in enumerate(figure.axes):
         heights = [[bar.get_height() for bar in bars] for bars in axis.containers]
         expected = [np.nan_to_num(100 * result().confusion(row, h).per_class()[:17]) for row in shown]

@@ -207,7 +207,7 @@ def test_errors_are_measured_where_the_recording_reaches(tmp_path: Path) -> None
 
 
 def test_the_bundled_calibration_belongs_to_the_bundled_weights() -> None:
-    world = build_world("learned", device="cpu")
+    world = build_world("ii-world", device="cpu")
     trust = calibrated_trust(world)
     assert isinstance(trust, Trust) and trust_path() == bundled_path() / "trust.json"
     held_out = trust.calibration.card["held_out"]
@@ -218,7 +218,7 @@ def test_the_bundled_calibration_belongs_to_the_bundled_weights() -> None:
 def test_a_calibration_of_other_weights_is_refused(tmp_path: Path) -> None:
     for name in ("tokenizer.safetensors", "forecaster.safetensors"):
         (tmp_path / name).write_bytes((bundled_path() / name).read_bytes())
-    world = build_world("learned", checkpoint=tmp_path, device="cpu")
+    world = build_world("ii-world", checkpoint=tmp_path, device="cpu")
     assert calibrated_trust(world, tmp_path) is None
     calibration = dataclasses.replace(fit(made_up()), models=members_of(world, tmp_path))
     calibration.save(tmp_path / "trust.json")

@@ -7,40 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 from street import SMALL, street_clips
+from tiny_checkpoints import TINY, write_geometric, write_tokens
 
-from world_model.checkpoint import save_model, tokens_hash
 from world_model.errors import ConfigError, OptionError
-from world_model.forecaster import Forecaster
-from world_model.forecaster import tiny as tiny_forecaster
 from world_model.geometry import invert_pose, se2_matrix
 from world_model.grid import FREE, VoxelGrid
-from world_model.tokenizer import Tokenizer
-from world_model.tokenizer import tiny as tiny_tokenizer
-from world_model.worlds import ReplayWorld, TransportWorld, build_world
+from world_model.worlds import Latent, ReplayWorld, SelfDriving, TransportWorld, build_world
 from world_model.worlds.ensemble import EnsembleWorld, disagreement, member_paths
-
-TINY = VoxelGrid(shape=(40, 40, 16), lower_m=(-8.0, -8.0, -1.0))
 
 
 def move(batch: int, dx: float = 2.0) -> torch.Tensor:
     step = torch.full((batch,), dx)
     return invert_pose(se2_matrix(step, 0 * step, 0 * step))
-
-
-def tiny_checkpoint(folder: Path, seed: int) -> Path:
-    """An untrained model of a few thousand weights."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        tokenizer = Tokenizer(tiny_tokenizer(TINY))
-        forecaster = Forecaster(tiny_forecaster(tokenizer.config))
-        for parameter in (*forecaster.parameters(), *tokenizer.parameters()):
-            parameter.data += 0.05 * torch.randn_like(parameter)
-    folder.mkdir()
-    weights = tokenizer.state_dict()
-    save_model(folder / "tokenizer.safetensors", tokenizer, weights, {"data_source": "test"})
-    card = {"data_source": "test", "tokens": tokens_hash(weights)}
-    save_model(folder / "forecaster.safetensors", forecaster, forecaster.state_dict(), card)
-    return folder
 
 
 def test_disagreement_counts_what_either_holds_for_occupied() -> None:
@@ -84,7 +62,7 @@ def test_states_are_picked_repeated_and_kept() -> None:
 
 
 def test_checkpoints_by_name(tmp_path: Path) -> None:
-    one, two = tiny_checkpoint(tmp_path / "a", 0), tiny_checkpoint(tmp_path / "b", 1)
+    one, two = write_tokens(tmp_path / "a", 0), write_tokens(tmp_path / "b", 1)
     clips = street_clips(TINY)
     alone = build_world("learned", checkpoint=one, device="cpu")
     for checkpoint in ([str(one), str(two)], f"{one},{two}", f'["{one}", "{two}"]'):
@@ -98,6 +76,38 @@ def test_checkpoints_by_name(tmp_path: Path) -> None:
         driven, motion = world.drive(state, torch.tensor([0]))
         assert motion.shape == (1, 4, 4) and driven.labels.shape == state.labels.shape
     assert not isinstance(build_world("learned", checkpoint=[one], device="cpu"), EnsembleWorld)
+
+
+def test_geometric_checkpoints_make_ensembles_too(tmp_path: Path) -> None:
+    one, two = write_geometric(tmp_path / "a", 0), write_geometric(tmp_path / "b", 1)
+    clips, command = street_clips(TINY), torch.tensor([2])
+    alone = build_world("geometric", checkpoint=one, device="cpu")
+    world = build_world("learned", checkpoint=[str(one), str(two)], device="cpu")
+    assert isinstance(world, EnsembleWorld)
+    state, own = world.reset(clips), alone.reset(clips)
+    assert float(state.disagreement) == 0  # nobody doubts what is seen
+    for _ in range(2):
+        state, own = world.step(state, move(1), command), alone.step(own, move(1), command)
+    assert torch.equal(world.occupancy(state), alone.occupancy(own)) and float(state.disagreement) > 0
+    again = world.step(state.clone(), move(1), command)
+    assert torch.equal(again.labels, world.step(state, move(1), command).labels)
+
+
+def test_members_of_both_kinds_go_together(tmp_path: Path) -> None:
+    """What the first member can, the ensemble can."""
+    moved, tokens = write_geometric(tmp_path / "a"), write_tokens(tmp_path / "b")
+    clips, command = street_clips(TINY), torch.tensor([2])
+    first = build_world("learned", checkpoint=[str(moved), str(tokens)], device="cpu")
+    assert isinstance(first, EnsembleWorld) and not isinstance(first, (Latent, SelfDriving))
+    state = first.step(first.reset(clips), move(1), command)
+    assert state.labels.shape == (1, *TINY.shape) and 0 < float(state.disagreement) <= 1
+    other = build_world("learned", checkpoint=[str(tokens), str(moved)], device="cpu")
+    assert isinstance(other, Latent) and isinstance(other, SelfDriving)
+    driven, _ = other.drive(other.reset(clips), command)
+    assert driven.labels.shape == (1, *TINY.shape)  # type: ignore[attr-defined]
+    coarse = write_geometric(tmp_path / "c", grid=VoxelGrid(shape=(48, 48, 16), lower_m=TINY.lower_m))
+    with pytest.raises(ConfigError, match="one grid"):
+        build_world("learned", checkpoint=[str(moved), str(coarse)], device="cpu")
 
 
 def test_names_of_members() -> None:

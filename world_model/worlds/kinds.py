@@ -1,0 +1,63 @@
+"""The learned worlds, and which of them a checkpoint holds.
+
+A checkpoint folder holds a geometry-first forecaster, the published token architecture (a tokenizer and its
+forecaster), or both. ``world="learned"`` means the best of what is there, so nobody needs to know which it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from world_model.checkpoint import FORECASTER_FILE, GEOMETRIC_FILE, TOKENIZER_FILE, bundled_path
+from world_model.errors import CheckpointError
+from world_model.worlds.ensemble import member_paths
+
+LEARNED, GEOMETRIC, II_WORLD = "learned", "geometric", "ii-world"
+WEIGHT_FILES = {GEOMETRIC: (GEOMETRIC_FILE,), II_WORLD: (TOKENIZER_FILE, FORECASTER_FILE)}
+"""What a checkpoint holds of each learned world; the one that forecasts better comes first (docs/fidelity.md)."""
+LEARNED_NAMES = (LEARNED, *WEIGHT_FILES)
+"""Names of worlds that take a checkpoint of this package."""
+
+
+def resolve_world(name: str, checkpoint: str | Path | Sequence[str | Path] | None = None) -> str:
+    """What a world's name means: "learned" becomes the name of the world that the checkpoint holds.
+
+    Args:
+        name: as for `build_world`; every other name stays as it is.
+        checkpoint: as for `build_world`.
+
+    Returns:
+        For an ensemble of both kinds, both names: "geometric+ii-world".
+
+    Raises:
+        CheckpointError: "learned", but there is no such folder, or it holds neither world.
+        OptionError: the checkpoint is no name of a folder, nor a list of them.
+    """
+    if name != LEARNED:
+        return name
+    return "+".join(dict.fromkeys(member_kind(name, path) for path in member_paths(checkpoint)))
+
+
+def member_kind(name: str, checkpoint: str | Path | None) -> str:
+    """`resolve_world` for a single folder, which is what each member of an ensemble comes from."""
+    if name != LEARNED:
+        return name
+    folder = bundled_path() if checkpoint is None else Path(checkpoint)
+    if folder.is_file():
+        return GEOMETRIC  # the only world that is complete in one file
+    found = next((kind for kind in WEIGHT_FILES if holds(folder, kind)), None)
+    if found is None:
+        raise CheckpointError(
+            f"{folder} holds no learned world" if folder.is_dir() else f"no checkpoint at {folder}",
+            f"a folder with {GEOMETRIC_FILE}, or with {TOKENIZER_FILE} and {FORECASTER_FILE}",
+            "give a folder that train_geometric or train_forecaster wrote, or leave checkpoint= out",
+        )
+    return found
+
+
+def holds(folder: Path, name: str) -> bool:
+    """Whether a checkpoint folder has the weights of a world; of worlds of one's own only that it exists."""
+    if name == LEARNED:
+        return any(holds(folder, kind) for kind in WEIGHT_FILES)
+    return all((folder / file).exists() for file in WEIGHT_FILES.get(name, ("",)))
