@@ -118,6 +118,9 @@ class IIWorldEnv(gym.Env[Any, np.ndarray]):
 
     `reward="pdms"` is the gated score of NAVSIM per step, in [0, 1]; `reward="sparse"` is +1 on arrival and -1 for a
     collision or for leaving the road. Any callable from `Outcome` to named terms, or its "package.module:name", works.
+    One with an attribute `needs_labels = False` asks for no fact of `Contact`: no occupancy is decoded for it, nor with
+    `observation="tokens"` for anything else until `env.unwrapped.occupancy` is read, and no episode ends by a collision
+    or off the road.
 
     ## Starting State
     A random recorded keyframe of the split with four frames before it and the horizon after it, at the recorded

@@ -109,7 +109,7 @@ class IIWorldVectorEnv(VectorEnv[Any, Any, np.ndarray]):
     @property
     def occupancy(self) -> np.ndarray:
         """The forecast occupancy (N, X, Y, Z) uint8, each in its current ego frame, a copy."""
-        return np.array(self.state.labels.cpu().numpy())
+        return self.episodes.occupancy(slice(None))
 
     def reset(self, *, seed: Seeds = None, options: Mapping[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin new episodes in all environments, or in those that a mask names.
