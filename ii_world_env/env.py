@@ -163,6 +163,7 @@ class IIWorldEnv(gym.Env[Any, np.ndarray]):
     | `least_trust` | 0.0         | truncate as `untrusted` below this forecast trust                            |
     | `device`      | "auto"      | "auto", "cpu", "cuda", "cuda:1", ...                                         |
     | `dtype`       | "auto"      | "auto", "float32" or "bfloat16"                                              |
+    | `faithful`    | None        | keep the published model's mistakes, for its weights; None: as the checkpoint says |
     | `render_mode` | None        | "rgb_array"                                                                  |
 
     Environments of one process share one copy of the weights.

@@ -64,7 +64,13 @@ class Episodes:
         self, config: EnvConfig, count: int = 1, *, limit: int | None = None, keep_paths: bool = False
     ) -> None:
         self.config, self.count, self.limit = config, count, limit
-        world = build_world(config.world, checkpoint=config.checkpoint, device=config.device, dtype=config.dtype)
+        world = build_world(
+            config.world,
+            checkpoint=config.checkpoint,
+            device=config.device,
+            dtype=config.dtype,
+            faithful=config.faithful,
+        )
         trust, reward = trust_of(world, config.checkpoint), reward_function(config.reward)
         check_pessimism(config.pessimism, config.least_trust, trust)
         self.engine = Engine(

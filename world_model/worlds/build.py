@@ -18,6 +18,8 @@ from world_model.worlds.transport import TransportWorld
 WORLD_NAMES = ("learned", "geometric", "transport", "replay", "simulated")
 Checkpoint = str | Path | Sequence[str | Path] | None
 """Where a trained model lies, or several for an ensemble; None is the bundled one."""
+SWITCHED_WORLDS = ("learned",)
+"""Worlds with a token forecaster, which knows the switch ``faithful``."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -27,6 +29,7 @@ def build_world(
     checkpoint: Checkpoint = None,
     device: str = "auto",
     dtype: str = "auto",
+    faithful: bool | None = None,
     grid: VoxelGrid = OCC3D,
 ) -> World:
     """Make a world.
@@ -38,16 +41,19 @@ def build_world(
             separated by commas) make an ensemble, see `EnsembleWorld`.
         device: "auto" (a GPU when there is one), "cpu", "cuda", "cuda:1", ...
         dtype: "auto" (bfloat16 on a GPU that has it, else float32), "float32" or "bfloat16".
+        faithful: keep the mistakes of the published model, see `world_model.faithful`; None as the checkpoint says.
         grid: voxel grid of the worlds that have no model.
 
     Raises:
-        OptionError: there is no such world, device or dtype.
+        OptionError: there is no such world, device or dtype, or ``faithful`` does not fit.
         ConfigError: the class of an import path is no `World`.
         CheckpointError: the checkpoint is missing or damaged.
     """
     place = pick_device(device)
+    if faithful is not None and name not in SWITCHED_WORLDS:
+        raise OptionError(f"faithful={faithful!r} for world={name!r}", "faithful=None", "leave faithful= out")
     if name == "learned":
-        return _learned(checkpoint, place, _pick_dtype(dtype, place))
+        return _learned(checkpoint, place, _pick_dtype(dtype, place), faithful)
     if name == "geometric":
         return _geometric(checkpoint, place, dtype)
     if name == "transport":
@@ -78,14 +84,15 @@ def _geometric(checkpoint: Checkpoint, place: torch.device, dtype: str) -> World
     return GeometricWorld(shared_geometric(paths[0], place))
 
 
-def _learned(checkpoint: Checkpoint, place: torch.device, dtype: torch.dtype) -> World:
-    from world_model.checkpoint import load_world
+def _learned(checkpoint: Checkpoint, place: torch.device, dtype: torch.dtype, faithful: bool | None) -> World:
+    from world_model.checkpoint import load_world, with_faithful
     from world_model.worlds.ensemble import EnsembleWorld, member_paths
     from world_model.worlds.learned import LearnedWorld
 
     if place.type == "cpu":
         keep_memory()  # a third of a step's time would go into mapping fresh memory
-    models = [load_world(path, device=str(place), dtype=dtype) for path in member_paths(checkpoint)]
+    own = [load_world(path, device=str(place), dtype=dtype) for path in member_paths(checkpoint)]
+    models = [with_faithful(model, faithful) for model in own]
     members = [LearnedWorld(model.tokenizer, model.forecaster) for model in models]
     return members[0] if len(members) == 1 else EnsembleWorld(members)
 
