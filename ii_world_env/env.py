@@ -228,14 +228,10 @@ class IIWorldEnv(gym.Env[Any, np.ndarray]):
         """
         if not self.episodes.begun or self.episodes.ended[0]:
             raise ResetNeeded("Cannot call env.step() before env.reset(), nor after the episode has ended")
-        out = self.episodes.step(self.episodes.action(action))
-        return (
-            self._observe(),
-            float(out.reward[0]),
-            bool(out.terminated[0]),
-            bool(out.truncated[0]),
-            pick(out.infos, 0),
-        )
+        with self.episodes.all_or_nothing():
+            out = self.episodes.step(self.episodes.action(action))
+            seen = self._observe()
+        return seen, float(out.reward[0]), bool(out.terminated[0]), bool(out.truncated[0]), pick(out.infos, 0)
 
     def render(self) -> np.ndarray | None:
         """Bird's eye, perspective, path, route and a line of text, (430, 960, 3) uint8; None without a render mode."""

@@ -5,7 +5,8 @@ One model forward per step for all of them; a reset encodes only the episodes th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,6 +116,18 @@ class Episodes:
         """Drop all episodes."""
         self._state = None
         self.ended[:] = False
+
+    @contextmanager
+    def all_or_nothing(self) -> Iterator[None]:
+        """Whatever fails inside, all episodes are where they were: a step is taken whole or not at all."""
+        kept = self._state, self.ended.copy(), self._reward.copy(), self._limited.copy()
+        paths = None if self._paths is None else [list(path) for path in self._paths]
+        try:
+            yield
+        except BaseException:
+            self._state, self.ended, self._reward, self._limited = kept
+            self._paths = paths
+            raise
 
     def fresh(self, rngs: Sequence[np.random.Generator], options: Sequence[Mapping[str, Any] | None]) -> State:
         """States of R episodes that begin, encoded in one batch; changes nothing but the generators.

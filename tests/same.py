@@ -53,7 +53,7 @@ def equal(a: Any, b: Any) -> bool:
     if isinstance(a, torch.Tensor):
         return torch.equal(a, b)
     if isinstance(a, np.ndarray):
-        return np.array_equal(a, b)
+        return equal(a.tolist(), b.tolist()) if a.dtype == object else np.array_equal(a, b)
     if isinstance(a, (list, tuple)):
         return len(a) == len(b) and all(equal(x, y) for x, y in zip(a, b, strict=True))
     if isinstance(a, dict):
