@@ -69,7 +69,10 @@ def trust_path(checkpoint: str | Path | Sequence[str | Path] | None = None) -> P
 
 
 def members_of(world: World, checkpoint: str | Path | Sequence[str | Path] | None = None) -> tuple[str, ...]:
-    """Hashes of the weights of a learned world, tokenizer and forecaster of each member; empty for other worlds."""
+    """Hashes of the weights of a learned world, tokenizer and forecaster of each member.
+
+    Empty for other worlds, and for weights that run with another ``faithful`` switch than they were calibrated with.
+    """
     from world_model.checkpoint import load_world
     from world_model.worlds.ensemble import EnsembleWorld, member_paths
     from world_model.worlds.learned import LearnedWorld
@@ -81,6 +84,9 @@ def members_of(world: World, checkpoint: str | Path | Sequence[str | Path] | Non
             return ()
         weight = next(member.tokenizer.parameters())
         # The very model that the world runs on: it is read once per process.
-        card = load_world(path, device=str(weight.device), dtype=weight.dtype).card
+        model = load_world(path, device=str(weight.device), dtype=weight.dtype)
+        if (model.tokenizer.config, model.forecaster.config) != (member.tokenizer.config, member.forecaster.config):
+            return ()
+        card = model.card
         names += [str(card["tokenizer"]["weights"]), str(card["weights"])]
     return tuple(names)

@@ -46,8 +46,13 @@ class GeometricWorld:
     def __init__(self, model: GeometricForecaster) -> None:
         self.model, self.grid = model.eval(), model.config.grid
 
+    @property
+    def device(self) -> torch.device:
+        """Where the states live."""
+        return next(self.model.parameters()).device
+
     def reset(self, clips: Clips) -> GeometricState:
-        device = next(self.model.parameters()).device
+        device = self.device
         count = self.model.config.observed
         # The oldest frame stands in for frames before the recording.
         first = clips.past + 1 - count
