@@ -85,8 +85,8 @@ def test_a_calibration_belongs_to_the_checkpoints_own_way(tiny_data: Path, publi
     [
         ({"world": "small_worlds:Learned", "faithful": False}, "world='small_worlds:Learned'"),
         ({"world": "transport", "faithful": True}, "world='transport'"),
-        ({"world": "geometric", "faithful": False}, "world='geometric'"),
-        ({"checkpoint": None, "faithful": True}, r"transport(.|\n)*leave faithful= out"),
+        ({"checkpoint": None, "faithful": False}, "world='geometric'"),
+        ({"checkpoint": None, "world": "ii-world", "faithful": True}, r"transport(.|\n)*leave faithful= out"),
         ({"faithful": "yes"}, "None, True or False"),
         ({"faithful": 1}, "None, True or False"),
     ],

@@ -7,7 +7,7 @@ steps before it, and training costs one forward pass per sample whatever the hor
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -21,11 +21,11 @@ from world_model.data.boxes import voxels_inside
 from world_model.data.clips import load_frame
 from world_model.data.index import SceneIndex
 from world_model.errors import ConfigError, DataError
-from world_model.geometric.evidence import Recall, align_past, is_movable, observe, recall_forecast
+from world_model.geometric.evidence import align_past, is_movable, observe, recall_forecast
 from world_model.geometric.forecaster import GeometricForecaster
 from world_model.geometric.fusion import Fused
 from world_model.geometry import invert_pose
-from world_model.grid import FREE, VoxelGrid
+from world_model.grid import VoxelGrid
 from world_model.losses import lovasz_softmax_binned, sample_voxels
 from world_model.tokenizer.embedding import patch_index
 from world_model.training.distributed import Ranks, Share, draws
@@ -227,10 +227,7 @@ class GeometricTask:
                 target_to_before = invert_pose(batch.before_to_current) @ batch.target_to_current
                 back = recall_forecast(before, target_to_before, grid)
                 who = recalled.view(-1, 1, 1)
-                memory = Recall(
-                    labels=torch.where(who[..., None], back.labels, torch.full_like(back.labels, FREE)),
-                    inside=back.inside & who,
-                )
+                memory = replace(back, move=replace(back.move, inside=back.move.inside & who))
             evidence = model.move(seen, batch.target_to_current, batch.elapsed_s, recalled=memory)
         fused = model.fusion(evidence)
         # Voxels are drawn, and Lovász is taken, within a group of samples: see world_model.training.distributed.

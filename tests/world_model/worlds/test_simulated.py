@@ -208,7 +208,7 @@ def test_towns_in_use_are_built_once(world: SimulatedWorld, start: SimulatedStat
 def test_only_what_was_simulated_can_be_simulated_on(world: SimulatedWorld, tmp_path: Path) -> None:
     root = write_street(tmp_path / "street", scenes=1, frames=6)
     hand_drawn = SceneIndex.load(root)
-    with pytest.raises(DataError, match=r"(?s)synthetic\.json.*hand-drawn.*world='replay'"):
+    with pytest.raises(DataError, match=r"(?s)synthetic\.json.*hand-drawn.*'replay'"):
         world.reset(load_clips(hand_drawn, [4], PAST, 1))
     with pytest.raises(DataError, match="load_clips"):
         world.reset(street_clips(OCC3D, future=1))
