@@ -176,9 +176,9 @@ def _run(todo: list[tuple[str, DatasetConfig, int]], workers: int) -> Iterator[t
 
 
 def statistics_of(root: Path, config: DatasetConfig) -> SceneStatistics:
-    """Statistics of all finished scenes together."""
+    """Statistics of all finished scenes together; drives that nobody logs say nothing of how people drive."""
     merged = SceneStatistics()
-    for i in range(config.scenes):
+    for i in (i for i in range(config.scenes) if not config.is_wild(i)):
         merged.merge(json.loads(part_path(root, config, i).read_text())["statistics"])
     return merged
 
