@@ -14,6 +14,7 @@ from world_model.prepare import Prepare, prepare
 from world_model.simulator.calibration import report
 from world_model.simulator.dataset import DatasetConfig, scene_states
 from world_model.simulator.export import identity, make_dataset, statistics_of
+from world_model.simulator.picture import write_picture
 from world_model.simulator.wild import MANNERS, MAX_SPEED_MPS, TAME_STEPS, WILD_STEPS, is_wild, wild_motion
 from world_model.worlds.rebuild import recorded_state
 
@@ -56,7 +57,9 @@ def test_all_manners_occur_and_stay_within_what_a_car_can_do() -> None:
 
 def test_written_wild_scenes_are_prepared_and_taken_up_again(tmp_path: Path) -> None:
     make_dataset(tmp_path, CONFIG, workers=1)
-    assert "ego" in report(statistics_of(tmp_path, CONFIG), "without the wild ones").lower()
+    statistics = statistics_of(tmp_path, CONFIG)
+    assert "ego" in report(statistics, "without the wild ones").lower()
+    write_picture(tmp_path, CONFIG, statistics)
     prepare(Prepare(data_root=tmp_path))
     index = SceneIndex.load(tmp_path)
     lengths = [len(index.frames(n)) for n in range(4)]
