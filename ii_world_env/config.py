@@ -32,6 +32,8 @@ class EnvConfig:
         least_trust: forecasts below this trust end the episode as "untrusted"; only in worlds that have a trust.
         device: "auto", "cpu", "cuda", "cuda:1", ...
         dtype: "auto", "float32" or "bfloat16".
+        faithful: keep the mistakes of the published model (`world_model.faithful`), for published weights; None as the
+            checkpoint says. Only in learned worlds.
     """
 
     world: str = "learned"
@@ -48,6 +50,7 @@ class EnvConfig:
     least_trust: float = 0.0
     device: str = "auto"
     dtype: str = "auto"
+    faithful: bool | None = None
 
     def __post_init__(self) -> None:
         names = ("world", "split", "dataset", "action", "observation", "device", "dtype")
@@ -59,6 +62,8 @@ class EnvConfig:
             if not good and not (several and all(isinstance(one, (str, Path)) for one in several)):
                 expected = "a path, or None" if path else "a name"
                 raise OptionError(f"{name}={value!r} of type {type(value).__name__}", expected, "give a string")
+        if self.faithful is not None and not isinstance(self.faithful, bool):
+            raise OptionError(f"faithful={self.faithful!r}", "None, True or False", "leave it out")
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> EnvConfig:

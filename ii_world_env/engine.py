@@ -25,7 +25,7 @@ from ii_world_env.noise import normal
 from ii_world_env.observed import motion_at, observed_ground
 from ii_world_env.outcome import CAUSES, TERMINATIONS, Outcome
 from ii_world_env.planar import compose
-from ii_world_env.rewards import RewardFunction, default
+from ii_world_env.rewards import RewardFunction, default, needs_labels
 from ii_world_env.state import State
 from world_model.data.clips import Clips
 from world_model.errors import ActionError, ConfigError, OptionError
@@ -103,6 +103,8 @@ class Engine:
         config: how episodes run.
         reward: from the facts of a step to named terms.
         trust: optional forecast trust, see `TrustFunction`.
+        looks: decode and judge the occupancy at every step; None as the reward needs it. Without it no episode ends by
+            a collision or off the road.
     """
 
     def __init__(
@@ -111,11 +113,13 @@ class Engine:
         config: EngineConfig | None = None,
         reward: RewardFunction | None = None,
         trust: TrustFunction | None = None,
+        looks: bool | None = None,
     ) -> None:
         self.world = world
         self.config = config or EngineConfig()
         self.reward = reward or default()
         self.trust = trust
+        self.looks = needs_labels(self.reward) if looks is None else looks
         self.action_mode: ActionMode = ACTION_MODES[self.config.action]
         if self.action_mode.left_to_world and not hasattr(world, "drive"):
             raise ConfigError(
@@ -128,6 +132,15 @@ class Engine:
     def frames_ahead(self) -> int:
         """Recorded future frames that clips should have: one and a half horizons, for those who drive faster."""
         return self.config.horizon + (self.config.horizon + 1) // 2
+
+    @torch.inference_mode()
+    def occupancy(self, state: State) -> Tensor:
+        """(B, X, Y, Z) uint8 occupancy of a state, decoded now if nobody has needed it yet."""
+        return self.world.occupancy(state.world) if state.decoded is None else state.decoded
+
+    def decoded(self, state: State) -> State:
+        """The same state with its occupancy, so that it is decoded once for all who ask."""
+        return state if state.decoded is not None else replace(state, decoded=self.occupancy(state))
 
     @torch.inference_mode()
     def reset(
@@ -157,8 +170,8 @@ class Engine:
                 "clips without a future frame", "at least one", "load them with future=engine.frames_ahead"
             )
         world = self._varied(self.world.reset(clips), action_noise, drop_agents, seed)
-        labels = self.world.occupancy(world)
-        device, batch, current = labels.device, len(labels), clips.past
+        labels = self.world.occupancy(world) if self.looks else None
+        device, batch, current = self._device(world), len(clips.occupancy), clips.past
         motion = motion_at(clips, current)
         before = motion_at(clips, max(current - 1, 0))
         speed = motion[:, 0].clamp(0, MAX_SPEED_MPS)
@@ -170,7 +183,7 @@ class Engine:
         zero = torch.zeros(batch, device=device)
         return State(
             world=world,
-            labels=labels,
+            decoded=labels,
             ground=observed_ground(clips, self.world.grid, self.config.footprint).to(device),
             pose=torch.zeros(batch, 3, device=device),
             speed_mps=speed.to(device),
@@ -188,6 +201,11 @@ class Engine:
             noise=zero if action_noise is None else action_noise.float().to(device),
             seed=torch.zeros(batch, dtype=torch.long, device=device) if seed is None else seed.to(device),
         )
+
+    def _device(self, world: WorldState) -> torch.device:
+        """Where states live. A world that does not say is asked for its occupancy."""
+        own = getattr(self.world, "device", None)
+        return self.world.occupancy(world).device if own is None else torch.device(own)
 
     def _varied(
         self, world: WorldState, action_noise: Tensor | None, drop_agents: Tensor | None, seed: Tensor | None
@@ -220,6 +238,8 @@ class Engine:
             ActionError: wrong shape, values that are not finite, or no such choice.
         """
         actions = self.action_mode.checked(actions, state.batch, state.pose.device)
+        if self.looks:
+            state = self.decoded(state)
         world, motion = self.drive(state, actions)
         after, lateral = self.arrive(state, actions, world, motion)
         output = self.score(state, motion, after, lateral)
@@ -232,7 +252,7 @@ class Engine:
         after = replace(
             state,
             world=world,
-            labels=self.world.occupancy(world),
+            decoded=self.world.occupancy(world) if self.looks else None,
             pose=pose,
             speed_mps=motion.speed_mps,
             accel_mps2=motion.accel_mps2,
@@ -247,7 +267,7 @@ class Engine:
     def score(self, state: State, motion: Motion, after: State, lateral_m: Tensor) -> StepOutput:
         """What a step from one state to another was worth."""
         trust = None if self.trust is None else self.trust(after.world)
-        outcome = judge(state, motion, after, lateral_m, trust, self.world.grid, self.config)
+        outcome = judge(state, motion, after, lateral_m, trust, self.world.grid, self.config, self.looks)
         terms = self.reward(outcome)
         cause = end_of(after, outcome, self.config)
         return StepOutput(

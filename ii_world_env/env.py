@@ -120,6 +120,9 @@ class IIWorldEnv(gym.Env[Any, np.ndarray]):
 
     `reward="pdms"` is the gated score of NAVSIM per step, in [0, 1]; `reward="sparse"` is +1 on arrival and -1 for a
     collision or for leaving the road. Any callable from `Outcome` to named terms, or its "package.module:name", works.
+    One with an attribute `needs_labels = False` asks for no fact of `Contact`: no occupancy is decoded for it, nor with
+    `observation="tokens"` for anything else until `env.unwrapped.occupancy` is read, and no episode ends by a collision
+    or off the road.
 
     ## Starting State
     A random recorded keyframe of the split with four frames before it and the horizon after it, at the recorded
@@ -163,6 +166,7 @@ class IIWorldEnv(gym.Env[Any, np.ndarray]):
     | `least_trust` | 0.0         | truncate as `untrusted` below this forecast trust                            |
     | `device`      | "auto"      | "auto", "cpu", "cuda", "cuda:1", ...                                         |
     | `dtype`       | "auto"      | "auto", "float32" or "bfloat16"                                              |
+    | `faithful`    | None        | keep the published model's mistakes, for its weights; None: as the checkpoint says |
     | `render_mode` | None        | "rgb_array"                                                                  |
 
     Environments of one process share one copy of the weights.
@@ -227,14 +231,10 @@ class IIWorldEnv(gym.Env[Any, np.ndarray]):
         """
         if not self.episodes.begun or self.episodes.ended[0]:
             raise ResetNeeded("Cannot call env.step() before env.reset(), nor after the episode has ended")
-        out = self.episodes.step(self.episodes.action(action))
-        return (
-            self._observe(),
-            float(out.reward[0]),
-            bool(out.terminated[0]),
-            bool(out.truncated[0]),
-            pick(out.infos, 0),
-        )
+        with self.episodes.all_or_nothing():
+            out = self.episodes.step(self.episodes.action(action))
+            seen = self._observe()
+        return seen, float(out.reward[0]), bool(out.terminated[0]), bool(out.truncated[0]), pick(out.infos, 0)
 
     def render(self) -> np.ndarray | None:
         """Bird's eye, perspective, path, route and a line of text, (430, 960, 3) uint8; None without a render mode."""

@@ -5,7 +5,8 @@ One model forward per step for all of them; a reset encodes only the episodes th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ from ii_world_env import observations
 from ii_world_env.config import EnvConfig
 from ii_world_env.engine import CAUSES, Engine, EngineConfig, State, StepOutput
 from ii_world_env.infos import Columns
-from ii_world_env.outcome import TERMINATIONS
+from ii_world_env.outcome import TERMINATIONS, Outcome
 from ii_world_env.planar import into
 from ii_world_env.render import compose_frame
 from ii_world_env.rewards import reward_function
@@ -64,7 +65,13 @@ class Episodes:
         self, config: EnvConfig, count: int = 1, *, limit: int | None = None, keep_paths: bool = False
     ) -> None:
         self.config, self.count, self.limit = config, count, limit
-        world = build_world(config.world, checkpoint=config.checkpoint, device=config.device, dtype=config.dtype)
+        world = build_world(
+            config.world,
+            checkpoint=config.checkpoint,
+            device=config.device,
+            dtype=config.dtype,
+            faithful=config.faithful,
+        )
         self.world_name = resolve_world(config.world, config.checkpoint)
         trust, reward = trust_of(world, config.checkpoint), reward_function(config.reward)
         check_pessimism(config.pessimism, config.least_trust, trust)
@@ -111,6 +118,18 @@ class Episodes:
         self._state = None
         self.ended[:] = False
 
+    @contextmanager
+    def all_or_nothing(self) -> Iterator[None]:
+        """Whatever fails inside, all episodes are where they were: a step is taken whole or not at all."""
+        kept = self._state, self.ended.copy(), self._reward.copy(), self._limited.copy()
+        paths = None if self._paths is None else [list(path) for path in self._paths]
+        try:
+            yield
+        except BaseException:
+            self._state, self.ended, self._reward, self._limited = kept
+            self._paths = paths
+            raise
+
     def fresh(self, rngs: Sequence[np.random.Generator], options: Sequence[Mapping[str, Any] | None]) -> State:
         """States of R episodes that begin, encoded in one batch; changes nothing but the generators.
 
@@ -132,7 +151,7 @@ class Episodes:
             starts = [self.scenes.choose(rng, chosen) for rng, chosen in zip(rngs, options, strict=True)]
             world = self.engine.world
             clips = self.scenes.load(starts, self.engine.frames_ahead, world.needs_future_labels, world.grid)
-            return self.engine.reset(clips, **conditions(starts))
+            return self._shown(self.engine.reset(clips, **conditions(starts)))
         except BaseException:
             for rng, state in zip(rngs, before, strict=True):
                 rng.bit_generator.state = state
@@ -176,7 +195,8 @@ class Episodes:
         Args:
             actions: from `actions`.
         """
-        self._state, out = self.engine.step(self.state, actions)
+        state, out = self.engine.step(self.state, actions)
+        self._state = self._shown(state)
         if self._paths is not None:
             for row, path in zip(self._paths, out.path, strict=True):
                 row.append(path)
@@ -227,13 +247,18 @@ class Episodes:
 
     def observe(self, rows: Sequence[int] | None = None) -> Any:
         """Observations (N, ...) or of some rows, fresh arrays in a dict or alone."""
-        state = self.state if rows is None else self.state.index(list(rows))
+        self._state = self._shown(self.state)
+        state = self._state if rows is None else self._state.index(list(rows))
         seen = observations.observe(self.config.observation, state, self.engine.world, self.engine.config.footprint)
         return {name: _host(value) for name, value in seen.items()} if isinstance(seen, dict) else _host(seen)
 
-    def occupancy(self, i: int) -> np.ndarray:
-        """The forecast occupancy (X, Y, Z) uint8 of one episode in its current ego frame, a copy."""
-        return _host(self.state.labels[i])
+    def occupancy(self, i: int | slice) -> np.ndarray:
+        """The forecast occupancy (X, Y, Z) uint8 of one episode in its current ego frame, or (N, X, Y, Z); a copy.
+
+        Where nobody has needed it yet, all N are decoded and kept.
+        """
+        self._state = self.engine.decoded(self.state)
+        return _host(self._state.labels[i])
 
     def picture(self, i: int) -> np.ndarray:
         """Bird's eye, perspective, path, route and a line of text; (430, 960, 3) uint8 for the Occ3D grid."""
@@ -263,7 +288,8 @@ class Episodes:
             raise OptionError(found, wanted, "keep env.unwrapped.state, or State.load() one")
         mode, grid = self.engine.action_mode, self.engine.world.grid
         fits = (len(options), *grid.shape), (len(options), mode.width)
-        found_shapes = tuple(state.labels.shape), tuple(state.last_action.shape)
+        seen = (*state.ground.shape, grid.shape[2]) if state.decoded is None else tuple(state.decoded.shape)
+        found_shapes = seen, tuple(state.last_action.shape)
         if found_shapes != fits:
             raise OptionError(
                 f"a state with labels {found_shapes[0]} and actions {found_shapes[1]}",
@@ -276,6 +302,11 @@ class Episodes:
             )
         return state
 
+    def _shown(self, state: State) -> State:
+        """A state as the observation needs it."""
+        needed = observations.OBSERVATION_MODES[self.config.observation].needs_labels
+        return self.engine.decoded(state) if needed else state
+
     def _over_limit(self, infos: Columns) -> np.ndarray:
         if self.limit is None:
             return np.zeros(self.count, np.bool_)
@@ -286,8 +317,8 @@ class Episodes:
         cause = torch.zeros_like(state.cause) if out is None else out.cause
         numbers = [state.steps, state.scene, state.frame, cause, state.speed_mps, state.progress_m, state.route.goal_m]
         if out is not None:
-            numbers += [out.outcome.time_to_collision_s, out.outcome.lateral_m, *out.terms.values()]
-            numbers += [] if out.outcome.trust is None else [out.outcome.trust]
+            numbers += [out.outcome.lateral_m, *out.terms.values()]
+            numbers += _looked(out.outcome).values()
         table = torch.cat((torch.stack([n.double() for n in numbers], -1), state.pose.double()), -1).cpu().numpy()
         steps, scene, frame, ends, speed, progress, goal, *rest = table.T
         scenes = scene.astype(int).tolist()
@@ -305,11 +336,9 @@ class Episodes:
             "end": [CAUSES[int(number)] if number else None for number in ends],
         }
         if out is not None:
-            columns["reward_terms"] = {name: rest[2 + i].copy() for i, name in enumerate(out.terms)}
-            columns["time_to_collision_s"] = rest[0].round(1)
-            columns["lateral_m"] = rest[1].copy()
-            if out.outcome.trust is not None:
-                columns["trust"] = rest[2 + len(out.terms)].copy()
+            columns["reward_terms"] = {name: rest[1 + i].copy() for i, name in enumerate(out.terms)}
+            columns["lateral_m"] = rest[0].copy()
+            columns |= {name: rest[1 + len(out.terms) + i].copy() for i, name in enumerate(_looked(out.outcome))}
         return columns
 
     def _caption(self, i: int) -> str:
@@ -323,6 +352,16 @@ class Episodes:
             f"{float(state.speed_mps[0]) * 3.6:.0f} km/h   {float(state.progress_m[0]):.0f} of "
             f"{float(state.route.goal_m[0]):.0f} m   reward {self._reward[i]:+.2f}{end}   [{self.scenes.source}]"
         )
+
+
+def _looked(outcome: Outcome) -> dict[str, Tensor]:
+    """Facts that only some steps have, by the name in the infos."""
+    facts = {}
+    if outcome.contact is not None:
+        facts["time_to_collision_s"] = outcome.contact.time_to_collision_s.double().round(decimals=1)
+    if outcome.trust is not None:
+        facts["trust"] = outcome.trust
+    return facts
 
 
 def _host(value: Tensor) -> np.ndarray:

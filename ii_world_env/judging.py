@@ -14,7 +14,7 @@ from torch import Tensor
 from ii_world_env import footprint
 from ii_world_env.engine_config import EngineConfig
 from ii_world_env.footprint import FootprintConfig
-from ii_world_env.outcome import Outcome, discomfort
+from ii_world_env.outcome import Contact, Outcome, discomfort
 from ii_world_env.planar import inverse, relative
 from world_model.grid import STEP_S, VoxelGrid
 from world_model.vehicle import SUBSTEPS, Motion
@@ -33,6 +33,7 @@ def judge(
     trust: Tensor | None,
     grid: VoxelGrid,
     config: EngineConfig,
+    looks: bool = True,
 ) -> Outcome:
     """The facts of a step.
 
@@ -43,22 +44,17 @@ def judge(
         trust: (B,) forecast trust after the step, if there is such a figure.
         grid: voxel grid of the labels.
         config: how episodes run.
+        looks: judge the occupancy; without it the states need not be decoded.
     """
-    home, touching = inverse(after.pose), config.footprint
-    arrived = relative(motion.path[:, -1:].expand_as(motion.path), motion.path)
-    end = torch.zeros_like(arrived[:, -1:])
-    corners_at = torch.cat((arrived[:, 1::3], end), 1)
     goal = after.route.goal_m
     step = after.steps.clamp(max=after.route.log_m.shape[1] - 1)
     logged = after.route.log_m.gather(1, step[:, None])[:, 0]
     ratio = (after.progress_m / logged.clamp(min=1e-3)).clamp(0, 1)
     return Outcome(
-        collision=collision(before, motion, after, arrived, home, grid, touching),
-        off_road=footprint.off_road(after.labels, after.ground, corners_at, home, grid, touching).any(1),
+        contact=contact(before, motion, after, grid, config.footprint) if looks else None,
         destination=(goal >= config.shortest_goal_m)
         & (after.progress_m >= goal - config.goal_tolerance_m)
         & (lateral_m.abs() <= config.goal_lateral_m),
-        time_to_collision_s=time_to_collision(after, home, grid, touching),
         progress_m=torch.minimum(after.progress_m, goal) - torch.minimum(before.progress_m, goal),
         progress_ratio=torch.where(logged < config.shortest_goal_m, torch.ones_like(ratio), ratio),
         goal_m=goal,
@@ -72,7 +68,19 @@ def judge(
         ),
         steps_left=(config.horizon - after.steps).clamp(min=0).float(),
         trust=trust,
-        plan_risk=None if motion.plan is None else plan_risk(motion.plan, after, home, grid, touching),
+    )
+
+
+def contact(before: State, motion: Motion, after: State, grid: VoxelGrid, config: FootprintConfig) -> Contact:
+    """What the body meets on the way between two decoded states."""
+    home = inverse(after.pose)
+    arrived = relative(motion.path[:, -1:].expand_as(motion.path), motion.path)
+    corners_at = torch.cat((arrived[:, 1::3], torch.zeros_like(arrived[:, -1:])), 1)
+    return Contact(
+        collision=collision(before, motion, after, arrived, home, grid, config),
+        off_road=footprint.off_road(after.labels, after.ground, corners_at, home, grid, config).any(1),
+        time_to_collision_s=time_to_collision(after, home, grid, config),
+        plan_risk=None if motion.plan is None else plan_risk(motion.plan, after, home, grid, config),
     )
 
 
@@ -118,18 +126,21 @@ def time_to_collision(after: State, home: Tensor, grid: VoxelGrid, config: Footp
 
 
 def end_of(after: State, outcome: Outcome, config: EngineConfig) -> Tensor:
-    """(B,) int64 the most serious cause of an end that holds, index into `CAUSES`; 0: none."""
+    """(B,) int64 the most serious cause of an end that holds, index into `CAUSES`; 0: none.
+
+    Where nobody looked at the occupancy no episode ends by a collision or off the road.
+    """
     cause = torch.zeros_like(after.steps)
-    untrusted = torch.zeros_like(outcome.collision)
-    if outcome.trust is not None:
-        untrusted = outcome.trust < config.least_trust
+    never = torch.zeros_like(outcome.destination)
+    untrusted = never if outcome.trust is None else outcome.trust < config.least_trust
+    seen = outcome.contact
     held = (
         untrusted,
         after.steps >= after.route.recorded,
         after.steps >= config.horizon,
         outcome.destination,
-        outcome.off_road,
-        outcome.collision,
+        never if seen is None else seen.off_road,
+        never if seen is None else seen.collision,
     )
     for number, holds in zip((6, 5, 4, 3, 2, 1), held, strict=True):
         cause = torch.where(holds, number, cause)

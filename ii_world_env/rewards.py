@@ -1,6 +1,8 @@
 """Rewards: named terms that sum to the reward, made of the facts of a step (`Outcome`) and nothing else.
 
-A user's own reward is any callable from an `Outcome` to a dict of (B,) float tensors.
+A user's own reward is any callable from an `Outcome` to a dict of (B,) float tensors. One that asks for nothing of
+`Contact` may say so with an attribute ``needs_labels = False``: then no occupancy is decoded for it, and no episode
+ends by a collision or off the road, since nobody looks.
 """
 
 from __future__ import annotations
@@ -94,6 +96,18 @@ class PDMScore:
 
 
 PRESETS: dict[str, Callable[[], RewardFunction]] = {"default": default, "pdms": PDMScore, "sparse": sparse}
+
+
+def needs_labels(reward: RewardFunction) -> bool:
+    """Whether the occupancy has to be decoded at every step for a reward; True unless it says otherwise.
+
+    Raises:
+        OptionError: its ``needs_labels`` is neither True nor False.
+    """
+    said = getattr(reward, "needs_labels", True)
+    if not isinstance(said, bool):
+        raise OptionError(f"a reward with needs_labels={said!r}", "True or False", "set the attribute, or leave it out")
+    return said
 
 
 def reward_function(reward: str | RewardFunction) -> RewardFunction:

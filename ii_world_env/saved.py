@@ -6,6 +6,7 @@ The leaves are named by their place, ``world.forecast.tokens``; plain numbers an
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +20,7 @@ from torch import Tensor
 from world_model.errors import ConfigError, DataError
 from world_model.files import atomic_write
 
-FORMAT = "ii_world_env.State/1"
+FORMAT = "ii_world_env.State/2"
 T = TypeVar("T")
 
 
@@ -33,8 +34,13 @@ def save_tree(path: str | Path, tree: Any) -> None:
         stream.write(data)
 
 
-def load_tree(path: str | Path, like: T) -> T:
+def load_tree(path: str | Path, like: T, optional: Collection[str] = ()) -> T:
     """Read a file of `save_tree` into the structure of ``like``, on its device.
+
+    Args:
+        path: the file.
+        like: the structure.
+        optional: fields of ``like`` that may be a tensor in one of the two and None in the other; they are not checked.
 
     Raises:
         DataError: missing, damaged, or of another structure.
@@ -50,9 +56,12 @@ def load_tree(path: str | Path, like: T) -> T:
         if isinstance(error, DataError):
             raise
         raise _bad(path, f"it cannot be read ({error})") from error
-    tree = _build(like, "", leaves, path)
+    apart = {name: leaves[name] for name in optional if name in leaves}
+    leaves.update(dict.fromkeys(apart))
+    tree = _build(replace(like, **dict.fromkeys(apart)), "", leaves, path)  # type: ignore[type-var]
     if leaves:
         raise _bad(path, f"unknown entries {sorted(leaves)[:4]}")
+    tree = replace(tree, **apart)
     rows = {len(value) for value in _batched(tree)}
     if len(rows) != 1:
         raise _bad(path, f"batches of different sizes {sorted(rows)}")

@@ -28,7 +28,8 @@ class State(TensorState):
 
     Attributes:
         world: the world's own state.
-        labels: (B, X, Y, Z) uint8 occupancy in the current ego frame.
+        decoded: (B, X, Y, Z) uint8 occupancy in the current ego frame, or None where nobody has needed it yet; it
+            follows from ``world``, see `Engine.decoded`.
         ground: (B, X, Y) int8 votes of the observed frames for drivable (> 0) or other ground (< 0), start frame.
         pose: (B, 3) x, y in metres and yaw in rad of the ego in the start frame (the ego frame at reset).
         speed_mps, accel_mps2, lateral_mps2, yaw_rate_rps: (B,) the ego's motion over the last step.
@@ -44,7 +45,7 @@ class State(TensorState):
     """
 
     world: WorldState
-    labels: Tensor
+    decoded: Tensor | None
     ground: Tensor
     pose: Tensor
     speed_mps: Tensor
@@ -67,14 +68,31 @@ class State(TensorState):
         """Number of environments B."""
         return self.pose.shape[0]
 
+    @property
+    def labels(self) -> Tensor:
+        """(B, X, Y, Z) uint8 occupancy in the current ego frame.
+
+        Raises:
+            ConfigError: nobody has needed it yet.
+        """
+        if self.decoded is None:
+            raise ConfigError(
+                "labels of a state that was not decoded, since the reward needs no labels",
+                "a state with its occupancy",
+                "take engine.occupancy(state), or engine.decoded(state).labels",
+            )
+        return self.decoded
+
     def put(self, rows: Sequence[int], new: State) -> State:
         """The state with some environments replaced; this one stays as it is.
 
         Args:
             rows: (N) which environments.
-            new: N environments of the same engine.
+            new: N environments of the same engine. The occupancy stays decoded only if both are.
         """
-        return put(self, rows, new)
+        decoded = None if self.decoded is None or new.decoded is None else put(self.decoded, rows, new.decoded)
+        mixed = put(replace(self, decoded=None), rows, replace(new, decoded=None))
+        return replace(mixed, decoded=decoded)
 
     def save(self, path: str | Path) -> None:
         """Write everything to a file, atomically and to the bit; the counterpart is `load`.
@@ -92,14 +110,15 @@ class State(TensorState):
         Args:
             path: the file. Nothing in it can execute.
             like: any state of an engine with the same world and action mode, of any batch size, for instance right
-                after a reset: the file must have the same fields, types and dimensions. Its device is taken.
+                after a reset: the file must have the same fields, types and dimensions; only the occupancy may be
+                decoded in one of the two alone. Its device is taken.
 
         Raises:
             DataError: no such file, a damaged one, or the state of another kind of engine.
         """
-        state = load_tree(path, like)
+        state = load_tree(path, like, optional=("decoded",))
         _check_ranges(state, path)
-        return state
+        return state if state.decoded is None else replace(state, decoded=state.decoded.to(like.pose.device))
 
 
 def _check_ranges(state: State, path: str | Path) -> None:
@@ -108,13 +127,21 @@ def _check_ranges(state: State, path: str | Path) -> None:
     finite = all(bool(torch.isfinite(value).all()) for value in (*motion, state.last_action, state.progress_m))
     for name, good in (
         ("pose, motion or last_action", finite),
-        ("labels", int(state.labels.max()) <= FREE),
+        ("decoded", state.decoded is None or _are_labels(state.decoded, state.ground)),
         ("commands", bool(((state.commands >= 0) & (state.commands < len(COMMANDS))).all())),
         ("steps", int(state.steps.min()) >= 0),
         ("cause", bool(((state.cause >= 0) & (state.cause < len(CAUSES))).all())),
     ):
         if not good:
             raise DataError(f"{path}: {name} out of range", "what State.save() wrote", "write the file again")
+
+
+def _are_labels(decoded: object, ground: Tensor) -> bool:
+    """Whether that is an occupancy over a map of the ground (B, X, Y)."""
+    if not isinstance(decoded, Tensor) or decoded.dtype != torch.uint8 or decoded.ndim != 4:
+        return False
+    shaped = decoded.shape[1:3] == ground.shape[1:]
+    return shaped and int(decoded.max()) <= FREE
 
 
 def difference(old: Any, new: Any, name: str = "state") -> str:

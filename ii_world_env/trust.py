@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ii_world_env.outcome import Outcome
-from ii_world_env.rewards import RewardFunction
+from ii_world_env.rewards import RewardFunction, needs_labels
 from world_model.errors import OptionError
 from world_model.worlds import World, WorldState
 
@@ -74,6 +74,11 @@ class Pessimistic:
 
     reward: RewardFunction
     pessimism: float
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether the other terms do."""
+        return needs_labels(self.reward)
 
     def __call__(self, outcome: Outcome) -> dict[str, Tensor]:
         terms = dict(self.reward(outcome))

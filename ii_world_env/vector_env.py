@@ -109,7 +109,7 @@ class IIWorldVectorEnv(VectorEnv[Any, Any, np.ndarray]):
     @property
     def occupancy(self) -> np.ndarray:
         """The forecast occupancy (N, X, Y, Z) uint8, each in its current ego frame, a copy."""
-        return np.array(self.state.labels.cpu().numpy())
+        return self.episodes.occupancy(slice(None))
 
     def reset(self, *, seed: Seeds = None, options: Mapping[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin new episodes in all environments, or in those that a mask names.
@@ -142,6 +142,9 @@ class IIWorldVectorEnv(VectorEnv[Any, Any, np.ndarray]):
 
         Returns:
             Observations of all, infos of those that were reset.
+
+        Raises:
+            OptionError, DataError: as `Episodes.fresh`; all episodes go on where they were.
         """
         self._check_open()
         self.episodes.check_rows(rows)
@@ -162,23 +165,16 @@ class IIWorldVectorEnv(VectorEnv[Any, Any, np.ndarray]):
 
         Returns:
             Observations, (N,) float64 rewards, (N,) bool terminated, (N,) bool truncated, infos.
+
+        Raises:
+            DataError: an episode that was due to begin cannot be read. No environment has taken the step, in any
+                autoreset mode: the same call works once the file is back.
         """
         self._check_open()
         if not self.episodes.begun:
             raise ResetNeeded("Cannot call step() before reset()")
-        ended = self.episodes.ended.copy()
-        if self.autoreset_mode is AutoresetMode.NEXT_STEP:
-            return self._step_next(actions, ended)
-        if ended.any():
-            raise ResetNeeded(
-                f"The episodes of environment {', '.join(map(str, np.flatnonzero(ended)))} have ended: "
-                'call reset(options={"reset_mask": mask}) first'
-            )
-        out = self.episodes.step(self.episodes.actions(actions))
-        if self.autoreset_mode is AutoresetMode.DISABLED:
-            infos = merge({}, out.infos, range(self.num_envs), self.num_envs)
-            return self.episodes.observe(), out.reward, out.terminated, out.truncated, infos
-        return self._finish_same(out)
+        with self.episodes.all_or_nothing():
+            return self._step(actions)
 
     def render(self) -> tuple[np.ndarray, ...] | None:
         """One picture for each environment, as in `IIWorldEnv.render`; None without a render mode."""
@@ -214,11 +210,25 @@ class IIWorldVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         for env, value in zip(self.envs, values, strict=True):
             setattr(env, name, value)
 
+    def _step(self, actions: Any) -> Step:
+        ended = self.episodes.ended.copy()
+        if self.autoreset_mode is AutoresetMode.NEXT_STEP:
+            return self._step_next(actions, ended)
+        if ended.any():
+            raise ResetNeeded(
+                f"The episodes of environment {', '.join(map(str, np.flatnonzero(ended)))} have ended: "
+                'call reset(options={"reset_mask": mask}) first'
+            )
+        out = self.episodes.step(self.episodes.actions(actions))
+        if self.autoreset_mode is AutoresetMode.DISABLED:
+            infos = merge({}, out.infos, range(self.num_envs), self.num_envs)
+            return self.episodes.observe(), out.reward, out.terminated, out.truncated, infos
+        return self._finish_same(out)
+
     def _step_next(self, actions: Any, ended: np.ndarray) -> Step:
         """A step in which the environments that ended before only reset."""
         tensor = self.episodes.actions(actions, ignored=ended)
         rows, running = np.flatnonzero(ended).tolist(), np.flatnonzero(~ended).tolist()
-        # Before anything changes: a scene that cannot be read leaves all episodes where they are.
         fresh = self._fresh(rows, [None] * len(rows)) if rows else None
         zero = np.zeros(self.num_envs)
         out = Stepped(reward=zero, terminated=zero > 0, truncated=zero > 0, infos={})

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 FLOAT_TOLERANCE = 1e-5
 CELL_TOLERANCE = 1e-3
@@ -44,3 +46,18 @@ def assert_exact(a: Any, b: Any) -> None:
             np.testing.assert_array_equal(a[key], b[key])
     else:
         np.testing.assert_array_equal(a, b)
+
+
+def equal(a: Any, b: Any) -> bool:
+    """Everything in two states or outputs, to the bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, np.ndarray):
+        return equal(a.tolist(), b.tolist()) if a.dtype == object else np.array_equal(a, b)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(equal(x, y) for x, y in zip(a, b, strict=True))
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
+    if is_dataclass(a):
+        return all(equal(getattr(a, f.name), getattr(b, f.name)) for f in fields(a))
+    return bool(a == b)

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
-from world_model.errors import CheckpointError, ConfigError
+from world_model.errors import CheckpointError, ConfigError, OptionError
 from world_model.files import atomic_write
 from world_model.forecaster import Forecaster, ForecasterConfig
 from world_model.geometric import GeometricConfig, GeometricForecaster
@@ -266,3 +266,40 @@ def load_world(
     """
     path = Path(checkpoint) if checkpoint is not None else bundled_path()
     return _cached(str(path), _stamp(path, TOKENIZER_FILE, FORECASTER_FILE), str(device), dtype)
+
+
+def with_faithful(model: WorldModel, faithful: bool | None) -> WorldModel:
+    """The same weights with another ``faithful`` switch (see `world_model.faithful`); they are shared, not copied.
+
+    Args:
+        model: what `load_world` gave.
+        faithful: for tokenizer and forecaster; None keeps the checkpoint's own.
+
+    Raises:
+        OptionError: these weights cannot be read that way.
+    """
+    if faithful is None:
+        return model
+    try:
+        return dataclasses.replace(
+            model, tokenizer=_switched(model.tokenizer, faithful), forecaster=_switched(model.forecaster, faithful)
+        )
+    except (ConfigError, RuntimeError) as error:  # torch says RuntimeError where shapes differ
+        own = model.forecaster.config.faithful
+        raise OptionError(
+            f"faithful={faithful} for a checkpoint of faithful={own} ({error})",
+            f"faithful=None, or {own}",
+            "leave faithful= out: it comes with the checkpoint",
+        ) from error
+
+
+Switchable = TypeVar("Switchable", Tokenizer, Forecaster)
+
+
+def _switched(model: Switchable, faithful: bool) -> Switchable:
+    if model.config.faithful == faithful:
+        return model
+    first = next(model.parameters())
+    other = type(model)(dataclasses.replace(model.config, faithful=faithful)).to(first.device, first.dtype)
+    other.load_state_dict(model.state_dict(), assign=True)
+    return other.requires_grad_(False).eval()

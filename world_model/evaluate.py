@@ -15,6 +15,7 @@ import tyro
 
 from world_model.errors import IIWorldError, OptionError
 from world_model.evaluation.forecasting import SceneScore, SceneWork
+from world_model.evaluation.intervals import bootstrap
 from world_model.evaluation.job import Bench, Job
 from world_model.evaluation.parallel import Group, Ranks, divided, grouped, score_here, score_in_processes
 from world_model.evaluation.report import Report
@@ -151,16 +152,16 @@ def evaluate(options: Evaluate) -> Report | None:
         else None
     )
     work = _work(options, bench, scenes, chosen)
-    total = _Total.zero(bench)
+    total = _Total.zero(bench, [scene.scene for scene in work])
     plan = ranks.same(lambda: [bench.stored(scene) for scene in work])
     if ranks.rank == 0:
-        for found, _ in plan:
-            total.take(found)
+        for asked, (found, _) in zip(work, plan, strict=True):
+            total.take(asked.scene, found)
     left = [scene for _, scene in plan if scene is not None]
     own = divided(left, ranks.size)[ranks.rank]
     quiet = ranks.rank > 0
-    for score in _scored(bench, job, own, options.workers or 1, quiet):
-        total.take(score)
+    for scene, score in _scored(bench, job, own, options.workers or 1, quiet):
+        total.take(scene, score)
     total = total.over(ranks)
     ranks.leave()
     if quiet:
@@ -209,8 +210,10 @@ def _work(options: Evaluate, bench: Bench, scenes: list[int], chosen: Chosen | N
     return work
 
 
-def _scored(bench: Bench, job: Job, work: list[SceneWork], workers: int, quiet: bool) -> Iterator[SceneScore]:
-    """Score scenes here or in processes, saying how far it is."""
+def _scored(
+    bench: Bench, job: Job, work: list[SceneWork], workers: int, quiet: bool
+) -> Iterator[tuple[int, SceneScore]]:
+    """Score scenes here or in processes, saying how far it is; yields the scene's number with its score."""
     processes = max(1, min(workers, len(work)))
     groups = grouped(work, job.batch, bench.contest.lanes, processes)
     if processes > 1:
@@ -219,7 +222,7 @@ def _scored(bench: Bench, job: Job, work: list[SceneWork], workers: int, quiet: 
         found = score_here(bench, groups)
     begin, done, windows = time.perf_counter(), 0, 0
     for group, scores in found:
-        yield from scores
+        yield from ((w.scene, score) for w, score in zip(group, scores, strict=True))
         done, windows = done + len(group), windows + sum(len(w.frames) for w in group)
         passed = time.perf_counter() - begin
         names = ", ".join(str(bench.index.scene_name[w.scene]) for w in group)
@@ -233,19 +236,33 @@ def _scored(bench: Bench, job: Job, work: list[SceneWork], workers: int, quiet: 
 
 @dataclass
 class _Total:
-    """The sums so far."""
+    """The sums so far.
+
+    Attributes:
+        forecast, reconstruction: over all scenes.
+        scenes: numbers of the scenes.
+        by_scene: (S, R, H, 2, 19, 18) the forecast's histograms of each scene, for intervals.
+    """
 
     forecast: ForecastResult
     reconstruction: ReconstructionResult
+    scenes: list[int]
+    by_scene: np.ndarray
 
     @classmethod
-    def zero(cls, bench: Bench) -> _Total:
+    def zero(cls, bench: Bench, scenes: list[int]) -> _Total:
         nothing = ForecastResult.zero(bench.contest.rows, bench.contest.horizons_s)
-        return cls(forecast=nothing, reconstruction=ReconstructionResult.zero())
+        return cls(
+            forecast=nothing,
+            reconstruction=ReconstructionResult.zero(),
+            scenes=scenes,
+            by_scene=np.zeros((len(scenes), *nothing.counts.shape), np.int64),
+        )
 
-    def take(self, score: SceneScore) -> None:
+    def take(self, scene: int, score: SceneScore) -> None:
         if score.forecast is not None:
             self.forecast += score.forecast
+            self.by_scene[self.scenes.index(scene)] += score.forecast.counts
         if score.reconstruction is not None:
             self.reconstruction += score.reconstruction
 
@@ -256,6 +273,8 @@ class _Total:
         return _Total(
             forecast=replace(f, counts=ranks.add(f.counts), missed=ranks.add(f.missed), windows=windows),
             reconstruction=ReconstructionResult(counts=ranks.add(r.counts), frames=frames),
+            scenes=self.scenes,
+            by_scene=ranks.add(self.by_scene),
         )
 
 
@@ -280,6 +299,7 @@ def _report(options: Evaluate, bench: Bench, scenes: list[int], chosen: Chosen |
         settings=settings,
         reconstruction=total.reconstruction if measured else None,
         forecasting=total.forecast if chosen is not None else None,
+        intervals=bootstrap(bench.contest.rows, total.by_scene) if chosen is not None else None,
         faithful=options.faithful,
     )
 

@@ -25,7 +25,7 @@ from world_model.evaluation.result import steps_of
 from world_model.evaluation.streams import spread
 from world_model.grid import VoxelGrid
 from world_model.runtime import choose_device, keep_memory
-from world_model.simulator.export import GENERATOR_VERSION
+from world_model.simulator.dataset import GENERATOR_VERSION
 from world_model.worlds.rebuild import dataset_config
 from world_model.worlds.simulated import SimulatedWorld
 

@@ -12,7 +12,8 @@ import tyro
 from world_model.errors import IIWorldError
 from world_model.files import write_text
 from world_model.simulator.calibration import report
-from world_model.simulator.export import DatasetConfig, make_dataset, statistics_of
+from world_model.simulator.dataset import DatasetConfig
+from world_model.simulator.export import make_dataset, statistics_of
 from world_model.simulator.picture import write_picture
 from world_model.simulator.simulator import SimulatorConfig
 
@@ -37,6 +38,8 @@ class Arguments:
     """Name of the table folder: v1.0-mini or v1.0-trainval."""
     val_fraction: float = 0.2
     """Share of held-out scenes (the last ones); they never share a town with training scenes."""
+    wild: float = 0.0
+    """Share of the training scenes that are driven as nobody would: wandering, chasing what is ahead, off the road."""
     scenes_per_town: int = 5
     """Scenes that are driven in the same town."""
 
@@ -45,7 +48,7 @@ def main(arguments: Arguments) -> None:
     """Run the command."""
     config = DatasetConfig(
         scenes=arguments.scenes, seed=arguments.seed, version=arguments.version, val_fraction=arguments.val_fraction,
-        simulator=SimulatorConfig(scenes_per_town=arguments.scenes_per_town),
+        wild=arguments.wild, simulator=SimulatorConfig(scenes_per_town=arguments.scenes_per_town),
     )  # fmt: skip
     start = time.perf_counter()
 

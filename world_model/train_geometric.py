@@ -9,11 +9,11 @@ from typing import Any, Literal
 import torch
 import tyro
 
-from world_model.checkpoint import GEOMETRIC_FILE, config_to_json, save_model
+from world_model.checkpoint import GEOMETRIC_FILE, config_to_json, load_geometric, save_model
 from world_model.data.index import SceneIndex
 from world_model.errors import IIWorldError
 from world_model.geometric import PRESETS, GeometricForecaster
-from world_model.geometric.training import GeometricLossConfig, GeometricTask
+from world_model.geometric.training import GeometricLossConfig, GeometricTask, Learn
 from world_model.runtime import keep_memory
 from world_model.training.distributed import Ranks, describe, join
 from world_model.training.loop import TrainConfig, Trainer
@@ -35,7 +35,11 @@ class Args:
     out: Path
     """Folder for the checkpoint, the log and the file to resume from."""
     preset: Literal["base", "nano", "tiny"] = "nano"
-    """Sizes: nano runs on two CPU cores, base wants a GPU."""
+    """Sizes: nano runs on two CPU cores, base wants a GPU. With --init, the checkpoint's own count."""
+    init: Path | None = None
+    """Checkpoint (file or folder) to start from instead of random weights: to go on, or to adapt to other data."""
+    learn: Learn = "all"
+    """Both networks, or only velocities (motion: four times as fast), or only the forecast given them (fusion)."""
     iterations: int = 3000
     """Optimizer steps."""
     batch: int = 2
@@ -84,11 +88,19 @@ def main(args: Args) -> Path:
         return _train(args, ranks)
 
 
+def _model(args: Args, ranks: Ranks) -> tuple[GeometricForecaster, dict[str, str]]:
+    """The model to train, and the hash of the weights that it starts from, if any."""
+    if args.init is None:
+        return GeometricForecaster(PRESETS[args.preset]()).to(ranks.device), {}
+    model, card = load_geometric(args.init, ranks.device)
+    return model.train(), {"init": card["weights"]}
+
+
 def _train(args: Args, ranks: Ranks) -> Path:
     index = SceneIndex.load(args.index)
     torch.manual_seed(args.seed)
-    model = GeometricForecaster(PRESETS[args.preset]()).to(ranks.device)
-    train, loss = recipe(args), GeometricLossConfig()
+    model, origin = _model(args, ranks)
+    train, loss = recipe(args), GeometricLossConfig(learn=args.learn)
     share = train.share(ranks)
     task = GeometricTask(
         model,
@@ -107,17 +119,25 @@ def _train(args: Args, ranks: Ranks) -> Path:
         "loss": config_to_json(loss),
         "data": index.fingerprint,
         "split": args.split,
+        **origin,
     }
     if ranks.first:
+        size = sum(p.numel() for p in model.parameters())
         print(
-            f"geometric {args.preset}: {sum(p.numel() for p in model.parameters()):,} parameters on {ranks.device}; "
+            f"geometric {args.init or args.preset}: {size:,} parameters on {ranks.device}, learning {args.learn}; "
             f"{len(task.moments)} {index.source} moments, {train.iterations} iterations of {describe(share)}",
             flush=True,
         )
     trainer = Trainer(task, train, args.out, identity, ranks)
     trainer.run()
     if ranks.first:
-        card = {"data": index.fingerprint, "data_source": index.source, "preset": args.preset, **trainer.card()}
+        card = {
+            "data": index.fingerprint,
+            "data_source": index.source,
+            "preset": args.preset,
+            **origin,
+            **trainer.card(),
+        }
         save_model(args.out / GEOMETRIC_FILE, model, trainer.average.weights, card)
         print(
             f"checkpoint: {args.out / GEOMETRIC_FILE}\nlog: {args.out / 'log.csv'}\n"

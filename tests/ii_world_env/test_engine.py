@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from same import equal
 from small_worlds import TINY
 from street import SMALL, street, street_clips
 
@@ -192,21 +190,6 @@ def started(request: pytest.FixtureRequest) -> tuple[Engine, State]:
 
 
 ACTIONS = torch.tensor([[[0.5, 0.0], [-0.5, 0.3], [0.2, -0.2]], [[0.1, 0.2], [0.3, -0.4], [-0.9, 0.1]]])
-
-
-def equal(a: Any, b: Any) -> bool:
-    """Everything in two states or outputs, to the bit."""
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, np.ndarray):
-        return np.array_equal(a, b)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(equal(x, y) for x, y in zip(a, b, strict=True))
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
-    if is_dataclass(a):
-        return all(equal(getattr(a, f.name), getattr(b, f.name)) for f in fields(a))
-    return bool(a == b)
 
 
 class TestEveryWorld:

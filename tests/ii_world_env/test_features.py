@@ -34,7 +34,7 @@ def random_state() -> State:
     ground = rng.choice([-1, 0, 1], size=(20, 20)).astype(np.int8).repeat(5, 0).repeat(5, 1)
     return replace(
         state,
-        labels=torch.from_numpy(labels)[None],
+        decoded=torch.from_numpy(labels)[None],
         ground=torch.from_numpy(ground)[None],
         pose=torch.tensor([[3.0, -1.0, 0.4]]),
         progress_m=torch.tensor([3.0]),
@@ -104,7 +104,7 @@ def test_the_street_is_read_as_it_was_drawn() -> None:
 
 def test_nothing_in_sight_is_the_farthest_and_all_stays_in_bounds() -> None:
     state = random_state()
-    empty = replace(state, labels=torch.full_like(state.labels, FREE), ground=torch.zeros_like(state.ground))
+    empty = replace(state, decoded=torch.full_like(state.labels, FREE), ground=torch.zeros_like(state.ground))
     assert features.nearest_obstacle(empty.labels, SMALL, CONFIG).tolist() == [[REACH_M, REACH_M, 0.0]]
     low, high = torch.tensor(FEATURE_BOUNDS).T
     for some in (state, empty, replace(state, pose=torch.tensor([[900.0, 900.0, -77.0]]))):

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
 
-from ii_world_env.outcome import COMFORT_LIMITS, Outcome, discomfort
+from ii_world_env.outcome import COMFORT_LIMITS, Contact, Outcome, discomfort
 from ii_world_env.rewards import PRESETS, PDMScore, reward_function, sparse
 from world_model.errors import OptionError
 
 
 def calm(**changes: torch.Tensor) -> Outcome:
-    """A perfect step."""
+    """A perfect step, but for some facts of `Outcome` or `Contact`."""
     no = torch.tensor([False])
+    seen = {f.name: changes.pop(f.name) for f in fields(Contact) if f.name in changes}
+    contact = Contact(collision=no, off_road=no, time_to_collision_s=torch.tensor([math.inf]))
     outcome = Outcome(
-        collision=no,
-        off_road=no,
+        contact=replace(contact, **seen),
         destination=no,
-        time_to_collision_s=torch.tensor([math.inf]),
         progress_m=torch.tensor([3.0]),
         progress_ratio=torch.ones(1),
         goal_m=torch.tensor([30.0]),

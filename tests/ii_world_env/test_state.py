@@ -67,7 +67,7 @@ def test_the_state_of_another_engine_is_refused(tmp_path: Path, like: dict[str, 
         ({"pose": torch.zeros(2, 3, dtype=torch.float64)}, "float64"),
         ({"pose": torch.zeros(5, 3)}, "different sizes"),
         ({"surprise": torch.zeros(2)}, "unknown entries"),
-        ({"labels": torch.full((2, *TINY.shape), 200, dtype=torch.uint8)}, "labels"),
+        ({"decoded": torch.full((2, *TINY.shape), 200, dtype=torch.uint8)}, "decoded"),
         ({"pose": torch.full((2, 3), torch.nan)}, "pose"),
         ({"steps": torch.tensor([-1, 0])}, "steps"),
         ({"cause": torch.tensor([0, 99])}, "cause"),
@@ -92,7 +92,7 @@ def test_damaged_and_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="format"):
         State.load(tmp_path / "other", like=state())
     save_file(
-        {"pose": torch.zeros(1)}, tmp_path / "other", {"format": "ii_world_env.State/1", "plain": json.dumps([1])}
+        {"pose": torch.zeros(1)}, tmp_path / "other", {"format": "ii_world_env.State/2", "plain": json.dumps([1])}
     )
     with pytest.raises(DataError, match="cannot be read"):
         State.load(tmp_path / "other", like=state())

@@ -246,29 +246,6 @@ def test_bad_options_leave_the_episodes_running(
     envs.step(np.zeros((3, 2)))
 
 
-def test_a_damaged_scene_leaves_the_episodes_where_they_are(tmp_path: Path) -> None:
-    from street import SMALL, write_street
-
-    from world_model.errors import DataError
-
-    root = write_street(tmp_path, scenes=1, frames=7, grid=SMALL)
-    envs = make(root, count=2, horizon=1)
-    envs.reset(seed=0)
-    envs.step(np.zeros((2, 2)))
-    victims = sorted(root.glob("gts/street-0/*/labels.npz"))
-    whole = [path.read_bytes() for path in victims]
-    for path in victims:
-        path.write_bytes(b"")
-    before = envs.state
-    with pytest.raises(DataError, match=r"labels\.npz"):
-        envs.step(np.zeros((2, 2)))
-    assert envs.state is before
-    for path, content in zip(victims, whole, strict=True):
-        path.write_bytes(content)
-    _, reward, *_ = envs.step(np.zeros((2, 2)))
-    assert not reward.any(), "the reset that was due has now taken place"
-
-
 def test_episodes_go_on_from_a_kept_state(small_data: Path) -> None:
     envs, single = (
         make(small_data, horizon=4),
@@ -359,25 +336,3 @@ def test_the_spec_is_json_and_makes_the_same_again(small_data: Path) -> None:
     again = gym.make_vec(spec)
     assert isinstance(again, IIWorldVectorEnv) and again.num_envs == 3
     assert again.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
-
-
-def test_same_step_waits_for_a_reset_when_a_scene_cannot_be_read(tmp_path: Path) -> None:
-    from street import SMALL, write_street
-
-    from world_model.errors import DataError
-
-    root = write_street(tmp_path, scenes=1, frames=7, grid=SMALL)
-    envs = make(root, count=2, horizon=1, autoreset_mode="SameStep")
-    envs.reset(seed=0)
-    victims = sorted(root.glob("gts/street-0/*/labels.npz"))
-    whole = [path.read_bytes() for path in victims]
-    for path in victims:
-        path.write_bytes(b"")
-    with pytest.raises(DataError, match=r"labels\.npz"):
-        envs.step(np.zeros((2, 2)))
-    for path, content in zip(victims, whole, strict=True):
-        path.write_bytes(content)
-    with pytest.raises(ResetNeeded, match="environment 0, 1"):
-        envs.step(np.zeros((2, 2)))
-    envs.reset()
-    envs.step(np.zeros((2, 2)))

@@ -1,6 +1,7 @@
 """Checkpoints: exact round trips, and an error with a remedy for everything that can be wrong with one."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,9 @@ from world_model.checkpoint import (
     load_world,
     save_model,
     tokens_hash,
+    with_faithful,
 )
-from world_model.errors import CheckpointError, OutputError
+from world_model.errors import CheckpointError, OptionError, OutputError
 from world_model.forecaster import Forecaster
 from world_model.forecaster import tiny as tiny_forecaster
 from world_model.tokenizer import Tokenizer
@@ -143,3 +145,32 @@ def test_a_failed_write_keeps_the_old_file(folder: Path, monkeypatch: pytest.Mon
         save_model(folder / TOKENIZER_FILE, model, model.state_dict(), {})
     assert (folder / TOKENIZER_FILE).read_bytes() == before
     assert not list(folder.glob(".*tmp"))
+
+
+def plain(folder: Path, faithful: bool) -> Path:
+    """The checkpoint with a forecaster that can be read both ways, since it does not move its history."""
+    tokenizer, _ = load_tokenizer(folder)
+    forecaster = Forecaster(replace(tiny_forecaster(), transport=False, faithful=faithful))
+    own = Tokenizer(replace(tokenizer.config, faithful=faithful))
+    save_model(folder / TOKENIZER_FILE, own, tokenizer.state_dict(), {"data_source": "synthetic"})
+    card = {"data_source": "synthetic", "tokens": tokens_hash(tokenizer.state_dict())}
+    save_model(folder / FORECASTER_FILE, forecaster, forecaster.state_dict(), card)
+    return folder
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_the_faithful_switch_can_be_set_without_a_copy_of_the_weights(folder: Path, own: bool) -> None:
+    model = load_world(plain(folder, own))
+    assert with_faithful(model, None) is model
+    same, other = with_faithful(model, own), with_faithful(model, not own)
+    assert same.tokenizer is model.tokenizer and same.forecaster is model.forecaster
+    for a, b in ((model.tokenizer, other.tokenizer), (model.forecaster, other.forecaster)):
+        assert b.config == replace(a.config, faithful=not own) and not b.training
+        assert [p.data_ptr() for p in a.parameters()] == [p.data_ptr() for p in b.parameters()]
+        assert not any(p.requires_grad for p in b.parameters())
+    assert other.card == model.card and model.forecaster.config.faithful is own
+
+
+def test_a_model_that_moves_its_history_cannot_be_read_as_published(folder: Path) -> None:
+    with pytest.raises(OptionError, match=r"faithful=True(.|\n)*transport(.|\n)*leave faithful="):
+        with_faithful(load_world(folder), True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from world_model.evaluation.intervals import SCORES, Intervals
 from world_model.evaluation.metrics import SEMANTIC, Confusion
 from world_model.evaluation.result import METRICS, SUBSETS, ForecastResult, ReconstructionResult, regime_of
 from world_model.files import write_json, write_text
@@ -25,6 +26,12 @@ SUBSET_NOTE = (
     "than 0.5 m/s, and movable classes in them."
 )
 
+INTERVALS = (
+    "{scenes} scenes, drawn 1,000 times with replacement; the same draws for all rows, so the columns with a minus are "
+    "of paired differences: a row is above the ego warp where both ends are."
+)
+WARP = "ego warp"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
@@ -35,6 +42,7 @@ class Report:
         settings: how it was measured: name -> value, as shown.
         reconstruction: the tokenizer's scores, if measured.
         forecasting: the forecast table, if measured.
+        intervals: how sure it is, where there are scenes enough.
         faithful: round means over the horizons as the release does.
     """
 
@@ -42,6 +50,7 @@ class Report:
     settings: dict[str, Any]
     reconstruction: ReconstructionResult | None = None
     forecasting: ForecastResult | None = None
+    intervals: Intervals | None = None
     faithful: bool = False
 
     def save(self, folder: Path) -> list[Path]:
@@ -65,6 +74,8 @@ class Report:
             value["reconstruction"] = {"frames": self.reconstruction.frames, **_scores(self.reconstruction.confusion)}
         if self.forecasting is not None:
             value["forecasting"] = _forecast_dict(self.forecasting, self.faithful)
+            if self.intervals is not None:
+                value["intervals"] = _interval_dict(self.forecasting, self.intervals)
         return value
 
     def to_markdown(self) -> str:
@@ -77,6 +88,9 @@ class Report:
             parts.append(f"## Forecasting ({result.windows} windows: 4 past + current in)")
             parts += [FAITHFUL] if self.faithful else []
             parts += [_horizon_table(result, self.faithful)]
+            if self.intervals is not None:
+                note = INTERVALS.format(scenes=self.intervals.scenes)
+                parts += ["### 95 % intervals over the scenes", _interval_table(result, self.intervals), note]
             parts += ["### Subsets (mean over the horizons)", _subset_table(result), "Subsets: " + SUBSET_NOTE]
             for h, seconds in enumerate(result.horizons_s):
                 parts += [f"### IoU per class at {seconds:g} s", _class_table(result, h)]
@@ -183,6 +197,32 @@ def _subset_table(result: ForecastResult) -> str:
     columns = [(metric, subset) for subset in SUBSETS for metric in ("miou", "iou")]
     rows = [[name, *(percent(result.mean(name, m, s)) for m, s in columns)] for name in result.rows]
     return table(header, rows)
+
+
+def _interval_dict(result: ForecastResult, intervals: Intervals) -> dict[str, Any]:
+    """(low, high) of every row, score and horizon, and of the difference from the ego warp."""
+
+    def scores(row: str, minus: str | None) -> dict[str, Any]:
+        horizons = enumerate(result.horizons_s)
+        return {f"{s:g}s": {score: list(intervals.of(row, score, h, minus)) for score in SCORES} for h, s in horizons}
+
+    rows = {row: {"score": scores(row, None), "minus ego warp": scores(row, WARP)} for row in result.rows}
+    return {"scenes": intervals.scenes, "rows": rows}
+
+
+def _interval_table(result: ForecastResult, intervals: Intervals) -> str:
+    """Every row's own interval, and that of its lead over the ego warp."""
+    header, rows = ["forecast", "s", *SCORES, *(f"{score} - {WARP}" for score in SCORES)], []
+    for name in result.rows:
+        for h, seconds in enumerate(result.horizons_s):
+            cells = [_between(*intervals.of(name, score, h)) for score in SCORES]
+            cells += ["-" if name == WARP else _between(*intervals.of(name, score, h, WARP)) for score in SCORES]
+            rows.append([name, f"{seconds:g}", *cells])
+    return table(header, rows)
+
+
+def _between(low: float, high: float) -> str:
+    return "-" if math.isnan(low) else f"{100 * low:.1f} .. {100 * high:.1f}"
 
 
 def _class_table(result: ForecastResult, horizon: int) -> str:

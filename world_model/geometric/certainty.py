@@ -1,6 +1,6 @@
 """How sure a forecast is of itself: raw figures of its scores and its evidence, computed while they are at hand.
 
-They cost two passes over the scores, little beside the networks; what they say about the true error is fitted on
+They cost a few passes over the scores, little beside the networks; what they say about the true error is fitted on
 held-out drives (`world_model.trust`).
 """
 
@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from world_model.geometric.evidence import OBSERVED, Evidence
-from world_model.geometric.fusion import Fused
 from world_model.tensor_state import TensorState
 
 
@@ -35,10 +35,15 @@ class Certainty(TensorState):
         return cls(unseen=torch.zeros(batch, device=device), expected_iou=torch.ones(batch, device=device))
 
 
-def certainty_of(fused: Fused, evidence: Evidence) -> Certainty:
-    """Figures of forecasts, from their scores and what these were made of."""
+def certainty_of(occupied: Tensor, evidence: Evidence) -> Certainty:
+    """Figures of forecasts.
+
+    Args:
+        occupied: (B, ...) logits that the voxels are occupied.
+        evidence: what they were made of.
+    """
     return Certainty(
-        unseen=(evidence.reach != OBSERVED).flatten(1).float().mean(1), expected_iou=expected_iou(fused.occupied)
+        unseen=(evidence.reach != OBSERVED).flatten(1).float().mean(1), expected_iou=expected_iou(occupied)
     )
 
 
@@ -51,8 +56,9 @@ def expected_iou(scores: Tensor) -> Tensor:
     Returns:
         (B,) float32; 1 where nothing is occupied and nothing is expected to be.
     """
-    scores = scores.flatten(1)
-    chance, forecast = scores.float().sigmoid(), scores > 0
-    hit = (chance * forecast).sum(1)
-    union = forecast.sum(1) + chance.sum(1) - hit
+    chance = scores.flatten(1).float().sigmoid()
+    expected = chance.sum(1)
+    # In place and in floats: a comparison that makes bools, and their sum, take three times as long on a CPU.
+    hit = F.threshold_(chance, 0.5, 0.0).sum(1)
+    union = chance.gt_(0.0).sum(1) + expected - hit
     return torch.where(union > 0, hit / union, torch.ones_like(hit))

@@ -3,7 +3,8 @@
 A vehicle on a road moves in the plane, and everything it sees keeps its height: one index per bird's-eye column moves
 sixteen voxels. What tilt there is between two frames lifts or lowers whole columns.
 
-Legend: B grids, (X, Y, Z) voxels, source the frame that labels come from, target the frame to fill.
+Legend: B grids, (X, Y, Z) voxels, N some columns by their position (b * X + x) * Y + y in all grids; source the frame
+that labels come from, target the frame to fill.
 """
 
 from __future__ import annotations
@@ -15,74 +16,130 @@ from torch import Tensor
 
 from world_model.geometry import TIE
 from world_model.grid import FREE, VoxelGrid
+from world_model.positions import true_at
 
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnMove:
-    """Where each target column comes from.
+    """Where target columns come from: all of them (B, X, Y), or some (N,).
 
     Attributes:
-        index: (B, X, Y) int64 position x * Y + y of the source column; clamped where outside.
-        inside: (B, X, Y) bool, False where it lies outside the source grid.
-        lift: (B, X, Y) int64 voxels to add to z for the source voxel, or None where nothing is lifted.
+        index: int64 position of the source column; clamped where outside.
+        inside: bool, False where it lies outside the source grid.
+        lift: int64 voxels to add to z for the source voxel, or None where nothing is lifted.
     """
 
     index: Tensor
     inside: Tensor
     lift: Tensor | None
 
+    def at(self, columns: Tensor) -> ColumnMove:
+        """The move of some target columns (N,)."""
+        parts = (None if part is None else part.reshape(-1)[columns] for part in (self.index, self.inside, self.lift))
+        index, inside, lift = parts
+        assert index is not None and inside is not None
+        return ColumnMove(index=index, inside=inside, lift=lift)
+
     def take(self, labels: Tensor) -> Tensor:
-        """Labels (B, X, Y, Z) uint8 of the source frame -> the target frame; what comes from outside is free."""
-        batch, size_x, size_y, size_z = labels.shape
-        # Eight voxels travel as one number where the height allows it.
-        pack = torch.int64 if size_z % 8 == 0 else torch.uint8
-        columns = labels.contiguous().view(batch * size_x * size_y, size_z).view(pack)
-        offset = torch.arange(batch, device=labels.device).view(-1, 1, 1) * (size_x * size_y)
-        moved = columns.index_select(0, (self.index + offset).view(-1))
-        free = FREE if pack is torch.uint8 else int.from_bytes(bytes([FREE] * 8), "little")
-        moved = moved.masked_fill(~self.inside.view(-1, 1), free).view(torch.uint8).view(labels.shape)
+        """Labels (B, X, Y, Z) uint8 of the source frame -> (..., Z) of the target columns; free from outside."""
+        size_z = labels.shape[-1]
+        moved = packed(labels.reshape(-1, size_z)).index_select(0, self.index.view(-1))
+        moved = moved.view(torch.uint8).view(-1, size_z)
+        packed(moved, most=8).index_fill_(0, true_at(~self.inside), _FREE_WORD if size_z % 8 == 0 else FREE)
+        moved = moved.view(*self.index.shape, size_z)
         return moved if self.lift is None else _lifted(moved, self.lift)
 
 
+_FREE_WORD = int.from_bytes(bytes([FREE] * 8), "little")
+
+
+def packed(columns: Tensor, most: int = 16) -> Tensor:
+    """Columns (..., Z) uint8 as numbers of up to ``most`` bytes that travel together: 16 (complex128), 8 (int64) or 1.
+
+    The numbers mean nothing; they are only carried. Contiguous columns share memory with what is returned.
+    """
+    for size, kind in ((16, torch.complex128), (8, torch.int64)):
+        if size <= most and columns.shape[-1] % size == 0:
+            return columns.contiguous().view(kind)
+    return columns.contiguous()
+
+
 def _lifted(labels: Tensor, lift: Tensor) -> Tensor:
-    """Columns taken ``lift`` (B, X, Y) voxels higher."""
+    """Columns (..., Z) taken ``lift`` (...) voxels higher."""
     size_z = labels.shape[-1]
     z = torch.arange(size_z, device=labels.device) + lift[..., None]
-    moved = labels.gather(3, z.clamp(0, size_z - 1))
+    moved = labels.gather(-1, z.clamp(0, size_z - 1))
     return moved.masked_fill((z < 0) | (z >= size_z), FREE)
 
 
-def column_move(target_to_source: Tensor, grid: VoxelGrid, shift_m: Tensor | None = None) -> ColumnMove:
-    """The move of a rigid change of frame.
+def column_move(target_to_source: Tensor, grid: VoxelGrid) -> ColumnMove:
+    """The move of all columns by a rigid change of frame.
 
     Args:
         target_to_source: (B, 4, 4), metres.
         grid: voxel grid of both frames.
-        shift_m: (B, X, Y, 2) how far what stands in a target column has moved by itself since, source axes, metres.
     """
     matrix = target_to_source.float()
+    x, y = _centres(grid, matrix)
+    batch = torch.arange(len(matrix), device=matrix.device)
+    return _sources(matrix[:, None, None], x[:, None], y, batch[:, None, None], grid)
+
+
+def moved_columns(target_to_source: Tensor, arrived: Arrivals, grid: VoxelGrid) -> ColumnMove:
+    """The move of those columns in which something arrives that has moved by itself."""
+    b, i, j = _unflat(arrived.column, grid)
+    x, y = _centres(grid, target_to_source)
+    return _sources(target_to_source.float()[b], x[i], y[j], b, grid, arrived.displacement_m)
+
+
+def _centres(grid: VoxelGrid, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Coordinates (X,) and (Y,) of the columns' middles, metres."""
+    x, y = (
+        grid.lower_m[axis] + grid.voxel_m * (torch.arange(grid.shape[axis], device=like.device) + 0.5)
+        for axis in (0, 1)
+    )
+    return x, y
+
+
+def _sources(
+    matrix: Tensor, x: Tensor, y: Tensor, batch: Tensor, grid: VoxelGrid, shift_m: Tensor | None = None
+) -> ColumnMove:
+    """Sources of columns at (x, y) of grids ``batch``, through matrices (..., 4, 4), less a shift (..., 2)."""
     (size_x, size_y, _), low, voxel = grid.shape, grid.lower_m, grid.voxel_m
-    x = low[0] + voxel * (torch.arange(size_x, device=matrix.device) + 0.5)
-    y = low[1] + voxel * (torch.arange(size_y, device=matrix.device) + 0.5)
     # The ground plane z = 0 of the target frame stands for the column.
-    source = [
-        matrix[:, axis, 0, None, None] * x[:, None]
-        + matrix[:, axis, 1, None, None] * y
-        + matrix[:, axis, 3, None, None]
-        for axis in (0, 1, 2)
-    ]
+    source = [matrix[..., axis, 0] * x + matrix[..., axis, 1] * y + matrix[..., axis, 3] for axis in (0, 1)]
     if shift_m is not None:
-        source[0], source[1] = source[0] - shift_m[..., 0], source[1] - shift_m[..., 1]
-    i = ((source[0] - low[0]) / voxel + TIE).floor().long()
-    j = ((source[1] - low[1]) / voxel + TIE).floor().long()
+        source = [source[0] - shift_m[..., 0], source[1] - shift_m[..., 1]]
+    i, j = (((at - low[axis]) / voxel + TIE).floor_().to(torch.int32) for axis, at in enumerate(source))
     inside = (i >= 0) & (i < size_x) & (j >= 0) & (j < size_y)
-    lift = (source[2] / voxel).round().long()
-    index = i.clamp_(0, size_x - 1) * size_y + j.clamp_(0, size_y - 1)
-    return ColumnMove(index=index, inside=inside, lift=lift if bool(lift.any()) else None)
+    index = i.clamp_(0, size_x - 1).mul_(size_y).add_(j.clamp_(0, size_y - 1)) + batch * (size_x * size_y)
+    return ColumnMove(index=index, inside=inside, lift=_lift(matrix, x, y, voxel))
 
 
-def spread(displacement_m: Tensor, movers: Tensor, source_to_target: Tensor, grid: VoxelGrid) -> tuple[Tensor, Tensor]:
-    """Carry the displacements of moving columns to where they arrive, and one voxel around.
+def _lift(matrix: Tensor, x: Tensor, y: Tensor, voxel: float) -> Tensor | None:
+    """Voxels by which tilt lifts each column, or None where it lifts none."""
+    if not bool(matrix[..., 2, [0, 1, 3]].any()):
+        return None
+    height = matrix[..., 2, 0] * x + matrix[..., 2, 1] * y + matrix[..., 2, 3]
+    lift = (height / voxel).round().long()
+    return lift if bool(lift.any()) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arrivals:
+    """Target columns in which something may stand that has moved by itself.
+
+    Attributes:
+        column: (N,) int64 positions, none twice.
+        displacement_m: (N, 2) how far it has moved, source axes, metres.
+    """
+
+    column: Tensor
+    displacement_m: Tensor
+
+
+def arrivals(displacement_m: Tensor, movers: Tensor, source_to_target: Tensor, grid: VoxelGrid) -> Arrivals:
+    """Where moving columns arrive, and one voxel around.
 
     The margin lets the gather that follows find every voxel of an object whose outline, seen from the new frame, falls
     between the columns.
@@ -92,24 +149,25 @@ def spread(displacement_m: Tensor, movers: Tensor, source_to_target: Tensor, gri
         movers: (B, X, Y) bool, the columns that move.
         source_to_target: (B, 4, 4), metres.
         grid: voxel grid of both frames.
-
-    Returns:
-        (B, X, Y, 2) displacement of what arrives in each target column, and (B, X, Y) bool where anything does.
     """
-    batch, size_x, size_y = movers.shape
-    out = displacement_m.new_zeros(batch * size_x * size_y, 2)
-    hit = torch.zeros(batch * size_x * size_y, dtype=torch.bool, device=movers.device)
-    b, i, j = movers.nonzero(as_tuple=True)
-    moved = displacement_m[b, i, j]
+    size_x, size_y, _ = grid.shape
+    column = true_at(movers)
+    b, i, j = _unflat(column, grid)
+    moved = displacement_m.reshape(-1, 2).index_select(0, column)
     low = moved.new_tensor(grid.lower_m[:2])
     point = torch.stack((i, j), -1) * grid.voxel_m + grid.voxel_m / 2 + low + moved
     matrix = source_to_target.float()[b]
     place = (matrix[:, :2, :2] @ point[..., None])[..., 0] + matrix[:, :2, 3]
     x, y = ((place - low) / grid.voxel_m + TIE).floor().long().unbind(-1)
     ok = (x >= 0) & (x < size_x) & (y >= 0) & (y < size_y)
-    cell, last = _last_of(((b * size_x + x) * size_y + y)[ok])
-    out[cell], hit[cell] = moved[ok][last], True
-    return _widened(out.view(batch, size_x, size_y, 2), hit.view(batch, size_x, size_y))
+    hit, last = _last_of(((b * size_x + x) * size_y + y)[ok])
+    return _widened(Arrivals(column=hit, displacement_m=moved[ok][last]), len(movers), grid)
+
+
+def _unflat(column: Tensor, grid: VoxelGrid) -> tuple[Tensor, Tensor, Tensor]:
+    """Grid, x and y of columns (N,)."""
+    size_x, size_y, _ = grid.shape
+    return column // (size_x * size_y), column // size_y % size_x, column % size_y
 
 
 def _last_of(index: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,14 +178,17 @@ def _last_of(index: Tensor) -> tuple[Tensor, Tensor]:
     return values, last.scatter_reduce_(0, inverse, position, "amax", include_self=False)
 
 
-def _widened(values: Tensor, hit: Tensor) -> tuple[Tensor, Tensor]:
-    """Fill the columns beside hit ones with a neighbour's value."""
-    size_x, size_y = hit.shape[1:]
-    wide, found = values.clone(), hit.clone()
+def _widened(hit: Arrivals, batch: int, grid: VoxelGrid) -> Arrivals:
+    """Also the columns beside, with a neighbour's displacement."""
+    size_x, size_y, _ = grid.shape
+    _, x, y = _unflat(hit.column, grid)
+    found = torch.zeros(batch * size_x * size_y, dtype=torch.bool, device=hit.column.device)
+    found[hit.column] = True
+    columns, displacements = [hit.column], [hit.displacement_m]
     for p, q in ((-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (-1, 1), (1, -1), (1, 1)):
-        to_x, from_x = slice(max(p, 0), size_x + min(p, 0)), slice(max(-p, 0), size_x + min(-p, 0))
-        to_y, from_y = slice(max(q, 0), size_y + min(q, 0)), slice(max(-q, 0), size_y + min(-q, 0))
-        new = hit[:, from_x, from_y] & ~found[:, to_x, to_y]
-        wide[:, to_x, to_y] = torch.where(new[..., None], values[:, from_x, from_y], wide[:, to_x, to_y])
-        found[:, to_x, to_y] |= new
-    return wide, found
+        beside = (x + p >= 0) & (x + p < size_x) & (y + q >= 0) & (y + q < size_y)
+        beside &= ~found[torch.where(beside, hit.column + p * size_y + q, 0)]
+        columns.append(hit.column[beside] + p * size_y + q)
+        displacements.append(hit.displacement_m[beside])
+        found[columns[-1]] = True
+    return Arrivals(column=torch.cat(columns), displacement_m=torch.cat(displacements))

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from world_model.geometric.columns import column_move, spread
+from world_model.geometric.columns import Arrivals, ColumnMove, arrivals, column_move, moved_columns
 from world_model.geometry import invert_pose
 from world_model.grid import FREE, MOVABLE, VoxelGrid
+from world_model.positions import true_at
 from world_model.tensor_state import TensorState
 
 UNKNOWN, RECALLED, OBSERVED = 0, 1, 2
@@ -64,15 +65,15 @@ def observe(aligned: Tensor, velocity_mps: Tensor) -> Observation:
 
 @dataclass(frozen=True, kw_only=True)
 class Recall:
-    """What was forecast one step before, moved into the target frame.
+    """What was forecast one step before.
 
     Attributes:
-        labels: (B, X, Y, Z) uint8.
-        inside: (B, X, Y) bool, columns that were in view then.
+        labels: (B, X, Y, Z) uint8, in the frame of that step.
+        move: from that frame into the target frame; inside are the columns that were in view then.
     """
 
     labels: Tensor
-    inside: Tensor
+    move: ColumnMove
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,9 +122,8 @@ def align_past(labels: Tensor, frame_to_current: Tensor, grid: VoxelGrid) -> Ten
 
 
 def recall_forecast(labels: Tensor, target_to_previous: Tensor, grid: VoxelGrid) -> Recall:
-    """Labels (B, X, Y, Z) that were forecast in the previous frame, in the target frame."""
-    move = column_move(target_to_previous, grid)
-    return Recall(labels=move.take(labels), inside=move.inside)
+    """Labels (B, X, Y, Z) that were forecast in the previous frame, to be seen from the target frame."""
+    return Recall(labels=labels, move=column_move(target_to_previous, grid))
 
 
 def remember(aligned: Tensor) -> Tensor:
@@ -155,26 +155,40 @@ def gather_evidence(
             velocity all the time.
         recalled: the forecast of the step before, for columns that were never observed; or None.
     """
-    moving = seen.velocity_mps.abs().amax(-1) > 0
+    moving = (seen.velocity_mps != 0).any(-1)
     if displacement_m is None:
         displacement_m = seen.velocity_mps * elapsed_s.view(-1, 1, 1, 1)
     still = column_move(target_to_source, grid)
     labels, memory = still.take(seen.still), still.take(seen.memory)
-    arrived, hit = spread(displacement_m, moving, invert_pose(target_to_source.float()), grid)
-    if bool(hit.any()):
-        moved = column_move(target_to_source, grid, arrived).take(seen.movers)
-        here = hit[..., None] & (moved != FREE)
-        labels = torch.where(here, moved, labels)
-        arrived = arrived * here.any(-1, keepdim=True)
+    arrived = arrivals(displacement_m, moving, invert_pose(target_to_source.float()), grid)
+    displacement = _place_movers(labels, seen.movers, target_to_source, arrived, grid)
     reach = still.inside.to(torch.uint8) * OBSERVED
     if recalled is not None:
-        labels = torch.where(still.inside[..., None], labels, recalled.labels)
-        reach = torch.where(still.inside, reach, recalled.inside.to(torch.uint8) * RECALLED)
-    turn = target_to_source.float()[:, :2, :2]
-    return Evidence(
-        labels=labels,
-        memory=memory,
-        reach=reach,
-        displacement_m=torch.einsum("bxyi,bij->bxyj", arrived, turn),
-        elapsed_s=elapsed_s,
-    )
+        _fill_unobserved(labels, reach, recalled)
+    return Evidence(labels=labels, memory=memory, reach=reach, displacement_m=displacement, elapsed_s=elapsed_s)
+
+
+def _fill_unobserved(labels: Tensor, reach: Tensor, recalled: Recall) -> None:
+    """Take what was forecast before in the columns that were never observed; writes into both tensors."""
+    columns = true_at(reach == UNKNOWN)
+    move = recalled.move.at(columns)
+    labels.view(-1, labels.shape[-1])[columns] = move.take(recalled.labels)
+    reach.view(-1)[columns] = move.inside.to(torch.uint8) * RECALLED
+
+
+def _place_movers(
+    labels: Tensor, movers: Tensor, target_to_source: Tensor, arrived: Arrivals, grid: VoxelGrid
+) -> Tensor:
+    """Put what moves into the labels of the target frame, in place.
+
+    Returns:
+        (B, X, Y, 2) how far what stands in a column has moved by itself, target axes.
+    """
+    rows = labels.view(-1, labels.shape[-1])
+    moved = moved_columns(target_to_source, arrived, grid).take(movers)
+    here = moved != FREE
+    rows[arrived.column] = torch.where(here, moved, rows[arrived.column])
+    turn = target_to_source.float()[arrived.column // (grid.shape[0] * grid.shape[1]), :2, :2]
+    turned = torch.einsum("ni,nij->nj", arrived.displacement_m, turn) * here.any(-1, keepdim=True)
+    displacement = turned.new_zeros(len(rows), 2).index_copy_(0, arrived.column, turned)
+    return displacement.view(*labels.shape[:3], 2)

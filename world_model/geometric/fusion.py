@@ -17,7 +17,9 @@ from world_model.geometric.config import GeometricConfig
 from world_model.geometric.evidence import OBSERVED, RECALLED, Evidence
 from world_model.geometric.unet import LabelStem, UNet, from_cells, to_cells
 from world_model.grid import FREE, NUM_CLASSES
+from world_model.positions import occupied_at, positive_at, quotient
 from world_model.tokenizer.blocks import group_norm
+from world_model.tokenizer.tokenizer import best_class
 
 TIME_SCALE_S = 3.0
 SHIFT_SCALE_M = 5.0
@@ -25,15 +27,13 @@ SHIFT_SCALE_M = 5.0
 
 @dataclass(frozen=True, kw_only=True)
 class Fused:
-    """Scores of every voxel, in cells of ``slots`` voxels.
+    """What the read-outs work on, in cells of ``slots`` voxels.
 
     Attributes:
-        occupied: (B, Xc, Yc, slots) logit that the voxel is occupied.
-        features: (B, Xc, Yc, C) what the read-out of classes works on.
-        labels, memory: (B, Xc, Yc, slots) the evidence.
+        features: (B, Xc, Yc, C).
+        labels, memory: (B, Xc, Yc, slots) uint8 evidence.
     """
 
-    occupied: Tensor
     features: Tensor
     labels: Tensor
     memory: Tensor
@@ -73,7 +73,7 @@ class FusionNet(nn.Module):
         self.scores.bias[:slots], self.scores.bias[slots : 2 * slots], self.scores.bias[2 * slots :] = -4.0, 5.0, 2.0
 
     def forward(self, evidence: Evidence) -> Fused:
-        patch, slots = self.config.patch, self.config.slots
+        patch = self.config.patch
         labels, memory = to_cells(evidence.labels, patch), to_cells(evidence.memory, patch)
         batch, (rows, columns) = labels.shape[0], self.config.cells
         reach = torch.stack([(evidence.reach == kind).float() for kind in (OBSERVED, RECALLED)], 1)
@@ -82,35 +82,78 @@ class FusionNet(nn.Module):
         time = evidence.elapsed_s / TIME_SCALE_S
         clock = torch.stack((time, time.clamp(max=1), 1 / (1 + time)), 1)[..., None, None].expand(-1, 3, rows, columns)
         place = self.place.expand(batch, -1, -1, -1)
-        x = self.enter(torch.cat((maps, place, clock), 1)) + self.stem(labels) + self.memory_stem(memory)
-        features = F.silu(self.norm(self.body(x))).permute(0, 2, 3, 1)
-        drawn, gate, memory_gate = F.linear(features, self.scores.weight[:, :, 0, 0], self.scores.bias).split(slots, -1)
-        seen, remembered = labels != FREE, memory != FREE
-        occupied = drawn + gate * seen + memory_gate * (remembered & ~seen)
-        return Fused(occupied=occupied, features=features, labels=labels, memory=memory)
+        seen = (self.stem(labels) + self.memory_stem(memory)).permute(0, 3, 1, 2)
+        x = self.enter(torch.cat((maps, place, clock), 1)) + seen
+        features = F.silu(self.norm(self.body(x))).permute(0, 2, 3, 1).contiguous()
+        return Fused(features=features, labels=labels, memory=memory)
+
+    def occupied_logits(self, fused: Fused) -> Tensor:
+        """Logits (B, Xc, Yc, slots) that the voxels are occupied."""
+        weight, slots = self.scores.weight[:, :, 0, 0], self.config.slots
+        drawn, gate, memory_gate = F.linear(fused.features, weight, self.scores.bias).split(slots, -1)
+        seen, remembered = fused.labels != FREE, fused.memory != FREE
+        return drawn + gate * seen + memory_gate * (remembered & ~seen)
 
     def class_logits(self, fused: Fused, voxel: Tensor) -> Tensor:
         """Class logits (N, 17) of some voxels (N,), positions in the flattened cells, given that they are occupied."""
-        heights = self.config.grid.shape[2]
-        rows = self.classes(fused.features).view(-1, self.config.class_embed)
-        cell, z = voxel // self.config.slots, voxel % heights
-        drawn = rows.index_select(0, cell * heights + z) @ self.table.t()
-        label, memory = fused.labels.reshape(-1)[voxel].long(), fused.memory.reshape(-1)[voxel].long()
-        # One extra column takes what free evidence adds, and is dropped.
-        drawn = F.pad(drawn, (0, 1))
-        drawn = drawn.scatter_add(1, label[:, None], self.trust_class[label][:, None])
-        drawn = drawn.scatter_add(1, memory[:, None], self.trust_memory[memory][:, None])
-        return drawn[:, :FREE]
+        return self._class_logits(fused, voxel)[:FREE].t()
 
     def log_probabilities(self, fused: Fused, voxel: Tensor) -> Tensor:
         """Log-probabilities (N, 18) of some voxels (N,), positions in the flattened cells."""
-        occupied = fused.occupied.reshape(-1)[voxel].float()
+        occupied = self.occupied_logits(fused).reshape(-1)[voxel].float()
         classes = F.log_softmax(self.class_logits(fused, voxel).float(), 1)
         return torch.cat((F.logsigmoid(occupied)[:, None] + classes, F.logsigmoid(-occupied)[:, None]), 1)
 
-    def labels(self, fused: Fused) -> Tensor:
-        """The most probable labels (B, X, Y, Z) uint8: occupied where that is likelier than free, then the class."""
-        voxel = (fused.occupied.reshape(-1) > 0).nonzero()[:, 0]
+    def labels(self, fused: Fused, occupied: Tensor | None = None) -> Tensor:
+        """The most probable labels (B, X, Y, Z) uint8: occupied where that is likelier than free, then the class.
+
+        Args:
+            fused: what `forward` returned.
+            occupied: its `sparse_logits`, if they are at hand.
+        """
+        occupied = self.sparse_logits(fused) if occupied is None else occupied
+        voxel = positive_at(occupied.view(-1))
         out = torch.full((fused.labels.numel(),), FREE, dtype=torch.uint8, device=fused.labels.device)
-        out[voxel] = self.class_logits(fused, voxel).argmax(1).to(torch.uint8)
+        out[voxel] = best_class(self._class_logits(fused, voxel)[:FREE])
         return from_cells(out.view(fused.labels.shape), self.config.patch, self.config.grid)
+
+    def sparse_logits(self, fused: Fused) -> Tensor:
+        """`occupied_logits` for forecasting, without gradients: gates are read where there is evidence only."""
+        slots, weight, bias = self.config.slots, self.scores.weight[:, :, 0, 0], self.scores.bias
+        assert bias is not None
+        logits = F.linear(fused.features, weight[:slots], bias[:slots]).view(-1)
+        seen, remembered = occupied_at(fused.labels), occupied_at(fused.memory)
+        gate, memory_gate = (slice(part * slots, (part + 1) * slots) for part in (1, 2))
+        here = logits.index_select(0, seen) + self._at(fused, seen, weight[gate], bias[gate], 1)[:, 0]
+        memory = self._at(fused, remembered, weight[memory_gate], bias[memory_gate], 1)[:, 0]
+        logits.index_add_(0, remembered, memory)
+        # Where both speak, only what was seen counts.
+        logits.index_copy_(0, seen, here)
+        return logits.view(fused.labels.shape)
+
+    def _class_logits(self, fused: Fused, voxel: Tensor) -> Tensor:
+        """Class logits (18, N) of voxels (N,); the last row takes what free evidence adds, and means nothing."""
+        rows = self._at(fused, voxel, self.classes.weight, self.classes.bias, self.config.class_embed)
+        drawn = F.pad(self.table, (0, 0, 0, 1)) @ rows.t()
+        for cells, trust in ((fused.labels, self.trust_class), (fused.memory, self.trust_memory)):
+            label = cells.reshape(-1).index_select(0, voxel).long()
+            drawn = drawn.scatter_add(0, label[None], trust.index_select(0, label)[None])
+        return drawn
+
+    def _at(self, fused: Fused, voxel: Tensor, weight: Tensor, bias: Tensor, width: int) -> Tensor:
+        """A linear read-out of the cells' features at some voxels only.
+
+        Args:
+            fused: features.
+            voxel: (N,) positions in the flattened cells, ascending or not.
+            weight, bias: to ``width`` numbers for each row of a cell: a row is a voxel, or the voxels of one height.
+
+        Returns:
+            (N, width).
+        """
+        features = fused.features.view(-1, fused.features.shape[-1])
+        cell, slot = quotient(voxel, self.config.slots)
+        some, place = torch.unique_consecutive(cell, return_inverse=True)
+        rows = weight.shape[0] // width
+        table = F.linear(features.index_select(0, some), weight, bias).view(-1, width)
+        return table.index_select(0, place * rows + quotient(slot, rows)[1])

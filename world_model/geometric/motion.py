@@ -48,7 +48,8 @@ class MotionNet(nn.Module):
         height = movable.float().mean(-1) * 4
         cells = height.view(batch, past, size_x // patch, patch, size_y // patch, patch).permute(0, 1, 3, 5, 2, 4)
         now = torch.where(movable[:, 0], aligned[:, 0], FREE)
-        out = self.out(self.body(self.enter(cells.flatten(1, 3)) + self.stem(to_cells(now, patch))))
+        classes = self.stem(to_cells(now, patch)).permute(0, 3, 1, 2)
+        out = self.out(self.body(self.enter(cells.flatten(1, 3)) + classes))
         return out[:, :2] * SPEED_SCALE_MPS, out[:, 2]
 
     def velocity(self, aligned: Tensor) -> Tensor:

@@ -7,8 +7,8 @@ steps before it, and training costs one forward pass per sample whatever the hor
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,11 +21,11 @@ from world_model.data.boxes import voxels_inside
 from world_model.data.clips import load_frame
 from world_model.data.index import SceneIndex
 from world_model.errors import ConfigError, DataError
-from world_model.geometric.evidence import Recall, align_past, is_movable, observe, recall_forecast
+from world_model.geometric.evidence import align_past, is_movable, observe, recall_forecast
 from world_model.geometric.forecaster import GeometricForecaster
 from world_model.geometric.fusion import Fused
 from world_model.geometry import invert_pose
-from world_model.grid import FREE, VoxelGrid
+from world_model.grid import VoxelGrid
 from world_model.losses import lovasz_softmax_binned, sample_voxels
 from world_model.tokenizer.embedding import patch_index
 from world_model.training.distributed import Ranks, Share, draws
@@ -35,11 +35,15 @@ OCCUPIED_SHARE = 0.06
 BOX_MARGIN_M = 0.4
 
 
+Learn = Literal["all", "motion", "fusion"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class GeometricLossConfig:
     """What the geometry-first forecaster is trained for.
 
     Args:
+        learn: both networks, or one of them while the other stays as it is. Velocities alone cost a quarter.
         near_steps: forecasts up to this many steps ahead...
         near_share: ... are this share of all samples;
         far_steps: the others reach up to here.
@@ -50,6 +54,7 @@ class GeometricLossConfig:
         moving_weight: weight of the decision whether something moves.
     """
 
+    learn: Learn = "all"
     near_steps: int = 6
     near_share: float = 0.75
     far_steps: int = 16
@@ -124,6 +129,8 @@ class GeometricTask:
         self.device, self.workers = next(model.parameters()).device, workers
         self.share = share or Share(portion=batch)
         self.ranks = ranks or Ranks(device=self.device)
+        model.motion.requires_grad_(config.learn != "fusion")
+        model.fusion.requires_grad_(config.learn != "motion")
         past = model.config.observed - 1
         moments = [(f, index.frames(s).stop - 1 - f) for s in index.scenes(split) for f in index.frames(s)[past:-1]]
         if not moments:
@@ -190,10 +197,27 @@ class GeometricTask:
 
     def loss(self, batch: MomentBatch, iteration: int, portion: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
         """Likelihood and Lovász of the later labels, and the velocities of what moves."""
+        aligned = align_past(batch.observed, batch.frame_to_current, self.model.config.grid)
+        loss = torch.zeros((), device=self.device)
+        logs: dict[str, Tensor] = {}
+        if self.config.learn != "fusion":
+            turned, velocity = turn(aligned, batch.velocity_mps, self._turns(iteration, portion))
+            loss, logs = self._motion_loss(turned, velocity, batch.known)
+        if self.config.learn != "motion":
+            labels, parts = self._forecast_loss(aligned, batch, iteration, portion)
+            loss, logs = loss + labels, logs | parts
+        return loss, logs
+
+    def _turns(self, iteration: int, portion: int) -> Tensor:
+        """(B, 3) bool how the velocities' samples are turned; see `turn`."""
+        own = self.share.samples(portion)
+        return torch.rand(self.batch, 3, generator=draws(self.seed, iteration, -2))[own.start : own.stop] < 0.5
+
+    def _forecast_loss(
+        self, aligned: Tensor, batch: MomentBatch, iteration: int, portion: int
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         model, grid = self.model, self.model.config.grid
         taught, recalled = self._chances(iteration, portion)
-        aligned = align_past(batch.observed, batch.frame_to_current, grid)
-        motion, logs = self._motion_loss(aligned, batch)
         with torch.no_grad():
             velocity = torch.where(taught.view(-1, 1, 1, 1), batch.velocity_mps, model.motion.velocity(aligned))
             seen = observe(aligned, velocity)
@@ -203,10 +227,7 @@ class GeometricTask:
                 target_to_before = invert_pose(batch.before_to_current) @ batch.target_to_current
                 back = recall_forecast(before, target_to_before, grid)
                 who = recalled.view(-1, 1, 1)
-                memory = Recall(
-                    labels=torch.where(who[..., None], back.labels, torch.full_like(back.labels, FREE)),
-                    inside=back.inside & who,
-                )
+                memory = replace(back, move=replace(back.move, inside=back.move.inside & who))
             evidence = model.move(seen, batch.target_to_current, batch.elapsed_s, recalled=memory)
         fused = model.fusion(evidence)
         # Voxels are drawn, and Lovász is taken, within a group of samples: see world_model.training.distributed.
@@ -217,8 +238,7 @@ class GeometricTask:
             part = fused if len(groups) == 1 else Fused(**{k: v[rows] for k, v in vars(fused).items()})
             parts.append(self._label_loss(part, batch.target[rows], draws(self.seed, iteration, group)))
         likelihood, lovasz = (torch.stack(values).mean() for values in zip(*parts, strict=True))
-        logs |= {"likelihood": likelihood.detach(), "lovasz": lovasz.detach()}
-        return likelihood + lovasz + motion, logs
+        return likelihood + lovasz, {"likelihood": likelihood.detach(), "lovasz": lovasz.detach()}
 
     def _label_loss(self, fused: Fused, target: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         grid, patch = self.model.config.grid, self.model.config.patch
@@ -229,14 +249,14 @@ class GeometricTask:
         likelihood = missed.sum() / (OCCUPIED_SHARE * target.numel())
         return likelihood, lovasz_softmax_binned(log_p.exp(), truth, sample.weight)
 
-    def _motion_loss(self, aligned: Tensor, batch: MomentBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    def _motion_loss(self, aligned: Tensor, velocity_mps: Tensor, known: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         config, patch = self.config, float(self.model.config.patch)
         speed, moves = self.model.motion(aligned)
         fine = F.interpolate(speed.float(), scale_factor=patch).permute(0, 2, 3, 1)
         going = F.interpolate(moves[:, None].float(), scale_factor=patch)[:, 0]
-        column = is_movable(aligned[:, 0]).any(-1) & batch.known[:, None, None]
-        mover = column & (batch.velocity_mps.norm(dim=-1) > self.model.config.moving_mps)
-        error = (fine - batch.velocity_mps).abs().sum(-1) * mover
+        column = is_movable(aligned[:, 0]).any(-1) & known[:, None, None]
+        mover = column & (velocity_mps.norm(dim=-1) > self.model.config.moving_mps)
+        error = (fine - velocity_mps).abs().sum(-1) * mover
         decision = F.binary_cross_entropy_with_logits(going, mover.float(), reduction="none") * column
         # Means per sample first, so that a sample weighs the same in whatever batch it stands.
         velocity = (error.sum((1, 2)) / mover.sum((1, 2)).clamp(min=1)).mean()
@@ -250,6 +270,28 @@ class GeometricTask:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Nothing to take up."""
+
+
+def turn(aligned: Tensor, velocity_mps: Tensor, how: Tensor) -> tuple[Tensor, Tensor]:
+    """Mirrored and turned worlds: what moves there is as easily said, and eight times as much is seen of it.
+
+    Args:
+        aligned: (B, P, X, Y, Z) frames in one ego frame.
+        velocity_mps: (B, X, Y, 2) in it.
+        how: (B, 3) bool, mirror x, mirror y, swap x and y (where the grid is as wide as long).
+
+    Returns:
+        Both, of the same shapes.
+    """
+    frames, velocities = list(aligned), list(velocity_mps)
+    for n, (flip_x, flip_y, swap) in enumerate(how.tolist()):
+        axes = [axis for axis, flip in ((0, flip_x), (1, flip_y)) if flip]
+        sign = velocity_mps.new_tensor((-1.0 if flip_x else 1.0, -1.0 if flip_y else 1.0))
+        frames[n] = frames[n].flip([axis + 1 for axis in axes])
+        velocities[n] = velocities[n].flip(axes) * sign
+        if swap and aligned.shape[2] == aligned.shape[3]:
+            frames[n], velocities[n] = frames[n].transpose(1, 2), velocities[n].transpose(0, 1).flip(-1)
+    return torch.stack(frames), torch.stack(velocities)
 
 
 def box_velocities(index: SceneIndex, frame: int, grid: VoxelGrid) -> tuple[Tensor, bool]:

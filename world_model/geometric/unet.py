@@ -6,7 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from world_model.grid import FREE, NUM_CLASSES, VoxelGrid
+from world_model.geometric.columns import packed
+from world_model.grid import NUM_CLASSES, VoxelGrid
+from world_model.positions import occupied_at, quotient
 from world_model.tokenizer.blocks import ResidualBlock
 
 
@@ -26,13 +28,14 @@ class LabelStem(nn.Module):
         self.rows = nn.Parameter(torch.randn(slots * NUM_CLASSES, channels) * 0.1)
 
     def forward(self, cells: Tensor) -> Tensor:
-        """Labels in cells (B, Xc, Yc, slots) -> (B, C, Xc, Yc)."""
+        """Labels in cells (B, Xc, Yc, slots) -> (B, Xc, Yc, C)."""
         flat = cells.reshape(-1)
-        occupied = (flat != FREE).nonzero()[:, 0]
-        row = (occupied % self.slots) * NUM_CLASSES + flat[occupied].long()
-        total = self.rows.new_zeros(flat.shape[0] // self.slots, self.channels)
-        total = total.index_add(0, occupied // self.slots, self.rows.index_select(0, row))
-        return total.view(*cells.shape[:3], self.channels).permute(0, 3, 1, 2).contiguous()
+        occupied = occupied_at(flat)
+        cell, slot = quotient(occupied, self.slots)
+        row = slot * NUM_CLASSES + flat.index_select(0, occupied)
+        count = torch.bincount(cell, minlength=len(flat) // self.slots)
+        total = F.embedding_bag(row, self.rows, count.cumsum(0) - count, mode="sum")
+        return total.view(*cells.shape[:3], self.channels)
 
 
 class UNet(nn.Module):
@@ -60,13 +63,14 @@ class UNet(nn.Module):
 
 def to_cells(labels: Tensor, patch: int) -> Tensor:
     """(B, X, Y, Z) -> (B, X/patch, Y/patch, patch * patch * Z)."""
-    batch, size_x, size_y, size_z = labels.shape
-    split = labels.view(batch, size_x // patch, patch, size_y // patch, patch, size_z).transpose(2, 3)
-    return split.reshape(batch, size_x // patch, size_y // patch, -1)
+    batch, size_x, size_y, _ = labels.shape
+    columns = packed(labels, most=8)
+    split = columns.view(batch, size_x // patch, patch, size_y // patch, patch, -1).transpose(2, 3).contiguous()
+    return split.view(torch.uint8).view(batch, size_x // patch, size_y // patch, -1)
 
 
 def from_cells(cells: Tensor, patch: int, grid: VoxelGrid) -> Tensor:
     """The inverse of `to_cells`."""
     batch, rows, columns = cells.shape[:3]
-    split = cells.view(batch, rows, columns, patch, patch, grid.shape[2]).transpose(2, 3)
-    return split.reshape(batch, *grid.shape)
+    split = packed(cells.view(batch, rows, columns, patch, patch, grid.shape[2]), most=8)
+    return split.transpose(2, 3).contiguous().view(torch.uint8).view(batch, *grid.shape)

@@ -6,102 +6,33 @@ import json
 import multiprocessing
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from world_model.errors import ConfigError, DataError, OutputError
+from world_model.errors import DataError, OutputError
 from world_model.files import write_json
 from world_model.grid import OCC3D
 from world_model.simulator.calibration import SceneStatistics
+from world_model.simulator.dataset import GENERATOR_VERSION, DatasetConfig, scene_states
 from world_model.simulator.footprints import footprints
 from world_model.simulator.labels import Labels
 from world_model.simulator.packing import label_bytes
-from world_model.simulator.simulator import Simulator, SimulatorConfig
+from world_model.simulator.simulator import Simulator
 from world_model.simulator.state import SimState
 from world_model.simulator.tables import Annotation, SceneTables, write_tables
 
 FORMAT = 1
-GENERATOR_VERSION = 2
-"""Raised whenever equal options would give other scenes than before: such data is another data set."""
-HELD_OUT_TOWNS = 1_000_000
-"""Towns of the held-out scenes are numbered from here, so that no training scene ever lies in one."""
-START_US = 1_500_000_000_000_000
-GAPS_S = (0.5, 0.4, 0.45, 0.55, 0.6)
-GAP_SHARES = (0.9, 0.025, 0.025, 0.025, 0.025)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DatasetConfig:
-    """What a synthetic data set contains.
-
-    Args:
-        scenes: how many scenes of about 20 s. seed: everything follows from it and a scene's number.
-        version: name of the table folder, such as v1.0-mini.
-        val_fraction: share of the scenes, at the end, that are held out.
-        simulator: the simulator's own options.
-    """
-
-    scenes: int = 10
-    seed: int = 0
-    version: str = "v1.0-mini"
-    val_fraction: float = 0.2
-    simulator: SimulatorConfig = field(default_factory=SimulatorConfig)
-
-    def __post_init__(self) -> None:
-        if self.scenes < 1 or not 0 <= self.val_fraction < 1 or self.seed < 0:
-            raise ConfigError(
-                f"scenes={self.scenes}, seed={self.seed}, val_fraction={self.val_fraction}",
-                "scenes >= 1, seed >= 0 and 0 <= val_fraction < 1",
-                "correct these options",
-            )
-
-    @property
-    def held_out(self) -> int:
-        """Number of held-out scenes; at least one if there are two scenes and any share is asked for."""
-        wanted = round(self.scenes * self.val_fraction)
-        return min(self.scenes - 1, max(wanted, int(self.val_fraction > 0)))
-
-    def town(self, scene: int) -> int:
-        """Town of a scene: training and held-out scenes never share one."""
-        first = self.scenes - self.held_out
-        per = self.simulator.scenes_per_town
-        return scene // per if scene < first else HELD_OUT_TOWNS + (scene - first) // per
-
-    def name(self, scene: int) -> str:
-        """Scene name as nuScenes writes it."""
-        return f"scene-{scene + 1:04d}"
-
-    def splits(self) -> dict[str, list[str]]:
-        """Scene names of both splits."""
-        names = [self.name(i) for i in range(self.scenes)]
-        first = self.scenes - self.held_out
-        return {"train": names[:first], "val": names[first:]}
 
 
 def identity(config: DatasetConfig) -> dict[str, object]:
     """What ``synthetic.json`` says about a data set."""
-    return {"format": FORMAT, "synthetic": True, "generator": GENERATOR_VERSION, **asdict(config)}
-
-
-def frame_gaps(seed: int, scene: int) -> NDArray[np.float64]:
-    """Seconds between the 39-41 keyframes of a scene: 0.5 in nine of ten cases, else 0.40-0.60."""
-    rng = np.random.default_rng([seed, scene, 303])
-    return rng.choice(GAPS_S, int(rng.integers(38, 41)), p=GAP_SHARES)
-
-
-def scene_states(config: DatasetConfig, scene: int) -> Iterator[tuple[SimState, int]]:
-    """The keyframes of a scene driven by the built-in driver: states and timestamps in microseconds."""
-    simulator = Simulator(config.simulator)
-    state = simulator.reset(config.seed, scene, config.town(scene))
-    time_us = START_US + scene * 60_000_000
-    yield state, time_us
-    for gap in frame_gaps(config.seed, scene):
-        state = simulator.step(state, dt_s=float(gap))
-        time_us += round(float(gap) * 1e6)
-        yield state, time_us
+    found = {"format": FORMAT, "synthetic": True, "generator": GENERATOR_VERSION, **asdict(config)}
+    if not config.wild:
+        del found["wild"]  # data sets from before there was such a thing stay what they are
+    return found
 
 
 def annotate(tables: SceneTables, sample: str, boxes: NDArray[np.void], state: SimState, labels: Labels) -> None:
@@ -145,13 +76,14 @@ def write_scene(root: Path, config: DatasetConfig, scene: int) -> int:
     try:
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
-        for state, time_us in scene_states(config, scene):
+        for state, time_us in scene_states(config, scene, simulator):
             labels = simulator.labels(state)
             e = state.ego
             sample = tables.add_frame(time_us, (e.x, e.y, e.z), e.yaw)
             boxes = simulator.boxes(state)
             annotate(tables, sample, boxes, state, labels)
-            statistics.add(labels, boxes, simulator.ego_pose(state), time_us)
+            if not config.is_wild(scene):
+                statistics.add(labels, boxes, simulator.ego_pose(state), time_us)
             (draft / sample).mkdir()
             (draft / sample / "labels.npz").write_bytes(label_bytes(labels))
         shutil.rmtree(final, ignore_errors=True)
@@ -244,11 +176,11 @@ def _run(todo: list[tuple[str, DatasetConfig, int]], workers: int) -> Iterator[t
 
 
 def statistics_of(root: Path, config: DatasetConfig) -> SceneStatistics:
-    """Statistics of all finished scenes together."""
+    """Statistics of all finished scenes together; drives that nobody logs say nothing of how people drive."""
     merged = SceneStatistics()
-    for i in range(config.scenes):
+    for i in (i for i in range(config.scenes) if not config.is_wild(i)):
         merged.merge(json.loads(part_path(root, config, i).read_text())["statistics"])
     return merged
 
 
-__all__ = ["DatasetConfig", "claim", "identity", "label_bytes", "make_dataset", "statistics_of", "write_scene"]
+__all__ = ["claim", "identity", "label_bytes", "make_dataset", "statistics_of", "write_scene"]

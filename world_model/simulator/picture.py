@@ -12,7 +12,8 @@ from world_model.data.labels import read_labels
 from world_model.files import atomic_write
 from world_model.grid import CLASS_COLORS, CLASS_ID, FREE
 from world_model.simulator.calibration import SceneStatistics
-from world_model.simulator.export import DatasetConfig, part_path
+from world_model.simulator.dataset import DatasetConfig
+from world_model.simulator.export import part_path
 
 REAL_SHARES = {
     "car": 0.149,
@@ -48,10 +49,11 @@ def write_picture(root: Path, config: DatasetConfig, statistics: SceneStatistics
     grid = figure.add_gridspec(3, 4)
     for k, scene in enumerate(np.linspace(0, config.scenes - 1, 8).astype(int)):
         samples = json.loads(part_path(root, config, int(scene)).read_text())["tables"]["sample"]
-        sample = samples[5 + 4 * k % len(samples)]["token"]
+        frame = (5 + 4 * k) % len(samples)  # wild scenes are shorter
+        sample = samples[frame]["token"]
         axes = figure.add_subplot(grid[k // 4, k % 4])
         axes.imshow(from_above(read_labels(root / "gts" / config.name(int(scene)) / sample / "labels.npz")))
-        axes.set_title(f"{config.name(int(scene))}, frame {5 + 4 * k}", fontsize=9)
+        axes.set_title(f"{config.name(int(scene))}, frame {frame}", fontsize=9)
         axes.axis("off")
     shares, names = 100 * statistics.mean("class"), list(REAL_SHARES)
     axes = figure.add_subplot(grid[2, :2])

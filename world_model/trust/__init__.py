@@ -84,11 +84,15 @@ def kind_of(world: World) -> str:
 
 
 def members_of(world: World, checkpoint: str | Path | Sequence[str | Path] | None = None) -> tuple[str, ...]:
-    """Hashes of the weights of a learned world, member by member; empty for other worlds."""
+    """Hashes of the weights of a learned world, member by member.
+
+    Empty for other worlds, and for weights that run with another ``faithful`` switch than they were calibrated with.
+    """
     if not kind_of(world):
         return ()
     pairs = zip(_members(world), member_paths(checkpoint), strict=True)
-    return tuple(name for member, path in pairs for name in _weights_of(member, path))
+    names = [_weights_of(member, path) for member, path in pairs]
+    return tuple(name for of_member in names for name in of_member) if all(names) else ()
 
 
 def _members(world: World) -> Sequence[World]:
@@ -98,9 +102,10 @@ def _members(world: World) -> Sequence[World]:
 def _weights_of(member: World, path: str | Path | None) -> tuple[str, ...]:
     # The very model that the world runs on: it is read once per process.
     if isinstance(member, GeometricWorld):
-        _, card = shared_geometric(path, next(member.model.parameters()).device)
-        return (str(card["weights"]),)
+        return (str(shared_geometric(path, member.device)[1]["weights"]),)
     assert isinstance(member, LearnedWorld)
     weight = next(member.tokenizer.parameters())
-    card = load_world(path, device=str(weight.device), dtype=weight.dtype).card
-    return str(card["tokenizer"]["weights"]), str(card["weights"])
+    model = load_world(path, device=str(weight.device), dtype=weight.dtype)
+    if (model.tokenizer.config, model.forecaster.config) != (member.tokenizer.config, member.forecaster.config):
+        return ()
+    return str(model.card["tokenizer"]["weights"]), str(model.card["weights"])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from world_model.checkpoint import load_world, shared_geometric
+from world_model.checkpoint import load_world, shared_geometric, with_faithful
 from world_model.errors import ConfigError, OptionError
 from world_model.grid import OCC3D, VoxelGrid
 from world_model.runtime import choose_device, keep_memory
@@ -30,6 +30,7 @@ def build_world(
     checkpoint: Checkpoint = None,
     device: str = "auto",
     dtype: str = "auto",
+    faithful: bool | None = None,
     grid: VoxelGrid = OCC3D,
 ) -> World:
     """Make a world.
@@ -43,16 +44,19 @@ def build_world(
         device: "auto" (a GPU when there is one), "cpu", "cuda", "cuda:1", ...
         dtype: of the model, "auto", "float32" or "bfloat16". Auto is float32, and bfloat16 for "ii-world" on a GPU that
             has it; "geometric" runs in float32 only.
+        faithful: keep the mistakes of the published model, see `world_model.faithful`; None as the checkpoint says.
         grid: voxel grid of the worlds that have no model.
 
     Raises:
-        OptionError: there is no such world, device or dtype.
+        OptionError: there is no such world, device or dtype, or ``faithful`` does not fit.
         ConfigError: the class of an import path is no `World`.
         CheckpointError: the checkpoint is missing or damaged.
     """
     place = pick_device(device)
     if name in LEARNED_NAMES:
-        return _trained(name, checkpoint, place, dtype)
+        return _trained(name, checkpoint, place, dtype, faithful)
+    if faithful is not None:
+        raise _no_switch(faithful, name)
     if name == "transport":
         return TransportWorld(grid, place)
     if name == "replay":
@@ -66,18 +70,20 @@ def build_world(
     raise OptionError(f"world={name!r}", f"one of {WORLD_NAMES} or 'package.module:Class'", "choose one of them")
 
 
-def _trained(name: str, checkpoint: Checkpoint, place: torch.device, dtype: str) -> World:
+def _trained(name: str, checkpoint: Checkpoint, place: torch.device, dtype: str, faithful: bool | None) -> World:
     """A learned world, or an ensemble of them."""
     if place.type == "cpu":
         keep_memory()  # a third of a step's time would go into mapping fresh memory
-    members = [_member(member_kind(name, path), path, place, dtype) for path in member_paths(checkpoint)]
+    members = [_member(member_kind(name, path), path, place, dtype, faithful) for path in member_paths(checkpoint)]
     return members[0] if len(members) == 1 else EnsembleWorld(members)
 
 
-def _member(kind: str, path: str | Path | None, place: torch.device, dtype: str) -> World:
+def _member(kind: str, path: str | Path | None, place: torch.device, dtype: str, faithful: bool | None) -> World:
     if kind == GEOMETRIC:
         from world_model.worlds.geometric import GeometricWorld
 
+        if faithful is not None:
+            raise _no_switch(faithful, kind)
         if dtype not in ("auto", "float32"):
             raise OptionError(
                 f"dtype={dtype!r} for world={GEOMETRIC!r}",
@@ -88,7 +94,16 @@ def _member(kind: str, path: str | Path | None, place: torch.device, dtype: str)
     from world_model.worlds.learned import LearnedWorld
 
     model = load_world(path, device=str(place), dtype=_pick_dtype(dtype, place))
+    model = with_faithful(model, faithful)
     return LearnedWorld(model.tokenizer, model.forecaster)
+
+
+def _no_switch(faithful: bool, world: str) -> OptionError:
+    return OptionError(
+        f"faithful={faithful!r} for world={world!r}",
+        "faithful=None: only the published architecture has mistakes to keep",
+        "leave faithful= out, or choose world='ii-world'",
+    )
 
 
 def pick_device(name: str = "auto") -> torch.device:

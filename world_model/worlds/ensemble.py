@@ -76,6 +76,11 @@ class EnsembleWorld:
         if hasattr(members[0], "drive"):
             self.drive = self._drive
 
+    @property
+    def device(self) -> torch.device | None:
+        """Where the states live; None where the first member does not say."""
+        return getattr(self.members[0], "device", None)
+
     def reset(self, clips: Clips) -> EnsembleState:
         """Start every member at the current frames of the clips."""
         return self._seen([member.reset(clips) for member in self.members])

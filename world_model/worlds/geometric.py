@@ -49,8 +49,13 @@ class GeometricWorld:
     def __init__(self, model: GeometricForecaster) -> None:
         self.model, self.grid = model.eval(), model.config.grid
 
+    @property
+    def device(self) -> torch.device:
+        """Where the states live."""
+        return next(self.model.parameters()).device
+
     def reset(self, clips: Clips) -> GeometricState:
-        device = next(self.model.parameters()).device
+        device = self.device
         count = self.model.config.observed
         # The oldest frame stands in for frames before the recording.
         first = clips.past + 1 - count
@@ -78,13 +83,14 @@ class GeometricWorld:
         recalled = recall_forecast(state.labels, next_to_curr, self.grid)
         evidence = self.model.move(state.seen, ego_to_start, elapsed, displacement, recalled)
         fused = self.model.fusion(evidence)
+        occupied = self.model.fusion.sparse_logits(fused)
         return GeometricState(
             seen=state.seen,
             ego_to_start=ego_to_start,
             displacement_m=displacement,
             elapsed_s=elapsed,
-            labels=self.model.fusion.labels(fused),
-            certainty=certainty_of(fused, evidence),
+            labels=self.model.fusion.labels(fused, occupied),
+            certainty=certainty_of(occupied, evidence),
         )
 
     def occupancy(self, state: GeometricState) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from world_model.data.clips import Clips
@@ -48,9 +49,14 @@ class LearnedWorld:
         self.grid = tokenizer.config.grid
         self.token_shape = (forecaster.config.width, *forecaster.config.latent_shape)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the states live."""
+        return next(self.tokenizer.parameters()).device
+
     def reset(self, clips: Clips) -> LearnedState:
         """Read the observed frames in order, so that the token carries the tokenizer's temporal memory."""
-        device = next(self.tokenizer.parameters()).device
+        device = self.device
         labels, count = clips.occupancy.to(device), clips.past + 1
         pose = clips.ego_to_global[:, :count]
         # Relative poses before float32: global coordinates run to kilometres.

@@ -24,6 +24,8 @@ class World(Protocol):
     Attributes:
         grid: voxel grid of the occupancy.
         needs_future_labels: `reset` reads ``clips.future_occupancy``.
+
+    A world may also have ``device``, where its states live; one that has not is asked for its occupancy at every reset.
     """
 
     grid: VoxelGrid

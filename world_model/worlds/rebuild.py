@@ -7,7 +7,6 @@ timestamp its place in the scene. Nothing else is needed, because everything fol
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,45 +15,16 @@ import numpy as np
 
 from world_model.data.index import SceneIndex
 from world_model.errors import ConfigError, DataError
-from world_model.simulator import SimState, Simulator
-from world_model.simulator.export import START_US, DatasetConfig, frame_gaps
+from world_model.simulator import SimState
+from world_model.simulator.dataset import START_US, DatasetConfig, SceneDrive
 from world_model.simulator.simulator import SimulatorConfig
 
 MARK_NAME = "synthetic.json"
-KEEP_EVERY = 4
-"""Keyframes between two kept states of a scene: a quarter of a megabyte each, against a few milliseconds per step."""
 SCENES_KEPT = 24
 
 
-@dataclass
-class _Drive:
-    """One recorded drive, simulated as far as anybody asked for.
-
-    Attributes:
-        config, scene: which one.
-        kept: states by keyframe number.
-    """
-
-    config: DatasetConfig
-    scene: int
-    kept: dict[int, SimState] = field(default_factory=dict)
-
-    def at(self, keyframe: int) -> SimState:
-        simulator = Simulator(self.config.simulator)
-        if not self.kept:
-            self.kept[0] = simulator.reset(self.config.seed, self.scene, self.config.town(self.scene))
-        begin = max(k for k in self.kept if k <= keyframe)
-        state = self.kept[begin]
-        gaps = frame_gaps(self.config.seed, self.scene)
-        for number in range(begin + 1, keyframe + 1):
-            state = simulator.step(state, dt_s=float(gaps[number - 1]))
-            if number % KEEP_EVERY == 0:
-                self.kept[number] = state
-        return state
-
-
 # States are never changed in place, so all worlds of a process share them.
-_drive = lru_cache(maxsize=SCENES_KEPT)(_Drive)
+_drive = lru_cache(maxsize=SCENES_KEPT)(SceneDrive)
 
 
 def recorded_state(index: SceneIndex, frame: int) -> SimState:
@@ -74,7 +44,7 @@ def recorded_state(index: SceneIndex, frame: int) -> SimState:
     if name not in numbers:
         raise _unknown(index, f"scene {name!r}", f"a scene of the {config.scenes} that {MARK_NAME} speaks of")
     number = numbers[name]
-    gaps = frame_gaps(config.seed, number)
+    gaps = config.gaps(number)
     times = START_US + number * 60_000_000 + np.concatenate(([0], np.cumsum(np.round(gaps * 1e6)))).astype(np.int64)
     keyframe = np.flatnonzero(times == index.timestamp_us[frame])
     if not len(keyframe):
@@ -122,7 +92,9 @@ def _read(path: Path, modified: int) -> DatasetConfig:
             traffic=_number(inner, "traffic", float),
             people=_number(inner, "people", float),
         )
-        return DatasetConfig(simulator=simulator, val_fraction=_number(found, "val_fraction", float), **options)
+        wild = _number(found, "wild", float) if "wild" in found else 0.0
+        val_fraction = _number(found, "val_fraction", float)
+        return DatasetConfig(simulator=simulator, val_fraction=val_fraction, wild=wild, **options)
     except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
         raise DataError(
             f"{path} does not say how the data were made ({error!r})",

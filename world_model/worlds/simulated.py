@@ -20,7 +20,7 @@ from world_model.errors import ConfigError, DataError
 from world_model.geometry import invert_pose, se2_matrix, yaw_from_matrix
 from world_model.grid import FREE, OCC3D, VoxelGrid
 from world_model.simulator import SimState, Simulator
-from world_model.simulator.export import GENERATOR_VERSION
+from world_model.simulator.dataset import GENERATOR_VERSION
 from world_model.simulator.network import CONNECTOR
 from world_model.simulator.town import Town, build_town
 from world_model.tensor_state import TensorState

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from world_model.geometric.columns import column_move, spread
+from world_model.geometric.columns import arrivals, column_move
 from world_model.geometry import invert_pose, pose_matrix, se2_matrix, warp_voxels
 from world_model.grid import FREE, VoxelGrid
 
@@ -51,6 +51,15 @@ def test_tilt_lifts_whole_columns() -> None:
     assert lifted > 100
 
 
+def spread(shift: Tensor, movers: Tensor, source_to_target: Tensor) -> tuple[Tensor, Tensor]:
+    """Arrivals laid out on the grid: displacements (B, X, Y, 2), and where anything arrives (B, X, Y)."""
+    arrived = arrivals(shift, movers, source_to_target, GRID)
+    assert len(arrived.column.unique()) == len(arrived.column)
+    carried, hit = torch.zeros_like(shift), torch.zeros_like(movers)
+    carried.view(-1, 2)[arrived.column], hit.view(-1)[arrived.column] = arrived.displacement_m, True
+    return carried, hit
+
+
 def test_displacements_arrive_where_the_objects_do() -> None:
     transform = planar(0.37, 0.21, 0.3)
     movers = torch.zeros(2, *GRID.shape[:2], dtype=torch.bool)
@@ -59,7 +68,7 @@ def test_displacements_arrive_where_the_objects_do() -> None:
     shift = torch.zeros(2, *GRID.shape[:2], 2)
     shift[0, 5:8, 10:12] = torch.tensor([1.2, -0.4])
     shift[1, 14, 9] = torch.tensor([-0.8, 0.8])
-    carried, hit = spread(shift, movers, invert_pose(transform), GRID)
+    carried, hit = spread(shift, movers, invert_pose(transform))
     for b, i, j in movers.nonzero().tolist():
         start = np.array(GRID.lower_m[:2]) + (np.array([i, j]) + 0.5) * GRID.voxel_m + shift[b, i, j].numpy()
         place = (invert_pose(transform)[b].numpy() @ [*start, 0.0, 1.0])[:2]
@@ -73,5 +82,5 @@ def test_what_leaves_the_grid_is_dropped() -> None:
     movers = torch.zeros(1, *GRID.shape[:2], dtype=torch.bool)
     movers[0, 0, 0] = True
     shift = torch.full((1, *GRID.shape[:2], 2), -5.0)
-    _, hit = spread(shift, movers, torch.eye(4)[None], GRID)
+    _, hit = spread(shift, movers, torch.eye(4)[None])
     assert not hit.any()

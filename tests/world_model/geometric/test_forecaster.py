@@ -16,7 +16,7 @@ from world_model.data.index import SceneIndex
 from world_model.errors import CheckpointError, ConfigError, DataError
 from world_model.geometric import GeometricConfig, GeometricForecaster, tiny
 from world_model.geometric.evidence import UNKNOWN
-from world_model.geometric.training import GeometricLossConfig, GeometricTask, box_velocities
+from world_model.geometric.training import GeometricLossConfig, GeometricTask, Learn, box_velocities, turn
 from world_model.geometric.unet import LabelStem, from_cells, to_cells
 from world_model.geometry import se2_matrix, warp_voxels
 from world_model.grid import FREE, NUM_CLASSES
@@ -63,7 +63,7 @@ class TestNetwork:
         one_hot = torch.nn.functional.one_hot(cells.long(), NUM_CLASSES).float()
         one_hot[..., FREE] = 0
         dense = one_hot.flatten(3) @ stem.rows
-        torch.testing.assert_close(stem(cells), dense.permute(0, 3, 1, 2))
+        torch.testing.assert_close(stem(cells), dense)
 
     @torch.no_grad()
     def test_before_training_it_is_the_ego_warp(self) -> None:
@@ -131,6 +131,29 @@ class TestTraining:
         second.run()
         for name, value in whole.task.model.state_dict().items():
             assert torch.equal(value, second.task.model.state_dict()[name]), name
+
+    @pytest.mark.parametrize("learn", ["motion", "fusion"])
+    def test_one_network_learns_while_the_other_stays(self, index: SceneIndex, tmp_path: Path, learn: Learn) -> None:
+        trained = GeometricTask(model(4), index, "all", GeometricLossConfig(learn=learn, voxels=500), batch=2, seed=0)
+        before = {k: v.clone() for k, v in trained.model.state_dict().items()}
+        Trainer(trained, config_of(2), tmp_path, {}).run()
+        changed = {k.split(".")[0] for k, v in trained.model.state_dict().items() if not torch.equal(v, before[k])}
+        assert changed == {learn}
+
+    def test_turned_worlds_move_as_their_boxes_say(self) -> None:
+        """What stands at p and moves with v stands, in the turned world, at T p and moves with T v."""
+        x, y, speed = 11, 29, torch.tensor((3.0, -2.0))
+        frames, velocity = torch.full((8, 2, *GRID.shape), FREE, dtype=torch.uint8), torch.zeros(8, 40, 40, 2)
+        frames[:, 0, x, y], velocity[:, x, y] = 4, speed
+        how = torch.tensor([[a, b, c] for a in (0, 1) for b in (0, 1) for c in (0, 1)]).bool()
+        turned, moved = turn(frames, velocity, how)
+        for n, (flip_x, flip_y, swap) in enumerate(how.tolist()):
+            place = [39 - x if flip_x else x, 39 - y if flip_y else y]
+            wanted = torch.tensor((-3.0 if flip_x else 3.0, 2.0 if flip_y else -2.0))
+            if swap:
+                place, wanted = place[::-1], wanted.flip(0)
+            assert (turned[n, 0] != FREE).any(-1).nonzero().tolist() == [place]
+            torch.testing.assert_close(moved[n, place[0], place[1]], wanted)
 
     def test_a_step_does_not_know_how_its_batch_was_divided(self, index: SceneIndex) -> None:
         together = task(index, Share(portion=4, group=2))

@@ -14,7 +14,8 @@ from world_model.data.labels import read_labels
 from world_model.errors import ConfigError, DataError, OutputError
 from world_model.simulator import export
 from world_model.simulator.calibration import report
-from world_model.simulator.export import DatasetConfig, make_dataset, statistics_of, write_scene
+from world_model.simulator.dataset import DatasetConfig
+from world_model.simulator.export import make_dataset, statistics_of, write_scene
 
 CONFIG = DatasetConfig(scenes=2, seed=4)
 

@@ -18,10 +18,10 @@ from world_model.data.index import SceneIndex
 from world_model.errors import ConfigError, DataError
 from world_model.geometry import invert_pose, se2_matrix
 from world_model.grid import FREE, OCC3D, VoxelGrid
-from world_model.simulator.export import DatasetConfig, scene_states
+from world_model.simulator.dataset import KEEP_EVERY, DatasetConfig, scene_states
 from world_model.simulator.town import build_town
 from world_model.worlds import Populated, SelfDriving, World, build_world
-from world_model.worlds.rebuild import KEEP_EVERY, dataset_config, recorded_state
+from world_model.worlds.rebuild import dataset_config, recorded_state
 from world_model.worlds.simulated import SimulatedState, SimulatedWorld
 
 PAST = 4
@@ -208,7 +208,7 @@ def test_towns_in_use_are_built_once(world: SimulatedWorld, start: SimulatedStat
 def test_only_what_was_simulated_can_be_simulated_on(world: SimulatedWorld, tmp_path: Path) -> None:
     root = write_street(tmp_path / "street", scenes=1, frames=6)
     hand_drawn = SceneIndex.load(root)
-    with pytest.raises(DataError, match=r"(?s)synthetic\.json.*hand-drawn.*world='replay'"):
+    with pytest.raises(DataError, match=r"(?s)synthetic\.json.*hand-drawn.*'replay'"):
         world.reset(load_clips(hand_drawn, [4], PAST, 1))
     with pytest.raises(DataError, match="load_clips"):
         world.reset(street_clips(OCC3D, future=1))

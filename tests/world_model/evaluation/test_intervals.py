@@ -1,0 +1,60 @@
+"""Intervals over scenes: they agree with scores computed one by one, narrow with agreement, and pair their draws."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from world_model.evaluation.intervals import LEAST_SCENES, SCORES, bootstrap
+from world_model.evaluation.metrics import Confusion
+from world_model.evaluation.result import SUBSETS, ForecastResult
+
+ROWS = ("ego warp", "other")
+
+
+def histograms(scenes: int, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(0, 50, (scenes, 2, 3, 2, 19, 18))
+    counts[..., range(18), range(18)] += rng.integers(0, 400, (scenes, 2, 3, 2, 18))
+    return counts
+
+
+def test_draws_are_scores_of_resampled_scenes() -> None:
+    counts, draws = histograms(6), 40
+    found = bootstrap(ROWS, counts, seed=3, draws=draws)
+    assert found is not None and found.draws.shape == (draws, len(SCORES), 2, 3)
+    times = np.random.default_rng(3).multinomial(6, np.full(6, 1 / 6), draws)
+    for d in (0, 17, 39):
+        total = (times[d][:, None, None, None, None, None] * counts).sum(0)
+        result = ForecastResult(
+            horizons_s=(1.0, 2.0, 3.0), rows=ROWS, counts=total, windows=1, missed=np.zeros((2, 3, 2), np.int64)
+        )
+        for r, row in enumerate(ROWS):
+            for h in range(3):
+                want = [result.score(row, h, "miou"), result.score(row, h, "iou")]
+                want.append(Confusion(total[r, h, 1]).miou(SUBSETS["moving"]))
+                np.testing.assert_allclose(found.draws[d, :, r, h], want, rtol=1e-12)
+
+
+def test_scenes_that_agree_leave_no_doubt_and_differences_are_paired() -> None:
+    one = histograms(1)
+    alike = bootstrap(ROWS, np.repeat(one, 8, 0))
+    assert alike is not None
+    low, high = alike.of("other", "mIoU", 1)
+    assert high - low < 1e-12
+    # A row that is better by the same margin in scenes of very different difficulty is surely better.
+    counts = histograms(12, seed=1)
+    counts[:, :, :, :, 0, 17] *= np.arange(1, 13)[:, None, None, None] ** 3
+    counts[:, 1] = counts[:, 0]
+    counts[:, 1, ..., range(17), range(17)] += 40
+    found = bootstrap(ROWS, counts)
+    assert found is not None
+    own, base = found.of("other", "IoU", 0), found.of("ego warp", "IoU", 0)
+    assert own[0] < base[1], "the intervals overlap"
+    assert found.of("other", "IoU", 0, minus="ego warp")[0] > 0
+
+
+def test_too_few_scenes_give_no_interval_and_empty_ones_do_not_count() -> None:
+    counts = histograms(LEAST_SCENES)
+    assert bootstrap(ROWS, counts) is not None
+    counts[0] = 0
+    assert bootstrap(ROWS, counts) is None

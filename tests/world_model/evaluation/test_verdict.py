@@ -1,0 +1,92 @@
+"""The verdict says yes to what holds and no to what does not, each criterion on its own."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from world_model.errors import DataError
+from world_model.evaluation.verdict import judge, write_verdict
+
+HORIZONS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
+
+
+def row(score: float, moving: float) -> dict[str, Any]:
+    found = {"all": {"miou": score, "iou": score}, "moving": {"miou": moving}}
+    return {"horizons": {f"{s}s": found for s in (1, 2, 3)}}
+
+
+def results() -> tuple[dict[str, Any], dict[str, Any]]:
+    """A world that passes everything."""
+    surely = {"mIoU": [0.05, 0.07], "IoU": [0.04, 0.06], "mIoU moving": [0.09, 0.2]}
+    rows = {"ego warp": row(0.38, 0.05), "ii-world gt-ego": row(0.31, 0.03), "good gt-ego": row(0.44, 0.2)}
+    lead = {"minus ego warp": {f"{s}s": surely for s in (1, 2, 3)}}
+    evaluation = {"forecasting": {"rows": rows}, "intervals": {"rows": {"good gt-ego": lead}}}
+    drives = {n: {"miou": [0.4] * 6, "iou": [0.5] * 6} for n in ("logged", "perturbed")}
+    warp = {n: {"miou": [0.3] * 6, "iou": [0.4] * 6} for n in ("logged", "perturbed")}
+    fidelity = {
+        "horizons_s": list(HORIZONS),
+        "scores": {"good": drives, "transport": warp},
+        "arms": {"good": {"logged": {"frozen": {"miou": 0.3}, "shuffled": {"miou": 0.2}}}},
+        "response": {"good": {"all": {"p90_m": 0.05, "p90_deg": 0.1}}},
+        "persistence": {"good": {"overall": 0.97}},
+    }
+    return evaluation, fidelity
+
+
+def failed(change: Any) -> list[str]:
+    evaluation, fidelity = copy.deepcopy(results())
+    change(evaluation, fidelity)
+    return [f.what for f in judge("good", evaluation, fidelity) if not f.holds]
+
+
+def test_a_good_world_passes_everything() -> None:
+    assert failed(lambda e, f: None) == [] and len(judge("good", *results())) == 10
+
+
+def test_each_criterion_can_fail_alone() -> None:
+    def doubt(score: str) -> Any:
+        def change(e: dict[str, Any], f: dict[str, Any]) -> None:
+            e["intervals"]["rows"]["good gt-ego"]["minus ego warp"]["3s"][score][0] = -0.01
+
+        return change
+
+    def put(*path: str, value: Any) -> Any:
+        def change(e: dict[str, Any], f: dict[str, Any]) -> None:
+            place = f
+            for name in path[:-1]:
+                place = place[name]
+            place[path[-1]] = value
+
+        return change
+
+    cases = (
+        (doubt("mIoU"), "mIoU over the ego warp"),
+        (doubt("IoU"), "IoU over the ego warp"),
+        (doubt("mIoU moving"), "mIoU moving"),
+        (lambda e, f: e["forecasting"]["rows"].update({"ii-world gt-ego": row(0.42, 0.1)}), "published"),
+        (put("scores", "good", "perturbed", "miou", value=[0.35] * 6), "perturbed"),
+        (put("arms", "good", "logged", "frozen", "miou", value=0.9), "control arms"),
+        (put("response", "good", "all", "p90_m", value=0.3), "ego response"),
+        (put("response", "good", "all", "p90_deg", value=None), "ego response"),
+        (put("persistence", "good", "overall", value=0.82), "stays"),
+        (put("scores", "good", "logged", "miou", value=[0.4] * 5 + [0.2]), "no collapse: mIoU"),
+    )
+    for change, name in cases:
+        found = failed(change)
+        assert len(found) >= 1 and name in found[-1 if name == "stays" else 0], (name, found)
+
+
+def test_results_that_lack_something_are_named(tmp_path: Path) -> None:
+    evaluation, fidelity = results()
+    del fidelity["persistence"]["good"]
+    with pytest.raises(DataError, match="good"):
+        judge("good", evaluation, fidelity)
+    written = write_verdict(tmp_path, "synthetic", judge("good", *results()), {"evaluation": "x"})
+    assert [p.name for p in written] == ["verdict.md", "verdict.json"]
+    assert all(f["holds"] for f in json.loads(written[1].read_text())["findings"])
+    assert written[0].read_text().count("| yes") == 10

@@ -1,0 +1,91 @@
+"""Judge worlds by everything that is measured: ``python -m world_model.verdict``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from world_model.errors import IIWorldError
+from world_model.evaluate import Evaluate, evaluate
+from world_model.evaluation.verdict import PUBLISHED, judge, write_verdict
+from world_model.fidelity import Fidelity, fidelity
+from world_model.runtime import keep_memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """Say in one table whether worlds are true: forecasts against the ego warp with 95 % intervals, moving things,
+    perturbed actions, control arms, ego response, obstacle persistence, long horizons.
+
+    Runs `world_model.evaluate` and `world_model.fidelity` on the same held-out scenes into two folders of --out, and
+    judges their results. A run that was killed goes on where it stopped. It needs synthetic scenes: what other actions
+    would have led to is known of no recording.
+    """
+
+    index: Path | None = None
+    """Index file from `python -m world_model.prepare`, or its folder. If not given: the bundled demo scenes."""
+    checkpoint: Path | None = None
+    """Folder with the weights of all worlds under test. If not given: the bundled one."""
+    worlds: tuple[str, ...] = (PUBLISHED, "geometric")
+    """Worlds to judge, beside the ego warp."""
+    out: Path = Path("runs/verdict")
+    """Folder for verdict.md, verdict.json, evaluation/ and fidelity/."""
+    stride: int = 12
+    """Every K-th window of a scene for the forecasting table."""
+    scenes: int | None = None
+    """At most this many scenes for fidelity, evenly spread; the forecasting table takes all."""
+    device: str = "auto"
+    """auto (a GPU if there is one), cpu, cuda, cuda:1, ..."""
+    workers: int = 1
+    """Processes for the forecasting table."""
+
+
+def verdict(options: Verdict) -> list[Path]:
+    """Run what is missing, judge, write, and return the paths written.
+
+    Raises:
+        DataError, CheckpointError, OptionError, OutputError: as `evaluate` and `fidelity`.
+    """
+    folders = {"evaluation": options.out / "evaluation", "fidelity": options.out / "fidelity"}
+    evaluate(
+        Evaluate(
+            index=options.index, checkpoint=options.checkpoint, out=folders["evaluation"], what=("forecasting",),
+            world=options.worlds, regimes=("gt-ego",), stride=options.stride, device=options.device,
+            workers=options.workers,
+        )
+    )  # fmt: skip
+    fidelity(
+        Fidelity(
+            index=options.index, checkpoint=() if options.checkpoint is None else (options.checkpoint,),
+            out=folders["fidelity"], worlds=(*options.worlds, "transport"), limit=options.scenes,
+            device=options.device,
+        )
+    )  # fmt: skip
+    found = {
+        "evaluation": json.loads((folders["evaluation"] / "results.json").read_text()),
+        "fidelity": json.loads((folders["fidelity"] / "fidelity.json").read_text()),
+    }
+    findings = [line for world in options.worlds for line in judge(world, found["evaluation"], found["fidelity"])]
+    sources = {name: f"{folders[name]}; {found[name]['settings']['data']}" for name in folders}
+    written = write_verdict(options.out, found["fidelity"]["title"], findings, sources)
+    print("\n" + written[0].read_text())
+    print("wrote " + ", ".join(str(path) for path in written))
+    return written
+
+
+def main() -> None:
+    """Command line."""
+    try:
+        options = tyro.cli(Verdict, prog="python -m world_model.verdict")
+        keep_memory()
+        verdict(options)
+    except IIWorldError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
