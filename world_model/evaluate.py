@@ -16,7 +16,7 @@ import tyro
 from world_model.errors import IIWorldError, OptionError
 from world_model.evaluation.forecasting import SceneScore, SceneWork
 from world_model.evaluation.job import Bench, Job
-from world_model.evaluation.parallel import Group, Ranks, divided, grouped, score_here, score_in_processes
+from world_model.evaluation.parallel import Ranks, divided, score_here, score_in_processes
 from world_model.evaluation.report import Report
 from world_model.evaluation.result import ForecastResult, ReconstructionResult, steps_of
 from world_model.evaluation.streams import spread
@@ -183,21 +183,20 @@ def _work(options: Evaluate, bench: Bench, scenes: list[int], chosen: Chosen | N
 def _scored(bench: Bench, job: Job, work: list[SceneWork], workers: int, quiet: bool) -> Iterator[SceneScore]:
     """Score scenes here or in processes, saying how far it is."""
     processes = max(1, min(workers, len(work)))
-    groups = grouped(work, job.batch, bench.contest.lanes, processes)
     if processes > 1:
-        found: Iterable[tuple[Group, list[SceneScore]]] = score_in_processes(job, groups, processes)
+        found: Iterable[tuple[SceneWork, SceneScore]] = score_in_processes(job, work, processes)
     else:
-        found = score_here(bench, groups)
+        found = score_here(bench, work)
     begin, done, windows = time.perf_counter(), 0, 0
-    for group, scores in found:
-        yield from scores
-        done, windows = done + len(group), windows + sum(len(w.frames) for w in group)
+    for asked, score in found:
+        yield score
+        done, windows = done + 1, windows + len(asked.frames)
         passed = time.perf_counter() - begin
-        names = ", ".join(str(bench.index.scene_name[w.scene]) for w in group)
         rate = f", {windows / passed:.2f} windows/s" if windows else ""
         if not quiet:
             print(
-                f"[{done}/{len(work)} scenes{rate}, {passed / done * (len(work) - done):.0f} s left] {names}",
+                f"[{done}/{len(work)} scenes{rate}, {passed / done * (len(work) - done):.0f} s left] "
+                f"{bench.index.scene_name[asked.scene]}",
                 flush=True,
             )
 
