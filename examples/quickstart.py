@@ -62,7 +62,7 @@ def main(args: Args) -> None:
     names = [face.scenes.name(number) for number in face.scenes.numbers][: 1 if args.short else args.scenes]
     planners: list[Planner] = [ConstantVelocity(face.engine), IDM(face.engine), LogReplay(face.engine)]
     seconds = time.perf_counter() - begin
-    print(f"{len(names)} scenes, {len(planners)} planners, {args.world} world, ready in {seconds:.1f} s")
+    print(f"{len(names)} scenes, {len(planners)} planners, {face.episodes.world_name} world, ready in {seconds:.1f} s")
 
     # Drive every scene with every planner, always from the same frame.
     episodes: dict[str, list[dict[str, Any]]] = {planner.name: [] for planner in planners}

@@ -56,7 +56,7 @@ def check_pessimism(pessimism: float, least_trust: float, trust: TrustFunction |
         if value and trust is None:
             raise OptionError(
                 f"{name}={value!r} in a world without forecast trust",
-                "a calibrated learned world (trust.json in its checkpoint), or a world with a method trust(state)",
+                "a calibrated learned world (trust_*.json in its checkpoint), or a world with a method trust(state)",
                 "run `python -m world_model.calibrate_trust --checkpoint ...`, or leave it at 0",
             )
 

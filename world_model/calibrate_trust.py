@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import tyro
@@ -17,7 +18,7 @@ from world_model.data.index import SceneIndex
 from world_model.errors import DataError, IIWorldError, OptionError
 from world_model.files import DAMAGED_NPZ, write_json, write_npz, write_text
 from world_model.pictures.video import write_png
-from world_model.trust import members_of, trust_path
+from world_model.trust import kind_of, members_of, trust_path
 from world_model.trust.calibration import Calibration, ceiling_of, fit
 from world_model.trust.report import judge, picture, table
 from world_model.trust.samples import Samples, collect, starts_of
@@ -27,22 +28,26 @@ from world_model.worlds.protocol import World
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrateTrust:
-    """Fit the forecast trust of a checkpoint on held-out scenes and write it beside the checkpoint as trust.json.
+    """Fit the forecast trust of a learned world on held-out scenes and write it beside the checkpoint, as
+      trust_geometric.json or trust_ii-world.json.
 
-    Half of the scenes are fitted on, the other half is reported on. Each window is driven along the log and one other
-    way. An interrupted run goes on with the next scene.
+      Half of the scenes are fitted on, the other half is reported on. Each window is driven along the log and one other
+      way. An interrupted run goes on with the next scene.
 
-    Try:
-      python -m world_model.calibrate_trust --index data/synthetic --checkpoint runs/world
-      python -m world_model.calibrate_trust --index data/synthetic --checkpoint runs/a runs/b
+      Try:
+        python -m world_model.calibrate_trust --index data/synthetic --checkpoint runs/world
+        python -m world_model.calibrate_trust --index data/synthetic --checkpoint runs/a runs/b
+    python -m world_model.calibrate_trust --index data/synthetic --world ii-world
     """
 
     index: Path | None = None
     """Index file, or the data folder that holds it. If not given: the bundled demo scenes, which are too few to rely
     on."""
     checkpoint: tuple[Path, ...] = ()
-    """Folder with tokenizer.safetensors and forecaster.safetensors; several make an ensemble. If not given: the bundled
-    checkpoint."""
+    """Folder of a trained model; several make an ensemble. If not given: the bundled checkpoint."""
+    world: Literal["learned", "geometric", "ii-world"] = "learned"
+    """learned: what the checkpoint holds, geometric before ii-world. A folder that holds both can have both calibrated,
+    one after the other."""
     split: str = "val"
     """Scenes that the model was not trained on: train, val or all."""
     steps: int = 12
@@ -50,7 +55,7 @@ class CalibrateTrust:
     stride: int = 15
     """Start a window every so many keyframes."""
     out: Path | None = None
-    """The calibration. If not given: trust.json beside the checkpoint."""
+    """The calibration. If not given: trust_WORLD.json beside the checkpoint."""
     work: Path = Path("outputs/trust")
     """Folder for the measured forecasts, the report (report.md, report.json) and the picture (trust.png)."""
     device: str = "auto"
@@ -78,13 +83,14 @@ def calibrate_trust(options: CalibrateTrust) -> Calibration:
         OutputError: a result cannot be written.
     """
     index = SceneIndex.load(_demo() if options.index is None else options.index)
-    world = build_world("ii-world", checkpoint=options.members, device=options.device)
+    world = build_world(options.world, checkpoint=options.members, device=options.device)
     models = members_of(world, options.members)
     samples = _measured(world, index, options, models)
     first, second = _halves(samples)
     calibration, ceiling = fit(first), ceiling_of(first)
     report = judge(calibration, second, ceiling)
     card = {
+        "world": kind_of(world),
         "data_source": index.source,
         "data_fingerprint": index.fingerprint,
         "split": options.split,
@@ -95,9 +101,9 @@ def calibrate_trust(options: CalibrateTrust) -> Calibration:
         "held_out": report,
     }
     calibration = replace(calibration, models=models, card=card)
-    path = options.out or trust_path(options.members)
+    path = options.out or trust_path(options.members, kind_of(world))
     calibration.save(path)
-    title = f"Forecast trust on held-out {index.source} scenes that it was not fitted on"
+    title = f"Trust of {kind_of(world)} forecasts on held-out {index.source} scenes that it was not fitted on"
     write_png(options.work / "trust.png", picture(calibration, second, ceiling, title))
     write_text(options.work / "report.md", f"# {title}\n\n{table(report)}")
     write_json(options.work / "report.json", card)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,10 +20,13 @@ from world_model.data.clips import Clips, load_clips
 from world_model.errors import ActionError, ConfigError, OptionError
 from world_model.forecaster import Forecaster
 from world_model.forecaster import tiny as tiny_forecaster
+from world_model.geometric import GeometricForecaster
+from world_model.geometric import tiny as tiny_geometric_config
 from world_model.geometry import se2_matrix
 from world_model.tokenizer import Tokenizer
 from world_model.tokenizer import tiny as tiny_tokenizer
 from world_model.worlds import ReplayWorld, TransportWorld, World
+from world_model.worlds.geometric import GeometricWorld
 from world_model.worlds.learned import LearnedWorld
 from world_model.worlds.simulated import SimulatedWorld
 
@@ -142,7 +146,15 @@ def test_terms_sum_to_the_reward() -> None:
         assert not bool((out.terminated & out.truncated).any())
 
 
-def tiny_learned() -> World:
+def tiny_geometric() -> World:
+    torch.manual_seed(0)
+    model = GeometricForecaster(tiny_geometric_config(TINY)).requires_grad_(False)
+    for parameter in model.parameters():
+        parameter += 0.3 * torch.randn_like(parameter)  # as they begin, its gates are open: it would be the ego warp
+    return GeometricWorld(model)
+
+
+def tiny_tokens() -> World:
     torch.manual_seed(0)
     return LearnedWorld(Tokenizer(tiny_tokenizer(TINY)), Forecaster(tiny_forecaster(tiny_tokenizer(TINY))))
 
@@ -158,14 +170,19 @@ def simulated_start(world: SimulatedWorld) -> State:
     return runner.reset(clips, seed=torch.tensor([1, 2, 3]), action_noise=torch.tensor([0.0, 0.1, 0.2]))
 
 
-@pytest.fixture(scope="module", params=["transport", "replay", "learned", "simulated"])
+@pytest.fixture(scope="module", params=["transport", "replay", "ii-world", "geometric", "simulated"])
 def started(request: pytest.FixtureRequest) -> tuple[Engine, State]:
     """An engine in every kind of world, and three environments that differ."""
-    worlds = {"transport": TransportWorld, "replay": ReplayWorld}
+    worlds: dict[str, Callable[[], World]] = {
+        "transport": lambda: TransportWorld(TINY),
+        "replay": lambda: ReplayWorld(TINY),
+        "ii-world": tiny_tokens,
+        "geometric": tiny_geometric,
+    }
     if request.param == "simulated":
         world: World = SimulatedWorld()
         return Engine(world, EngineConfig(horizon=6)), simulated_start(world)
-    world = tiny_learned() if request.param == "learned" else worlds[request.param](TINY)
+    world = worlds[request.param]()
     runner = Engine(world, EngineConfig(horizon=6))
     noise, seed = torch.tensor([0.0, 0.1, 0.2]), torch.tensor([1, 2, 3])
     clips = street_clips(TINY, speed_mps=2.0, batch=3)

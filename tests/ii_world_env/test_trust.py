@@ -68,10 +68,15 @@ def test_episodes_end_when_the_forecast_is_no_longer_trusted(data: Path) -> None
     assert before and all(not ended and seen["trust"] >= 0.6 for _, ended, seen in before)
 
 
-def test_the_bundled_model_has_a_trust_and_others_have_none(data: Path) -> None:
-    env = gym.make("IIWorld-nuScenes-v0", world="ii-world", pessimism=0.5, disable_env_checker=True)
+@pytest.mark.parametrize(("world", "named"), [("learned", "geometric"), ("ii-world", "ii-world")])
+def test_the_bundled_models_have_a_trust(world: str, named: str) -> None:
+    env = gym.make("IIWorld-nuScenes-v0", world=world, pessimism=0.5, disable_env_checker=True)
     steps = drive(env, 3)
     assert all(0 < info["trust"] < 1 and info["reward_terms"]["pessimism"] < 0 for _, _, info in steps)
+    assert all(info["world"] == named for _, _, info in steps)
+
+
+def test_worlds_without_a_trust_say_so(data: Path) -> None:
     plain = gym.make("IIWorld-nuScenes-v0", data_root=str(data), world="small_worlds:Transport")
     assert all("trust" not in info for _, _, info in drive(plain))
     for option in ("pessimism", "least_trust"):

@@ -7,12 +7,19 @@ from pathlib import Path
 
 from torch import Tensor
 
+from world_model.checkpoint import bundled_path, load_world, shared_geometric
 from world_model.errors import CheckpointError
-from world_model.trust.calibration import TRUST_FILE, Calibration
+from world_model.trust.calibration import Calibration
 from world_model.trust.figures import Figures, figures_for
+from world_model.worlds.ensemble import EnsembleWorld, member_paths
+from world_model.worlds.geometric import GeometricWorld
+from world_model.worlds.kinds import GEOMETRIC, II_WORLD
+from world_model.worlds.learned import LearnedWorld
 from world_model.worlds.protocol import World, WorldState
 
-__all__ = ["Calibration", "Trust", "calibrated_trust", "figures_for", "members_of", "trust_path"]
+__all__ = ["Calibration", "Trust", "calibrated_trust", "figures_for", "kind_of", "members_of", "trust_path"]
+
+KINDS: dict[type, str] = {GeometricWorld: GEOMETRIC, LearnedWorld: II_WORLD}
 
 
 class Trust:
@@ -34,7 +41,7 @@ def calibrated_trust(world: World, checkpoint: str | Path | Sequence[str | Path]
     """The trust that belongs to a learned world, or None where it was never calibrated.
 
     Args:
-        world: what `build_world("learned", checkpoint=checkpoint)` made; other worlds have no calibration.
+        world: a learned world that `build_world` made; other worlds have no calibration.
         checkpoint: what it was made from.
 
     Raises:
@@ -43,7 +50,7 @@ def calibrated_trust(world: World, checkpoint: str | Path | Sequence[str | Path]
     models, figures = members_of(world, checkpoint), figures_for(world)
     if not models or figures is None:
         return None
-    path = trust_path(checkpoint)
+    path = trust_path(checkpoint, kind_of(world))
     if not path.exists():
         return None
     calibration = Calibration.load(path)
@@ -57,36 +64,49 @@ def calibrated_trust(world: World, checkpoint: str | Path | Sequence[str | Path]
     return Trust(figures, calibration)
 
 
-def trust_path(checkpoint: str | Path | Sequence[str | Path] | None = None) -> Path:
-    """Where the calibration of a checkpoint lies: beside it; that of an ensemble beside its first member."""
-    from world_model.checkpoint import bundled_path
-    from world_model.worlds.ensemble import member_paths
+def trust_path(checkpoint: str | Path | Sequence[str | Path] | None, kind: str) -> Path:
+    """Where the calibration of a checkpoint lies: beside it; that of an ensemble beside its first member.
 
+    Args:
+        checkpoint: as for `build_world`.
+        kind: of `kind_of`; a folder that holds both kinds of world has a calibration of each.
+    """
     first, *others = member_paths(checkpoint)
     folder = bundled_path() if first is None else Path(first)
     folder = folder.parent if folder.suffix == ".safetensors" else folder
-    return folder / (f"trust_ensemble{1 + len(others)}.json" if others else TRUST_FILE)
+    return folder / f"trust_{kind}{f'_ensemble{1 + len(others)}' if others else ''}.json"
+
+
+def kind_of(world: World) -> str:
+    """Name of a learned world, "geometric" or "ii-world", of an ensemble those of its members; "" for other worlds."""
+    kinds = [KINDS.get(type(member), "") for member in _members(world)]
+    return "+".join(dict.fromkeys(kinds)) if all(kinds) else ""
 
 
 def members_of(world: World, checkpoint: str | Path | Sequence[str | Path] | None = None) -> tuple[str, ...]:
-    """Hashes of the weights of a learned world, tokenizer and forecaster of each member.
+    """Hashes of the weights of a learned world, member by member.
 
     Empty for other worlds, and for weights that run with another ``faithful`` switch than they were calibrated with.
     """
-    from world_model.checkpoint import load_world
-    from world_model.worlds.ensemble import EnsembleWorld, member_paths
-    from world_model.worlds.learned import LearnedWorld
+    if not kind_of(world):
+        return ()
+    pairs = zip(_members(world), member_paths(checkpoint), strict=True)
+    names = [_weights_of(member, path) for member, path in pairs]
+    return tuple(name for own in names for name in own) if all(names) else ()
 
-    members = world.members if isinstance(world, EnsembleWorld) else (world,)
-    names: list[str] = []
-    for member, path in zip(members, member_paths(checkpoint), strict=True):
-        if type(member) is not LearnedWorld:
-            return ()
-        weight = next(member.tokenizer.parameters())
-        # The very model that the world runs on: it is read once per process.
-        model = load_world(path, device=str(weight.device), dtype=weight.dtype)
-        if (model.tokenizer.config, model.forecaster.config) != (member.tokenizer.config, member.forecaster.config):
-            return ()
-        card = model.card
-        names += [str(card["tokenizer"]["weights"]), str(card["weights"])]
-    return tuple(names)
+
+def _members(world: World) -> Sequence[World]:
+    return world.members if isinstance(world, EnsembleWorld) else (world,)
+
+
+def _weights_of(member: World, path: str | Path | None) -> tuple[str, ...]:
+    # The very model that the world runs on: it is read once per process.
+    if isinstance(member, GeometricWorld):
+        _, card = shared_geometric(path, next(member.model.parameters()).device)
+        return (str(card["weights"]),)
+    assert isinstance(member, LearnedWorld)
+    weight = next(member.tokenizer.parameters())
+    model = load_world(path, device=str(weight.device), dtype=weight.dtype)
+    if (model.tokenizer.config, model.forecaster.config) != (member.tokenizer.config, member.forecaster.config):
+        return ()
+    return str(model.card["tokenizer"]["weights"]), str(model.card["weights"])

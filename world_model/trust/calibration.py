@@ -23,7 +23,6 @@ from world_model.trust.samples import Samples
 from world_model.trust.statistics import monotone, ridge
 
 VERSION = 1
-TRUST_FILE = "trust.json"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,8 @@ what it knows, and its forecast stays good for longer.
     code_distance   mean distance of the token vectors from the nearest code of the tokenizer's finest stage
     code_misfit     the same, relative to their norm
     disagreement    of an ensemble: how much of the occupancy its members differ in
+
+These are the figures of token forecasts; those of the geometric world are in `world_model.geometric.certainty`.
 """
 
 from __future__ import annotations

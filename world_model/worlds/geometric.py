@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
 from world_model.data.clips import Clips
 from world_model.geometric import GeometricForecaster, Observation
+from world_model.geometric.certainty import Certainty, certainty_of
 from world_model.geometric.evidence import recall_forecast
 from world_model.geometry import invert_pose
 from world_model.grid import STEP_S
@@ -25,6 +26,7 @@ class GeometricState(TensorState):
         displacement_m: (B, X, Y, 2) how far each observed mover has gone since.
         elapsed_s: (B,) time since the reset.
         labels: (B, X, Y, Z) uint8 occupancy now; the memory of what was forecast where nothing was ever observed.
+        certainty: raw figures of how sure the forecast is.
     """
 
     seen: Observation
@@ -32,6 +34,7 @@ class GeometricState(TensorState):
     displacement_m: Tensor
     elapsed_s: Tensor
     labels: Tensor
+    certainty: Certainty
 
 
 class GeometricWorld:
@@ -69,6 +72,7 @@ class GeometricWorld:
             displacement_m=torch.zeros_like(seen.velocity_mps),
             elapsed_s=torch.zeros(batch, device=device),
             labels=seen.labels,
+            certainty=Certainty.of_observation(batch, device),
         )
 
     def step(self, state: GeometricState, curr_to_next: Tensor, command: Tensor) -> GeometricState:
@@ -78,13 +82,19 @@ class GeometricWorld:
         elapsed = state.elapsed_s + STEP_S
         recalled = recall_forecast(state.labels, next_to_curr, self.grid)
         evidence = self.model.move(state.seen, ego_to_start, elapsed, displacement, recalled)
+        fused = self.model.fusion(evidence)
         return GeometricState(
             seen=state.seen,
             ego_to_start=ego_to_start,
             displacement_m=displacement,
             elapsed_s=elapsed,
-            labels=self.model.fuse(evidence),
+            labels=self.model.fusion.labels(fused),
+            certainty=certainty_of(fused, evidence),
         )
 
     def occupancy(self, state: GeometricState) -> Tensor:
         return state.labels
+
+    def trust_figures(self, state: GeometricState) -> dict[str, Tensor]:
+        """What the forecast trust is made of, (B,) by name; see `Certainty`."""
+        return {field.name: getattr(state.certainty, field.name) for field in fields(Certainty)}

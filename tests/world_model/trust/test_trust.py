@@ -11,19 +11,20 @@ import pytest
 import torch
 from small_worlds import TINY, Learned
 from street import SMALL, street_clips, write_street
+from tiny_checkpoints import write_geometric, write_tokens
 
 from world_model.calibrate_trust import CalibrateTrust, calibrate_trust
 from world_model.checkpoint import bundled_path
 from world_model.data.index import SceneIndex
 from world_model.errors import CheckpointError, ConfigError, DataError, OptionError
 from world_model.geometry import invert_pose, se2_matrix
-from world_model.trust import Trust, calibrated_trust, figures_for, members_of, trust_path
+from world_model.trust import Trust, calibrated_trust, figures_for, kind_of, members_of, trust_path
 from world_model.trust.calibration import Calibration, fit, quality_of
 from world_model.trust.figures import TokenFigures
 from world_model.trust.report import judge, picture, table
 from world_model.trust.samples import Samples, collect
 from world_model.trust.statistics import calibration_error, interval, monotone, ranks, ridge, spearman, within
-from world_model.worlds import ReplayWorld, TransportWorld, build_world
+from world_model.worlds import ReplayWorld, TransportWorld, World, build_world
 from world_model.worlds.ensemble import EnsembleWorld
 
 
@@ -206,32 +207,61 @@ def test_errors_are_measured_where_the_recording_reaches(tmp_path: Path) -> None
         collect(ReplayWorld(SMALL), index, [4], 2)
 
 
-def test_the_bundled_calibration_belongs_to_the_bundled_weights() -> None:
-    world = build_world("ii-world", device="cpu")
-    trust = calibrated_trust(world)
-    assert isinstance(trust, Trust) and trust_path() == bundled_path() / "trust.json"
+@pytest.mark.parametrize("kind", ["geometric", "ii-world"])
+def test_the_bundled_calibrations_belong_to_the_bundled_weights(kind: str) -> None:
+    trust = calibrated_trust(build_world(kind, device="cpu"))
+    assert isinstance(trust, Trust) and trust_path(None, kind) == bundled_path() / f"trust_{kind}.json"
     held_out = trust.calibration.card["held_out"]
     assert held_out["1 - IoU"]["spearman"] > 0.7 and held_out["1 - IoU"]["within_horizon"] > 0.5
     assert trust.calibration.card["data_source"] == "synthetic"
 
 
-def test_a_calibration_of_other_weights_is_refused(tmp_path: Path) -> None:
-    for name in ("tokenizer.safetensors", "forecaster.safetensors"):
-        (tmp_path / name).write_bytes((bundled_path() / name).read_bytes())
-    world = build_world("ii-world", checkpoint=tmp_path, device="cpu")
+@pytest.mark.parametrize("kind", ["geometric", "ii-world"])
+def test_a_calibration_of_other_weights_is_refused(kind: str, tmp_path: Path) -> None:
+    """Both kinds lie in one folder, and each has a calibration of its own."""
+    write_geometric(write_tokens(tmp_path))
+    world = build_world(kind, checkpoint=tmp_path, device="cpu")
     assert calibrated_trust(world, tmp_path) is None
-    calibration = dataclasses.replace(fit(made_up()), models=members_of(world, tmp_path))
-    calibration.save(tmp_path / "trust.json")
-    assert calibrated_trust(world, tmp_path) is not None
-    dataclasses.replace(calibration, models=("other", "weights")).save(tmp_path / "trust.json")
+    calibration = dataclasses.replace(fit(of_world(world)), models=members_of(world, tmp_path))
+    calibration.save(trust_path(tmp_path, kind))
+    trust = calibrated_trust(world, tmp_path)
+    assert trust is not None and trust(world.reset(street_clips(TINY, batch=2))).shape == (2,)
+    other = build_world({"geometric": "ii-world", "ii-world": "geometric"}[kind], checkpoint=tmp_path, device="cpu")
+    assert calibrated_trust(other, tmp_path) is None
+    dataclasses.replace(calibration, models=("other", "weights")).save(trust_path(tmp_path, kind))
     with pytest.raises(CheckpointError, match="calibrated for weights other"):
         calibrated_trust(world, tmp_path)
     assert calibrated_trust(TransportWorld()) is None
 
 
+def of_world(world: World) -> Samples:
+    """Made up forecasts with the names of a world's figures."""
+    figures_of = figures_for(world)
+    assert figures_of is not None
+    names = tuple(figures_of(world.reset(street_clips(TINY))))
+    samples = made_up()
+    return dataclasses.replace(samples, names=names, figures=np.repeat(samples.figures[:, :1], len(names), 1))
+
+
+def test_members_say_whose_weights_they_are(tmp_path: Path) -> None:
+    one, two = write_geometric(tmp_path / "a", 0), write_geometric(write_tokens(tmp_path / "b"), 1)
+    for checkpoint, name, kind, count in (
+        (one, "geometric", "geometric", 1),
+        (two, "ii-world", "ii-world", 2),
+        ([str(one), str(two)], "learned", "geometric", 2),
+        ([str(two), str(one)], "geometric", "geometric", 2),
+    ):
+        world = build_world(name, checkpoint=checkpoint, device="cpu")
+        found = members_of(world, checkpoint)
+        assert kind_of(world) == kind and len(set(found)) == count
+    assert kind_of(TransportWorld()) == "" and members_of(TransportWorld()) == ()
+    assert found == members_of(build_world("learned", checkpoint=[str(one), str(two)]), [str(one), str(two)])[::-1]
+
+
 def test_names_of_calibrations() -> None:
-    assert trust_path("runs/a") == Path("runs/a/trust.json")
-    assert trust_path(["runs/a", "runs/b"]) == Path("runs/a/trust_ensemble2.json")
+    assert trust_path("runs/a", "geometric") == Path("runs/a/trust_geometric.json")
+    assert trust_path("runs/a/geometric.safetensors", "geometric") == Path("runs/a/trust_geometric.json")
+    assert trust_path(["runs/a", "runs/b"], "ii-world") == Path("runs/a/trust_ii-world_ensemble2.json")
 
 
 def test_too_few_scenes_and_bad_options_are_refused(tmp_path: Path) -> None:

@@ -1,0 +1,58 @@
+"""How sure a forecast is of itself: raw figures of its scores and its evidence, computed while they are at hand.
+
+They cost two passes over the scores, little beside the networks; what they say about the true error is fitted on
+held-out drives (`world_model.trust`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from world_model.geometric.evidence import OBSERVED, Evidence
+from world_model.geometric.fusion import Fused
+from world_model.tensor_state import TensorState
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certainty(TensorState):
+    """Raw figures of B forecasts.
+
+    Attributes:
+        unseen: (B,) float32 share of the columns that no observed frame reached.
+        expected_iou: (B,) float32 IoU with the truth if every voxel were occupied with the probability that its own
+            score says: E[intersection] / E[union].
+    """
+
+    unseen: Tensor
+    expected_iou: Tensor
+
+    @classmethod
+    def of_observation(cls, batch: int, device: torch.device) -> Certainty:
+        """Of B moments at which nothing has been forecast yet."""
+        return cls(unseen=torch.zeros(batch, device=device), expected_iou=torch.ones(batch, device=device))
+
+
+def certainty_of(fused: Fused, evidence: Evidence) -> Certainty:
+    """Figures of forecasts, from their scores and what these were made of."""
+    return Certainty(
+        unseen=(evidence.reach != OBSERVED).flatten(1).float().mean(1), expected_iou=expected_iou(fused.occupied)
+    )
+
+
+def expected_iou(scores: Tensor) -> Tensor:
+    """E[intersection] / E[union] of a forecast with a truth that is drawn voxel by voxel.
+
+    Args:
+        scores: (B, ...) logits that a voxel is occupied; the forecast holds those above 0 for occupied.
+
+    Returns:
+        (B,) float32; 1 where nothing is occupied and nothing is expected to be.
+    """
+    scores = scores.flatten(1)
+    chance, forecast = scores.float().sigmoid(), scores > 0
+    hit = (chance * forecast).sum(1)
+    union = forecast.sum(1) + chance.sum(1) - hit
+    return torch.where(union > 0, hit / union, torch.ones_like(hit))
