@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from world_model.geometric.evidence import OBSERVED, Evidence
-from world_model.geometric.fusion import Fused
 from world_model.tensor_state import TensorState
 
 
@@ -35,11 +34,10 @@ class Certainty(TensorState):
         return cls(unseen=torch.zeros(batch, device=device), expected_iou=torch.ones(batch, device=device))
 
 
-def certainty_of(fused: Fused, evidence: Evidence) -> Certainty:
-    """Figures of forecasts, from their scores and what these were made of."""
-    return Certainty(
-        unseen=(evidence.reach != OBSERVED).flatten(1).float().mean(1), expected_iou=expected_iou(fused.occupied)
-    )
+def certainty_of(scores: Tensor, evidence: Evidence) -> Certainty:
+    """Figures of forecasts, from their logits (B, ...) that voxels are occupied and what these were made of."""
+    unseen = (evidence.reach != OBSERVED).flatten(1).float().mean(1)
+    return Certainty(unseen=unseen, expected_iou=expected_iou(scores))
 
 
 def expected_iou(scores: Tensor) -> Tensor:

@@ -104,15 +104,20 @@ class FusionNet(nn.Module):
         classes = F.log_softmax(self.class_logits(fused, voxel).float(), 1)
         return torch.cat((F.logsigmoid(occupied)[:, None] + classes, F.logsigmoid(-occupied)[:, None]), 1)
 
-    def labels(self, fused: Fused) -> Tensor:
-        """The most probable labels (B, X, Y, Z) uint8: occupied where that is likelier than free, then the class."""
-        voxel = self._occupied_at(fused)
+    def labels(self, fused: Fused, logits: Tensor | None = None) -> Tensor:
+        """The most probable labels (B, X, Y, Z) uint8: occupied where that is likelier than free, then the class.
+
+        Args:
+            fused: what the read-outs work on.
+            logits: `quick_logits` of it, where somebody has them already.
+        """
+        voxel = positive_at((self.quick_logits(fused) if logits is None else logits).view(-1))
         out = torch.full((fused.labels.numel(),), FREE, dtype=torch.uint8, device=fused.labels.device)
         out[voxel] = best_class(self._class_logits(fused, voxel)[:FREE])
         return from_cells(out.view(fused.labels.shape), self.config.patch, self.config.grid)
 
-    def _occupied_at(self, fused: Fused) -> Tensor:
-        """Positions of the voxels whose `occupied_logits` are positive; gates are read where there is evidence only."""
+    def quick_logits(self, fused: Fused) -> Tensor:
+        """`occupied_logits` (B, Xc, Yc, slots) up to rounding: gates are read where there is evidence only."""
         slots, weight, bias = self.config.slots, self.scores.weight[:, :, 0, 0], self.scores.bias
         assert bias is not None
         logits = F.linear(fused.features, weight[:slots], bias[:slots]).view(-1)
@@ -123,7 +128,7 @@ class FusionNet(nn.Module):
         logits.index_add_(0, remembered, memory)
         # Where both speak, only what was seen counts.
         logits.index_copy_(0, seen, here)
-        return positive_at(logits)
+        return logits.view(fused.labels.shape)
 
     def _class_logits(self, fused: Fused, voxel: Tensor) -> Tensor:
         """Class logits (18, N) of voxels (N,); the last row takes what free evidence adds, and means nothing."""
