@@ -73,7 +73,7 @@ class FusionNet(nn.Module):
         self.scores.bias[:slots], self.scores.bias[slots : 2 * slots], self.scores.bias[2 * slots :] = -4.0, 5.0, 2.0
 
     def forward(self, evidence: Evidence) -> Fused:
-        patch, slots = self.config.patch, self.config.slots
+        patch = self.config.patch
         labels, memory = to_cells(evidence.labels, patch), to_cells(evidence.memory, patch)
         batch, (rows, columns) = labels.shape[0], self.config.cells
         reach = torch.stack([(evidence.reach == kind).float() for kind in (OBSERVED, RECALLED)], 1)
