@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from world_model.geometric.columns import packed
+from world_model.geometry import packed
 from world_model.grid import NUM_CLASSES, VoxelGrid
 from world_model.positions import occupied_at, quotient
 from world_model.tokenizer.blocks import ResidualBlock
