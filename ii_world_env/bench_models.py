@@ -77,7 +77,7 @@ def _compiled(model: nn.Module) -> nn.Module:
     elif isinstance(model, Forecaster):
         parts = [(model.transformer, name) for name in ("encode", "encode_map", "decode")]
     elif isinstance(model, geometric.GeometricForecaster):
-        parts = [(model.fusion, "forward"), (model.motion, "forward")]
+        parts = [(model.fusion.body, "forward"), (model.motion.body, "forward")]
     for owner, name in parts:
         setattr(owner, name, torch.compile(getattr(owner, name), dynamic=False))
     return model

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ii_world_env.rewards import RewardFunction
-from world_model.errors import OptionError
+from world_model.errors import KeywordError, OptionError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +70,10 @@ class EnvConfig:
         """From the keywords of a constructor.
 
         Raises:
-            OptionError: an unknown keyword.
+            KeywordError: an unknown keyword, in Python's words: TorchRL tries a keyword and reads the refusal.
         """
         known = [field.name for field in fields(cls)]
         if unknown := sorted(set(options) - set(known)):
-            raise OptionError(f"unknown keyword {', '.join(unknown)}", ", ".join(known), "remove or rename it")
+            found = f"unexpected keyword argument {', '.join(map(repr, unknown))}"
+            raise KeywordError(found, ", ".join(known), "remove or rename it")
         return cls(**options)

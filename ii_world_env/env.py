@@ -88,7 +88,8 @@ class IIWorldEnv(gym.Env[Any, np.ndarray]):
     vehicles, vehicles before structures, structures before ground; 17 is unknown or free.
 
     `observation="occupancy"`: the whole forecast, a `Box(0, 17, (200, 200, 16), uint8)` of class ids `[x, y, z]`, 0.4 m
-    voxels over x, y of -40..40 m and z of -1..5.4 m. With every mode `env.unwrapped.occupancy` gives it.
+    voxels over x, y of -40..40 m and z of -1..5.4 m, 640 kB each: 100,000 transitions with their next observations fill
+    128 GB, so off-policy agents take "bev" or "state". With every mode `env.unwrapped.occupancy` gives it.
 
     `observation="tokens"`, only in "ii-world": a `Dict` with `ego` and `route` as above and `tokens`, the latent map
     (C, 50, 50) float32 that the occupancy is decoded from.

@@ -28,6 +28,7 @@ from world_model.grid import (
     OBSTACLE,
     VoxelGrid,
 )
+from world_model.positions import member
 
 FRONT_M = EGO_LENGTH_M - EGO_REAR_OVERHANG_M
 CENTER_M = (FRONT_M - EGO_REAR_OVERHANG_M) / 2
@@ -85,7 +86,7 @@ def contacts(labels: Tensor, poses: Tensor, home: Tensor, grid: VoxelGrid, confi
     flat = cells.reshape(batch, steps * count, 2)
     believed = ~in_body(into(home, flat), config.spawn_margin_m).view(batch, steps, count)
     low, high = band(config.band_m, grid)
-    solid = _member(columns_at(labels[..., low:high], flat, grid), OBSTACLE).sum(-1).view(batch, steps, count)
+    solid = member(columns_at(labels[..., low:high], flat, grid), OBSTACLE).sum(-1).view(batch, steps, count)
     return (solid * (inside & believed)).sum(-1)
 
 
@@ -124,20 +125,20 @@ def ground_at(
     top = band((-math.inf, config.ground_top_m), grid)[1]
     column = columns_at(labels[..., :top], points, grid)
     votes = columns_at(ground[..., None], into(home, points), grid, fill=0)[..., 0]
-    drivable = (column == DRIVEABLE).any(-1) | (votes > 0)
-    return drivable, _member(column, GROUND[1:]).any(-1) | (votes < 0)
+    drivable = member(column, (DRIVEABLE,)).any(-1) | (votes > 0)
+    return drivable, member(column, GROUND[1:]).any(-1) | (votes < 0)
 
 
 def obstacles_at(labels: Tensor, points: Tensor, grid: VoxelGrid, config: FootprintConfig) -> Tensor:
     """Whether obstacles as high as the body stand at points (B, N, 2), frame of the labels; (B, N) bool."""
     low, high = band(config.band_m, grid)
-    return _member(columns_at(labels[..., low:high], points, grid), OBSTACLE).any(-1)
+    return member(columns_at(labels[..., low:high], points, grid), OBSTACLE).any(-1)
 
 
 def ground_votes(labels: Tensor, grid: VoxelGrid, config: FootprintConfig) -> Tensor:
     """Ground of every column: (B, X, Y, Z) labels -> (B, X, Y) int8, 1 drivable, -1 other ground, 0 unknown."""
     low = labels[..., : band((-math.inf, config.ground_top_m), grid)[1]]
-    drivable, other = (low == DRIVEABLE).any(-1), _member(low, GROUND[1:]).any(-1)
+    drivable, other = member(low, (DRIVEABLE,)).any(-1), member(low, GROUND[1:]).any(-1)
     return drivable.to(torch.int8) - (other & ~drivable).to(torch.int8)
 
 
@@ -178,10 +179,3 @@ def _disc(radius_m: float, voxel_m: float, like: Tensor) -> Tensor:
     steps = range(-reach, reach + 1)
     inside = [(i * voxel_m, j * voxel_m) for i in steps for j in steps if math.hypot(i, j) * voxel_m <= radius_m + 1e-6]
     return like.new_tensor(inside)
-
-
-def _member(labels: Tensor, classes: tuple[int, ...]) -> Tensor:
-    """Whether labels belong to a set of classes."""
-    table = torch.zeros(256, dtype=torch.bool, device=labels.device)
-    table[list(classes)] = True
-    return table[labels.int()]

@@ -40,22 +40,31 @@ EGO_BOUNDS = (MAX_SPEED_MPS, 2.0, 20.0, 200.0)
 """Bounds of `EGO_FIELDS`; values are clipped to them."""
 
 _RANK = torch.tensor([PRIORITY.index(c) for c in range(NUM_CLASSES)], dtype=torch.uint8)
+_BYTE = 1 << 8
+_PAIR_RANK = torch.zeros(NUM_CLASSES, _BYTE, dtype=torch.uint8)
+"""Higher rank of two voxels: [class of the upper, class of the lower]."""
+_PAIR_RANK[:, :NUM_CLASSES] = torch.maximum(_RANK[:, None], _RANK)
 
 
 def bev(labels: Tensor, grid: VoxelGrid) -> Tensor:
     """Compact map of classes from above.
 
     Args:
-        labels: (B, X, Y, Z) class ids.
+        labels: (B, X, Y, Z) uint8 class ids.
 
     Returns:
         (B, X/2, Y/2) uint8 class ids, axis 1 forward and axis 2 left; 17 (free) where nothing is known.
     """
-    top = band((-1e9, CLEARANCE_M), grid)[1]
-    rank = _RANK.to(labels.device)[labels[..., :top].int()].amax(-1)
-    # Ranks up to 17 are exact in float; max pooling has no integer kernel.
-    pooled = F.max_pool2d(rank[:, None].float(), POOL)[:, 0]
-    return torch.tensor(PRIORITY, dtype=torch.uint8, device=labels.device)[pooled.int()]
+    batch, (rows, columns) = len(labels), (labels.shape[1] // POOL, labels.shape[2] // POOL)
+    low = labels[:, : rows * POOL, : columns * POOL, : band((-1e9, CLEARANCE_M), grid)[1]]
+    # Two voxels, one above the other, are looked up as one number (little-endian); free ones rank lowest.
+    pairs = F.pad(low, (0, low.shape[-1] % 2), value=FREE).contiguous().view(torch.int16)
+    # All voxels of a cell outermost, so that the maximum runs over long rows.
+    cells = pairs.view(batch, rows, POOL, columns, POOL, -1).permute(2, 4, 5, 0, 1, 3).contiguous()
+    ranks = _PAIR_RANK.to(labels.device).view(-1).index_select(0, cells.view(-1).int())
+    highest = ranks.view(-1, batch * rows * columns).amax(0)
+    shown = torch.tensor(PRIORITY, dtype=torch.uint8, device=labels.device).index_select(0, highest.int())
+    return shown.view(batch, rows, columns)
 
 
 def ego(state: State) -> Tensor:

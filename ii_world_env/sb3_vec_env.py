@@ -17,19 +17,41 @@ from ii_world_env.vector_env import IIWorldVectorEnv, SubEnvironment
 
 
 class IIWorldVecEnv(VecEnv):
-    """N environments for stable-baselines3.
+    """
+    ## Description
+    N environments for stable-baselines3 in one process, with one copy of the weights and one forward per step:
 
         env = VecMonitor(IIWorldVecEnv(8, horizon=16))
         PPO("MultiInputPolicy", env, policy_kwargs={"features_extractor_class": ClassMapExtractor}).learn(20_000)
 
-    An environment that ends starts anew in the same step: its last observation is ``infos[i]["terminal_observation"]``,
-    and ``infos[i]["TimeLimit.truncated"]`` says whether the value beyond it should be bootstrapped. The infos are those
-    of the last step; those of the reset are in ``reset_infos``.
+    ## Action Space
+    That of one `IIWorldEnv`; `step` takes (N, ...) of them.
 
-    Args:
-        num_envs: N.
-        env_id: a registered id of this package.
-        options: as for ``gym.make_vec`` of it; ``autoreset_mode`` is not one of them.
+    ## Observation Space
+    That of one `IIWorldEnv`; observations come as (N, ...) arrays, or a dict of them. `agents.extractor` has the
+    features extractor that embeds class ids.
+
+    ## Rewards
+    (N,) float32; the terms are in `infos[i]["reward_terms"]`.
+
+    ## Starting State
+    As in `IIWorldEnv`; `seed(...)` and `set_options(...)` count for the next reset. The infos of a reset are in
+    `reset_infos`.
+
+    ## Episode End
+    An environment that ends starts anew in the same step: its last observation is `infos[i]["terminal_observation"]`,
+    and `infos[i]["TimeLimit.truncated"]` says whether the value beyond it should be bootstrapped.
+
+    ## Arguments
+    Those of `IIWorldVectorEnv` but `autoreset_mode`, and:
+
+    | Name       | Default               | Meaning                         |
+    |------------|-----------------------|---------------------------------|
+    | `num_envs` | required              | N                               |
+    | `env_id`   | "IIWorld-nuScenes-v0" | a registered id of this package |
+
+    ## Version History
+    * v0: first version.
     """
 
     actions: Any = None

@@ -30,12 +30,26 @@ class IIWorldVectorEnv(VectorEnv[Any, Any, np.ndarray]):
 
         envs = gym.make_vec("IIWorld-nuScenes-v0", num_envs=8)
 
-    Spaces, rewards, starts and ends are those of `IIWorldEnv`, batched. Every environment has a random generator of
-    its own, so that its episodes do not depend on its place in the batch. Numbers agree with those of single
-    environments up to the rounding of batched arithmetic.
+    Every environment has a random generator of its own, so that its episodes do not depend on its place in the batch.
+    Numbers agree with those of single environments up to the rounding of batched arithmetic (docs/conformance.md).
 
-    ## Autoreset
-    `autoreset_mode` is a `gymnasium.vector.AutoresetMode` or its value:
+    ## Action Space
+    That of `IIWorldEnv`, batched: `Box(-1, 1, (N, 2), float32)` by default, `MultiDiscrete` for discrete actions. N
+    float32 or int64 actions in, all of them checked before anything moves.
+
+    ## Observation Space
+    That of `IIWorldEnv`, batched: every array gets a leading axis N. Arrays are fresh at every call.
+
+    ## Rewards
+    (N,) float64, each the sum of the environment's `infos["reward_terms"]`; see `IIWorldEnv`.
+
+    ## Starting State
+    As in `IIWorldEnv`. `reset(seed=)` takes one integer for seed, seed + 1, ..., or one for each environment;
+    `options["reset_mask"]`, a (N,) bool array, names the environments that reset.
+
+    ## Episode End
+    As in `IIWorldEnv`, and after `max_episode_steps` as `time_limit`. Environments that reset are encoded together in
+    one batch; the others do not notice. `autoreset_mode` is a `gymnasium.vector.AutoresetMode` or its value:
 
     | Value                | After an episode has ended                                                            |
     |----------------------|---------------------------------------------------------------------------------------|
@@ -43,10 +57,8 @@ class IIWorldVectorEnv(VectorEnv[Any, Any, np.ndarray]):
     | "SameStep"           | `step` returns the next first observation; the last one is in `infos["final_obs"]`     |
     | "Disabled"           | `reset(options={"reset_mask": mask})` is yours to call; stepping raises `ResetNeeded`  |
 
-    Environments that reset are encoded together in one batch; the others do not notice.
-
-    ## Infos
-    Arrays (N, ...) by key `k`, with a bool mask `_k` of the environments that have it; dicts are nested the same way.
+    Infos are arrays (N, ...) by key `k`, with a bool mask `_k` of the environments that have it; dicts are nested the
+    same way.
 
     ## Arguments
     Those of `IIWorldEnv`, and:
@@ -57,6 +69,9 @@ class IIWorldVectorEnv(VectorEnv[Any, Any, np.ndarray]):
     | `autoreset_mode`    | "NextStep" | see above                                                                     |
     | `max_episode_steps` | None       | truncate after so many steps, as `TimeLimit` would                            |
     | `render_mode`       | None       | "rgb_array": `render` returns a tuple of N pictures                           |
+
+    ## Version History
+    * v0: first version.
 
     Raises:
         ActionError: actions of a wrong shape, or not finite; the message names the environments. Nothing has changed.

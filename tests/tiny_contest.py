@@ -8,7 +8,7 @@ import torch
 
 from world_model.checkpoint import FORECASTER_FILE, TOKENIZER_FILE, load_tokenizer, save_model
 from world_model.data.index import SceneIndex
-from world_model.evaluation.forecasting import Contest, SceneWork, read_scenes, score_scenes
+from world_model.evaluation.forecasting import Contest, SceneWork, read_scene, score_scene
 from world_model.evaluation.result import ForecastResult
 from world_model.forecaster import Forecaster
 from world_model.forecaster import tiny as tiny_forecaster
@@ -44,7 +44,7 @@ class Mine(TransportWorld):
 
 def forecast(index: SceneIndex, frames: list[int], contest: Contest, scene: int = 0) -> ForecastResult:
     """Score windows of one scene."""
-    work = [SceneWork(scene=scene, frames=tuple(frames))]
-    (score,) = score_scenes(read_scenes(index, work, contest), work, contest)
+    work = SceneWork(scene=scene, frames=tuple(frames))
+    score = score_scene(read_scene(index, work, contest), work, contest)
     assert score.forecast is not None and score.reconstruction is None
     return score.forecast

@@ -42,5 +42,9 @@ class OptionError(IIWorldError, ValueError):
     """An unknown or malformed option was given."""
 
 
+class KeywordError(OptionError, TypeError):
+    """A keyword that a constructor does not know: a `TypeError`, as Python's own, which clients look out for."""
+
+
 class OutputError(IIWorldError, OSError):
     """A result could not be written."""

@@ -17,7 +17,7 @@ from world_model.errors import IIWorldError, OptionError
 from world_model.evaluation.forecasting import SceneScore, SceneWork
 from world_model.evaluation.intervals import bootstrap
 from world_model.evaluation.job import Bench, Job
-from world_model.evaluation.parallel import Group, Ranks, divided, grouped, score_here, score_in_processes
+from world_model.evaluation.parallel import Ranks, divided, score_here, score_in_processes
 from world_model.evaluation.report import Report
 from world_model.evaluation.result import ForecastResult, ReconstructionResult, steps_of
 from world_model.evaluation.streams import spread
@@ -215,21 +215,20 @@ def _scored(
 ) -> Iterator[tuple[int, SceneScore]]:
     """Score scenes here or in processes, saying how far it is; yields the scene's number with its score."""
     processes = max(1, min(workers, len(work)))
-    groups = grouped(work, job.batch, bench.contest.lanes, processes)
     if processes > 1:
-        found: Iterable[tuple[Group, list[SceneScore]]] = score_in_processes(job, groups, processes)
+        found: Iterable[tuple[SceneWork, SceneScore]] = score_in_processes(job, work, processes)
     else:
-        found = score_here(bench, groups)
+        found = score_here(bench, work)
     begin, done, windows = time.perf_counter(), 0, 0
-    for group, scores in found:
-        yield from ((w.scene, score) for w, score in zip(group, scores, strict=True))
-        done, windows = done + len(group), windows + sum(len(w.frames) for w in group)
+    for asked, score in found:
+        yield asked.scene, score
+        done, windows = done + 1, windows + len(asked.frames)
         passed = time.perf_counter() - begin
-        names = ", ".join(str(bench.index.scene_name[w.scene]) for w in group)
         rate = f", {windows / passed:.2f} windows/s" if windows else ""
         if not quiet:
             print(
-                f"[{done}/{len(work)} scenes{rate}, {passed / done * (len(work) - done):.0f} s left] {names}",
+                f"[{done}/{len(work)} scenes{rate}, {passed / done * (len(work) - done):.0f} s left] "
+                f"{bench.index.scene_name[asked.scene]}",
                 flush=True,
             )
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from world_model.grid import FREE, OCC3D, VoxelGrid
+from world_model.positions import true_at
 
 
 def quat_multiply(a: Tensor, b: Tensor) -> Tensor:
@@ -172,11 +173,9 @@ def warp_voxels(labels: Tensor, target_to_source: Tensor, grid: VoxelGrid = OCC3
         i = ((x - lower[0]) / grid.voxel_m + TIE).floor().long()
         j = ((y - lower[1]) / grid.voxel_m + TIE).floor().long()
         inside = (i >= 0) & (i < size_x) & (j >= 0) & (j < size_y)
-        flat = (i.clamp(0, size_x - 1) * size_y + j.clamp(0, size_y - 1)).view(batch, -1)
-        columns = labels.reshape(batch, size_x * size_y, size_z)
-        moved = columns[torch.arange(batch, device=device)[:, None], flat]
-        moved = torch.where(inside.view(batch, -1, 1), moved, torch.full_like(moved[:1, :1, :1], fill))
-        return moved.view(batch, size_x, size_y, size_z)
+        row = torch.arange(batch, device=device)[:, None, None] * size_x
+        flat = (row + i.clamp(0, size_x - 1)) * size_y + j.clamp(0, size_y - 1)
+        return take_columns(labels, flat, inside, fill)
     points = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).view(-1, 3)
     source = points @ matrix[:, :3, :3].transpose(1, 2) + matrix[:, None, :3, 3]
     index = ((source - lower) / grid.voxel_m + TIE).floor().long()
@@ -186,3 +185,34 @@ def warp_voxels(labels: Tensor, target_to_source: Tensor, grid: VoxelGrid = OCC3
     flat = (index[..., 0] * size_y + index[..., 1]) * size_z + index[..., 2]
     moved = labels.reshape(batch, -1).gather(1, flat)
     return torch.where(inside, moved, torch.full_like(moved[:1, :1], fill)).view(labels.shape)
+
+
+def take_columns(labels: Tensor, index: Tensor, inside: Tensor, fill: int = FREE) -> Tensor:
+    """Whole columns of label grids.
+
+    Args:
+        labels: (B, X, Y, Z) integer labels.
+        index: (...) int64 positions (b * X + x) * Y + y of columns in all grids.
+        inside: (...) bool, False where a column is filled instead.
+        fill: label of such columns, 0..127.
+
+    Returns:
+        (..., Z), same dtype.
+    """
+    size_z = labels.shape[-1]
+    moved = packed(labels.reshape(-1, size_z)).index_select(0, index.reshape(-1)).view(labels.dtype).view(-1, size_z)
+    words = packed(moved, most=8)
+    word = fill if words.dtype == labels.dtype else int.from_bytes(bytes([fill] * 8), "little")
+    words.index_fill_(0, true_at(~inside), word)
+    return moved.view(*index.shape, size_z)
+
+
+def packed(columns: Tensor, most: int = 16) -> Tensor:
+    """Columns (..., Z) of bytes as numbers of up to ``most`` bytes: 16 (complex128), 8 (int64), or as they are.
+
+    The numbers mean nothing; what travels together is moved at once. Contiguous columns share memory with the result.
+    """
+    for size, kind in ((16, torch.complex128), (8, torch.int64)):
+        if columns.element_size() == 1 and size <= most and columns.shape[-1] % size == 0:
+            return columns.contiguous().view(kind)
+    return columns.contiguous()

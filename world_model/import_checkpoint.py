@@ -115,13 +115,16 @@ def _plain_meta(meta: dict[str, Any]) -> dict[str, Any]:
 
 
 def _refusal(path: Path, report: Match) -> tuple[str, str, str]:
-    counts = f"{len(report.missing)} missing, {len(report.unexpected)} unexpected, {len(report.wrong)} wrong"
+    counts = (
+        f"{len(report.missing)} missing, {len(report.unexpected)} unexpected, "
+        f"{len(report.wrong)} of another shape or value"
+    )
     first = next(iter((*report.wrong, *report.missing, *report.unexpected)))
     total = len(report.matched) + len(report.missing) + len(report.wrong)
     remedy = (
         "give the released checkpoint of the 4-frame configuration; the list above names every parameter in question"
     )
-    if report.wrong and not report.missing and not report.unexpected:
+    if not report.missing and not report.unexpected and any(": shape " in what for what in report.wrong):
         remedy = "this is a model of another size: only the published sizes can be imported"
     found = f"{path}: the {report.kind} does not fit ({counts}; first {first}); nothing was written"
     return found, f"the {total} parameters of the published {report.kind}, and no others", remedy

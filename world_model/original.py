@@ -8,6 +8,8 @@ of this package are the original's, so matching is by name and shape alone.
 from __future__ import annotations
 
 import pickle
+import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -60,7 +62,11 @@ class Match:
         """The full report."""
         prefix = f" (after the prefix {self.prefix!r})" if self.prefix else ""
         lines = [f"{self.kind}{prefix}: {len(self.matched)} parameters matched"]
-        for title, names in (("missing", self.missing), ("unexpected", self.unexpected), ("wrong", self.wrong)):
+        for title, names in (
+            ("missing", self.missing),
+            ("unexpected", self.unexpected),
+            ("of another shape or value", self.wrong),
+        ):
             lines += [f"  {len(names)} {title}"] + [f"    {name}" for name in names]
         lines += [f"  {len(self.aside)} raw copies beside averaged weights, set aside"] if self.aside else []
         return "\n".join(lines)
@@ -82,10 +88,19 @@ def read_original(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if not path.is_file():
         raise CheckpointError(f"no file {path}", "a checkpoint of the original (.pth)", "check the path")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the pickle's protocol
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        asked = re.search(r"GLOBAL (\S+)", str(error))
+        if asked is None:
+            raise CheckpointError(
+                f"{path} is no checkpoint, or a damaged one; nothing was executed",
+                "a file written by torch.save",
+                "copy or download it again, and see that it is no error page and no pointer of Git LFS",
+            ) from error
         raise CheckpointError(
-            f"{path} is damaged, or holds more than tensors; nothing was executed ({_first_line(error)})",
+            f"{path} holds more than tensors: it asks for {asked[1]}; nothing was executed",
             "a state dict, with mmcv's meta or without",
             "if you trust the file, save its tensors alone, where it was made: "
             "torch.save({'state_dict': torch.load(FILE, weights_only=False)['state_dict']}, NEW_FILE)",

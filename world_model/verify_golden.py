@@ -57,10 +57,12 @@ def verify_golden(options: VerifyGolden) -> Report:
     print(table)
     if options.out is not None:
         write_text(options.out, table + "\n")
-    beyond = [row for row in report.rows.values() if not row.ok]
+    beyond = [place for place, row in report.rows.items() if not row.ok]
     compared = sum(row.compared for row in report.rows.values())
     took = f"{compared:,} numbers in {len(report.rows)} stages, {options.dtype}, {time.perf_counter() - begin:.0f} s"
-    print(f"{took}: {f'{len(beyond)} stages BEYOND their tolerance' if beyond else 'all within tolerance'}")
+    print(f"{took}: {f'{len(beyond)} BEYOND tolerance' if beyond else 'all within tolerance'}")
+    for file, stage in beyond:
+        print(f"  {file}: {stage}")
     return report
 
 

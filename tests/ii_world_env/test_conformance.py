@@ -166,12 +166,12 @@ def test_sb3_evaluates_a_single_environment(tiny_data: Path) -> None:
     assert len(rewards) == 2 and all(1 <= length <= 3 for length in lengths)
 
 
-def test_torchrl_drives_too(tiny_data: Path) -> None:
-    envs = pytest.importorskip("torchrl.envs")
-    env = envs.GymWrapper(single(tiny_data, observation="state"))
-    envs.check_env_specs(env)
-    rollout = env.rollout(5)
-    assert rollout["next", "done"][-1].item() and len(rollout) <= 3
+def test_an_unknown_keyword_is_refused_as_python_does(tiny_data: Path) -> None:
+    """Clients try keywords such as ``frameskip``, and take them back after such a `TypeError`."""
+    with pytest.raises(TypeError, match=r"unexpected keyword argument 'frameskip'(.|\n)*Expected: world, checkpoint"):
+        single(tiny_data, frameskip=1)
+    with pytest.raises(OptionError, match="unexpected keyword argument 'colour', 'frameskip'"):
+        batch(tiny_data, frameskip=1, colour="red")
 
 
 def test_spawned_workers(tiny_data: Path) -> None:

@@ -12,12 +12,12 @@ from street import SMALL, street, street_clips
 from ii_world_env.actions import ACTION_MODES
 from ii_world_env.engine import Engine, EngineConfig
 from ii_world_env.features import FEATURES
-from ii_world_env.observations import OBSERVATION_MODES, PRIORITY, bev, observe
+from ii_world_env.observations import CLEARANCE_M, OBSERVATION_MODES, PRIORITY, bev, observe
 from ii_world_env.spaces import action_space, observation_space
 from world_model.errors import ConfigError, OptionError
 from world_model.forecaster import Forecaster
 from world_model.forecaster import tiny as tiny_forecaster
-from world_model.grid import CLASS_ID, FREE, NUM_CLASSES, OCC3D
+from world_model.grid import CLASS_ID, FREE, NUM_CLASSES, OCC3D, VoxelGrid
 from world_model.tokenizer import Tokenizer
 from world_model.tokenizer import tiny as tiny_tokenizer
 from world_model.worlds import TransportWorld
@@ -42,6 +42,19 @@ def test_one_pedestrian_voxel_survives_pooling_over_a_car_and_ground() -> None:
     labels[100:102, 100:102, 3:6] = CLASS_ID["car"]
     labels[101, 101, 3] = CLASS_ID["pedestrian"]
     assert bev(torch.from_numpy(labels)[None], OCC3D)[0, 50, 50] == CLASS_ID["pedestrian"]
+
+
+@pytest.mark.parametrize("height", [7, 16, 21])
+@pytest.mark.parametrize("bottom_m", [-1.0, -1.4])
+def test_the_map_shows_the_highest_class_of_each_cell(height: int, bottom_m: float) -> None:
+    grid = VoxelGrid(shape=(12, 8, height), lower_m=(-2.4, -1.6, bottom_m))
+    rng = np.random.default_rng(height)
+    labels = rng.choice(NUM_CLASSES, (2, *grid.shape), p=[0.02] * FREE + [1 - 0.02 * FREE]).astype(np.uint8)
+    seen = bev(torch.from_numpy(labels), grid)
+    low = [k for k in range(height) if bottom_m + (k + 0.5) * grid.voxel_m <= CLEARANCE_M]
+    for b, i, j in np.ndindex(2, 6, 4):
+        cell = labels[b, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2][..., low]
+        assert int(seen[b, i, j]) == max(cell.ravel().tolist(), key=PRIORITY.index)
 
 
 def test_tree_crowns_do_not_hide_the_road() -> None:

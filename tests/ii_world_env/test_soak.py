@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -100,10 +100,12 @@ def assert_replays(envs: IIWorldVectorEnv, path: Path, seed: int) -> None:
     assert not running.any()
 
 
-def soak(envs: IIWorldVectorEnv, steps: int, path: Path, parts: int) -> tuple[list[float], set[str]]:
+def soak(
+    envs: IIWorldVectorEnv, steps: int, path: Path, parts: int, say: Callable[[str], None] = lambda text: None
+) -> tuple[list[float], set[str]]:
     """Drive that many steps of single environments; resident memory after each part, and the ends that came up.
 
-    The replays and the two mornings are part of the steps.
+    The replays and the two mornings are part of the steps. ``say`` is told after every part how it stands.
     """
     checks = 2 * MORNING + parts * HORIZON
     each = math.ceil((steps / envs.num_envs - checks) / parts)
@@ -117,6 +119,8 @@ def soak(envs: IIWorldVectorEnv, steps: int, path: Path, parts: int) -> tuple[li
         assert tensors is None or now == tensors, f"tensors before {tensors}, after part {part} {now}"
         tensors = now
         memory.append(resident_mib())
+        driven = envs.num_envs * (MORNING + (part + 1) * (HORIZON + each))
+        say(f"{driven} steps: {memory[-1]:.0f} MiB resident, {tensors[0]} tensors of {tensors[1] / 2**20:.1f} MiB")
     assert_same_days(first, morning(envs))
     return memory, ends
 
@@ -130,11 +134,9 @@ def test_two_thousand_steps(tiny_data: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_hundred_thousand_steps(tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     envs = make(tiny_data, 64)
-    memory, ends = soak(envs, 100_000, tmp_path / "state", parts=20)
-    with capsys.disabled():
-        print(
-            f"\nresident MiB after each twentieth: {', '.join(f'{value:.0f}' for value in memory)}; ends {sorted(ends)}"
-        )
+    with capsys.disabled():  # for minutes: whoever waits wants to see where it stands
+        memory, ends = soak(envs, 100_000, tmp_path / "state", 20, lambda text: print(text, flush=True))
+        print(f"ends {sorted(ends)}")
     # The allocator settles in the first quarter; from there on nothing may grow.
     assert max(memory[15:]) - max(memory[:5]) < 16.0
     assert "horizon" in ends and len(ends) > 1

@@ -6,6 +6,7 @@ Legend: B clips, P = past + 1 observed frames (oldest first, the last is the cur
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -153,7 +154,10 @@ def _window(index: SceneIndex, scene: int, frame: int, past: int, future: int) -
 
 def _read(index: SceneIndex, rows: np.ndarray, grid: VoxelGrid, truth: bool = False) -> Tensor:
     """Labels (B, N, X, Y, Z) of frames (B, N); a frame that several windows share is read once."""
-    labels = {frame: load_frame(index, int(frame), grid, truth=truth) for frame in np.unique(rows)}
-    if not labels:
+    frames = np.unique(rows).tolist()
+    if not frames:
         return torch.zeros(*rows.shape, *grid.shape, dtype=torch.uint8)
+    # Files are unpacked outside of Python's lock, so threads gain; as many as torch would use.
+    with ThreadPoolExecutor(min(len(frames), torch.get_num_threads())) as pool:
+        labels = dict(zip(frames, pool.map(lambda f: load_frame(index, f, grid, truth=truth), frames), strict=True))
     return torch.stack([torch.stack([labels[frame] for frame in row]) for row in rows])

@@ -32,7 +32,7 @@ from world_model.evaluation.metrics import Confusion
 from world_model.evaluation.result import BASELINES, ForecastResult, ReconstructionResult, steps_of
 from world_model.evaluation.rollouts import motions_of, roll_models, roll_world
 from world_model.evaluation.scene_data import PAST, SceneData, Window, load_scene
-from world_model.evaluation.streams import add_tokens
+from world_model.evaluation.streams import with_tokens
 from world_model.forecaster import Forecaster
 from world_model.grid import OCC3D, VoxelGrid
 from world_model.tokenizer import Tokenizer
@@ -50,7 +50,7 @@ class Contest:
         regimes: which of `world_model.evaluation.rollouts.REGIMES`; other worlds have no motion of their own.
         actions: what an action does, for the regime "action".
         horizons_s: (H) seconds ahead.
-        batch: windows at hand at once.
+        batch: windows of a scene at hand at once, at least those of one model call.
         lanes: samples per model call (see `world_model.evaluation.lanes`).
         grid: grid of the labels, where there is no tokenizer to tell.
     """
@@ -128,51 +128,39 @@ class SceneScore:
     reconstruction: ReconstructionResult | None = None
 
 
-def read_scenes(index: SceneIndex, work: Sequence[SceneWork], contest: Contest) -> list[SceneData]:
-    """Read what some scenes need.
+def read_scene(index: SceneIndex, work: SceneWork, contest: Contest) -> SceneData:
+    """Read what a scene needs.
 
     Raises:
         DataError: a label file is missing or damaged.
-        OptionError: a window leaves its scene.
+        OptionError: a window leaves the scene.
     """
-    reach = [w.reach(index, contest.steps[-1]) for w in work]
-    return [load_scene(index, w.scene, r, contest.label_grid) for w, r in zip(work, reach, strict=True)]
+    return load_scene(index, work.scene, work.reach(index, contest.steps[-1]), contest.label_grid)
 
 
 @torch.inference_mode()
-def score_scenes(scenes: list[SceneData], work: Sequence[SceneWork], contest: Contest) -> list[SceneScore]:
-    """Score some scenes together: each frame is encoded and decoded once, windows of different scenes share batches.
+def score_scene(scene: SceneData, work: SceneWork, contest: Contest) -> SceneScore:
+    """Score a scene: each frame is encoded and decoded once.
 
     Args:
-        scenes: of `read_scenes`.
-        work: what is asked of each.
+        scene: of `read_scene`.
+        work: what is asked of it.
         contest: who forecasts.
-
-    Returns:
-        One score per scene; none depends on the scenes beside it.
     """
-    rebuilt: list[dict[int, Tensor]] = [{} for _ in scenes]
+    rebuilt: dict[int, Tensor] = {}
     if contest.tokenizer is not None:
-        scenes = add_tokens(contest.tokenizer, scenes, contest.lanes)
-        rebuilt = [_rebuild(s, w, contest) for s, w in zip(scenes, work, strict=True)]
-    totals = [ForecastResult.zero(contest.rows, contest.horizons_s) for _ in work]
-    windows = [
-        (n, Window(scene=s, now=frame - s.first))
-        for n, (s, w) in enumerate(zip(scenes, work, strict=True))
-        for frame in w.frames
-    ]
-    for begin in range(0, len(windows), contest.batch):
-        part = windows[begin : begin + contest.batch]
-        results = _score_windows([w for _, w in part], [rebuilt[n] for n, _ in part], contest)
-        for (n, _), result in zip(part, results, strict=True):
-            totals[n] += result
-    return [
-        SceneScore(
-            forecast=total if w.frames else None,
-            reconstruction=_reconstruction(s, labels) if w.reconstruct else None,
-        )
-        for s, w, total, labels in zip(scenes, work, totals, rebuilt, strict=True)
-    ]
+        scene = with_tokens(contest.tokenizer, scene, contest.lanes)
+        rebuilt = _rebuild(scene, work, contest)
+    total = ForecastResult.zero(contest.rows, contest.horizons_s)
+    windows = [Window(scene=scene, now=frame - scene.first, number=n) for n, frame in enumerate(work.frames)]
+    at_once = -(-contest.batch // contest.lanes) * contest.lanes
+    for begin in range(0, len(windows), at_once):
+        for result in _score_windows(windows[begin : begin + at_once], rebuilt, contest):
+            total += result
+    return SceneScore(
+        forecast=total if work.frames else None,
+        reconstruction=_reconstruction(scene, rebuilt) if work.reconstruct else None,
+    )
 
 
 def _rebuild(scene: SceneData, work: SceneWork, contest: Contest) -> dict[int, Tensor]:
@@ -180,7 +168,8 @@ def _rebuild(scene: SceneData, work: SceneWork, contest: Contest) -> dict[int, T
     assert contest.tokenizer is not None and scene.tokens is not None
     wanted = {frame - scene.first + step for frame in work.frames for step in contest.steps}
     frames = sorted(wanted | set(scene.labelled) if work.reconstruct else wanted)
-    return dict(zip(frames, decode(contest.tokenizer, scene.tokens[frames], contest.lanes), strict=True))
+    labels = decode(contest.tokenizer, scene.tokens[frames], frames, contest.lanes)
+    return dict(zip(frames, labels, strict=True))
 
 
 def _reconstruction(scene: SceneData, rebuilt: dict[int, Tensor]) -> ReconstructionResult:
@@ -190,13 +179,13 @@ def _reconstruction(scene: SceneData, rebuilt: dict[int, Tensor]) -> Reconstruct
     return ReconstructionResult(counts=confusion.table, frames=len(frames))
 
 
-def _score_windows(windows: list[Window], rebuilt: list[dict[int, Tensor]], contest: Contest) -> list[ForecastResult]:
-    """Score every row on B windows."""
+def _score_windows(windows: list[Window], rebuilt: dict[int, Tensor], contest: Contest) -> list[ForecastResult]:
+    """Score every row on B windows of one scene."""
     steps, results = contest.steps, [ForecastResult.zero(contest.rows, contest.horizons_s) for _ in windows]
     table = [_baselines(window, steps) for window in windows]
     if contest.tokenizer is not None:
-        for known, window, labels in zip(table, windows, rebuilt, strict=True):
-            known.append([labels[window.now + step] for step in steps])
+        for known, window in zip(table, windows, strict=True):
+            known.append([rebuilt[window.now + step] for step in steps])
     _add_rollouts(table, results, windows, contest)
     for window, rows, result in zip(windows, table, results, strict=True):
         for h, step in enumerate(steps):

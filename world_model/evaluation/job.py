@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from world_model.checkpoint import TOKENIZER_FILE, bundled_path, load_tokenizer,
 from world_model.data.index import SceneIndex
 from world_model.evaluation.actions import ActionModel, action_model
 from world_model.evaluation.fingerprint import fingerprint
-from world_model.evaluation.forecasting import Contest, SceneScore, SceneWork, read_scenes, score_scenes
+from world_model.evaluation.forecasting import Contest, SceneScore, SceneWork, read_scene, score_scene
 from world_model.evaluation.lanes import lanes_for
 from world_model.evaluation.partial import PartialResults
 from world_model.evaluation.result import ForecastResult, ReconstructionResult
@@ -29,7 +28,7 @@ from world_model.tokenizer import Tokenizer
 from world_model.worlds import build_world
 from world_model.worlds.kinds import GEOMETRIC, II_WORLD
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Raised when the same settings would give other numbers, so that old partial results are not mixed in."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -120,16 +119,15 @@ class Bench:
         rebuilt = {**self.decides, "what": "reconstruction"}
         self._reconstructions = PartialResults(job.partial, rebuilt, job.resume)
 
-    def read(self, work: Sequence[SceneWork]) -> list[SceneData]:
-        """Read the labels of some scenes."""
-        return read_scenes(self.index, work, self.contest)
+    def read(self, work: SceneWork) -> SceneData:
+        """Read the labels of a scene."""
+        return read_scene(self.index, work, self.contest)
 
-    def score(self, scenes: list[SceneData], work: Sequence[SceneWork]) -> list[SceneScore]:
-        """Score some scenes, and keep their results on disk."""
-        scores = score_scenes(scenes, work, self.contest)
-        for asked, score in zip(work, scores, strict=True):
-            self._keep(asked, score)
-        return scores
+    def score(self, scene: SceneData, work: SceneWork) -> SceneScore:
+        """Score a scene, and keep its result on disk."""
+        score = score_scene(scene, work, self.contest)
+        self._keep(work, score)
+        return score
 
     def stored(self, work: SceneWork) -> tuple[SceneScore, SceneWork | None]:
         """What an earlier run has left of a scene, and what is still to be done."""

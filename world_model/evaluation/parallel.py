@@ -1,6 +1,6 @@
 """Share the scenes of an evaluation among processes: every scene is scored by exactly one of them.
 
-Two ways. Processes on this machine are started here and take groups of scenes one after another. Under ``torchrun`` the
+Two ways. Processes on this machine are started here and take scenes one after another. Under ``torchrun`` the
 processes are there already: each takes a fixed part, and the integer sums are added over all of them.
 """
 
@@ -27,7 +27,6 @@ from world_model.evaluation.job import Bench, Job
 from world_model.evaluation.lanes import one_thread
 from world_model.runtime import keep_memory
 
-Group = list[SceneWork]
 Value = TypeVar("Value")
 
 
@@ -35,20 +34,7 @@ class WorkerError(IIWorldError, RuntimeError):
     """A process that shared the work has died."""
 
 
-def grouped(work: Sequence[SceneWork], batch: int, lanes: int, processes: int) -> list[Group]:
-    """Scenes that go through the models together: enough for full batches, few enough to keep all processes busy."""
-    most = max(1, len(work) // (4 * processes))
-    groups: list[Group] = []
-    for scene in work:
-        last = groups[-1] if groups else []
-        full = sum(len(w.frames) for w in last) >= batch and len(last) >= lanes
-        if not last or full or len(last) >= most:
-            groups.append([])
-        groups[-1].append(scene)
-    return groups
-
-
-def divided(work: Sequence[SceneWork], parts: int) -> list[Group]:
+def divided(work: Sequence[SceneWork], parts: int) -> list[list[SceneWork]]:
     """Scenes in ``parts`` parts of nearly equal work: the longest first, each to the part with the least so far."""
     cost, share = [0] * parts, [[] for _ in range(parts)]  # type: ignore[var-annotated]
     for scene in sorted(work, key=lambda w: (-_cost(w), w.scene)):
@@ -63,17 +49,16 @@ def _cost(work: SceneWork) -> int:
     return 40 + 20 * len(work.frames) + 40 * work.reconstruct
 
 
-def score_here(bench: Bench, groups: Sequence[Group]) -> Iterator[tuple[Group, list[SceneScore]]]:
-    """Score groups of scenes in this process; the next one is read meanwhile."""
+def score_here(bench: Bench, work: Sequence[SceneWork]) -> Iterator[tuple[SceneWork, SceneScore]]:
+    """Score scenes in this process; the next one is read meanwhile."""
     with one_thread(bench.device):
-        for group, scenes in zip(
-            groups, read_ahead(lambda g: bench.read(groups[g]), range(len(groups)), 1), strict=True
-        ):
-            yield group, bench.score(scenes, group)
+        scenes = read_ahead(lambda n: bench.read(work[n]), range(len(work)), 1)
+        for asked, scene in zip(work, scenes, strict=True):
+            yield asked, bench.score(scene, asked)
 
 
-def score_in_processes(job: Job, groups: Sequence[Group], processes: int) -> Iterator[tuple[Group, list[SceneScore]]]:
-    """Score groups of scenes in processes started for it, in the order in which they are finished.
+def score_in_processes(job: Job, work: Sequence[SceneWork], processes: int) -> Iterator[tuple[SceneWork, SceneScore]]:
+    """Score scenes in processes started for it, in the order in which they are finished.
 
     Raises:
         WorkerError: a process was killed.
@@ -85,7 +70,7 @@ def score_in_processes(job: Job, groups: Sequence[Group], processes: int) -> Ite
         numbers.put(number)
     pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_begin, initargs=(job, numbers))
     try:
-        futures = {pool.submit(_score_group, group): group for group in groups}
+        futures = {pool.submit(_score, asked): asked for asked in work}
         for future in as_completed(futures):
             yield futures[future], future.result()
     except BrokenProcessPool as error:
@@ -107,10 +92,10 @@ def _begin(job: Job, numbers: Queue[int]) -> None:
     _bench = Bench(job, numbers.get())
 
 
-def _score_group(group: Group) -> list[SceneScore]:
+def _score(work: SceneWork) -> SceneScore:
     assert _bench is not None
     with one_thread(_bench.device):
-        return _bench.score(_bench.read(group), group)
+        return _bench.score(_bench.read(work), work)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from world_model.errors import DataError
 from world_model.evaluation.actions import ActionModel, drive_by_actions
-from world_model.evaluation.lanes import decode, in_lanes
+from world_model.evaluation.lanes import in_lanes
 from world_model.evaluation.scene_data import PAST, Window, clips_of
 from world_model.forecaster import Forecaster
 from world_model.geometry import invert_pose, yaw_from_matrix
@@ -65,14 +65,14 @@ def roll_models(
 
     Args:
         tokenizer, forecaster: in evaluation mode, on one device.
-        windows: B windows of scenes with tokens.
+        windows: B windows of one scene, with tokens.
         motions: (B, K, 4, 4) of `motions_of`.
         steps: (H) forecast steps to decode, rising.
         lanes: samples per model call.
     """
     labels: list[list[Tensor]] = [[] for _ in steps]
     missed = []
-    for rows, real in in_lanes(len(windows), lanes):
+    for rows, real in in_lanes([w.number for w in windows], lanes):
         chosen = [windows[row] for row in rows]
         tokens = _observed_tokens(chosen)
         device = tokens.device
@@ -84,8 +84,8 @@ def roll_models(
             state, out = forecaster.step(state, command, given)
             used.append(out.curr_to_next)
             if k + 1 in steps:
-                labels[steps.index(k + 1)].append(decode(tokenizer, out.token, lanes)[:real])
-        missed.append(_missed(chosen, torch.stack(used, 1), steps)[:real])
+                labels[steps.index(k + 1)].append(tokenizer.decode(out.token)[real])
+        missed.append(_missed(chosen, torch.stack(used, 1), steps)[real])
     return Forecasts(labels=[torch.cat(parts) for parts in labels], missed=torch.cat(missed))
 
 
@@ -96,7 +96,7 @@ def roll_world(world: World, windows: Sequence[Window], motions: Tensor, steps: 
         DataError: the world's occupancy is not labels of the grid.
     """
     labels: list[list[Tensor]] = [[] for _ in steps]
-    for rows, real in in_lanes(len(windows), lanes):
+    for rows, real in in_lanes([w.number for w in windows], lanes):
         chosen = [windows[row] for row in rows]
         state = world.reset(clips_of(chosen, steps[-1], world.needs_future_labels))
         device = world.occupancy(state).device
@@ -112,7 +112,7 @@ def roll_world(world: World, windows: Sequence[Window], motions: Tensor, steps: 
                         f"{expected}",
                         "return labels of the grid that the world was built with",
                     )
-                labels[steps.index(k + 1)].append(found[:real])
+                labels[steps.index(k + 1)].append(found[real])
     return Forecasts(labels=[torch.cat(parts) for parts in labels], missed=_missed(windows, motions, steps))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -48,10 +48,6 @@ class SceneData:
     poses: Tensor
     tokens: Tensor | None = None
 
-    def with_tokens(self, tokens: Tensor) -> SceneData:
-        """The same scene with its tokens."""
-        return replace(self, tokens=tokens)
-
     def moving_voxels(self, frame: int) -> Tensor:
         """(V,) int64 flat numbers of the voxels in and closely around moving objects."""
         mask = mask_of(moving(self.index.boxes(self.first + frame)), self.grid, MOVING_MARGIN_M)
@@ -60,10 +56,17 @@ class SceneData:
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """One forecast to be scored: a scene, and the number ``now`` of the current frame in it."""
+    """One forecast to be scored.
+
+    Attributes:
+        scene: where.
+        now: number of the current frame in the scene.
+        number: which of the windows asked of the scene this is.
+    """
 
     scene: SceneData
     now: int
+    number: int
 
     def motion(self, step: int) -> Tensor:
         """(4, 4) float32 true motion: ego frame ``step`` steps from now -> ego frame one later."""

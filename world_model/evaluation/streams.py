@@ -3,49 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from world_model.data.index import SceneIndex
-from world_model.evaluation.lanes import in_lanes
+from world_model.evaluation.lanes import through
 from world_model.evaluation.scene_data import SceneData
 from world_model.geometry import invert_pose
 from world_model.tokenizer import Tokenizer
+from world_model.tokenizer.memory import align, remember
 
 
-def add_tokens(tokenizer: Tokenizer, scenes: Sequence[SceneData], lanes: int = 1) -> list[SceneData]:
-    """Scenes with the token maps of all their labelled frames, several streams side by side.
+def with_tokens(tokenizer: Tokenizer, scene: SceneData, lanes: int = 1) -> SceneData:
+    """The scene with the token maps of all its labelled frames.
 
-    A frame without labels is passed over: the memory stays in the frame of the last one that had some.
+    Only the memory goes from frame to frame: encoder and quantizer see ``lanes`` frames side by side. A frame without
+    labels is passed over: the memory stays in the frame of the last one that had some.
     """
-    found: list[SceneData] = []
-    for rows, real in in_lanes(len(scenes), lanes):
-        tokens = _streams(tokenizer, [scenes[row] for row in rows])
-        found += [scenes[row].with_tokens(t) for row, t in zip(rows[:real], tokens, strict=False)]
-    return found
+    weight, frames, count = tokenizer.vq.embedding.weight, scene.labelled, len(scene.labelled)
+    latents = through(lambda rows: tokenizer.latents(_labels(scene, rows).to(weight.device)), range(count), lanes)
+    histories, memory = [], tokenizer.empty_memory(1)
+    for n, now in enumerate(frames):
+        latent, start = latents[n : n + 1], torch.tensor([n == 0], device=weight.device)
+        move = _to_earlier(scene, frames[max(n - 1, 0)], now)[None].float().to(weight.device)
+        histories.append(align(memory, latent, move, start, tokenizer.config))
+        memory = remember(memory, histories[-1], latent, start, None, tokenizer.config.faithful)
+    history = torch.cat(histories)
+    found = through(lambda rows: tokenizer.vq(latents[rows], history[rows]).token, range(count), lanes)
+    tokens = torch.zeros(len(scene.poses), *found.shape[1:], dtype=weight.dtype, device=weight.device)
+    tokens[frames] = found.to(weight.dtype)
+    return replace(scene, tokens=tokens)
 
 
-def _streams(tokenizer: Tokenizer, scenes: list[SceneData]) -> list[Tensor]:
-    """One stream per scene; a stream that has ended repeats its last frame, unheard."""
-    config, weight = tokenizer.config, tokenizer.vq.embedding.weight
-    memory = tokenizer.empty_memory(len(scenes))
-    shape = (config.latent, *config.latent_shape)
-    tokens = [torch.zeros(len(s.poses), *shape, dtype=weight.dtype, device=weight.device) for s in scenes]
-    for turn in range(max(len(s.labelled) for s in scenes)):
-        now = [s.labelled[min(turn, len(s.labelled) - 1)] for s in scenes]
-        before = [s.labelled[max(min(turn, len(s.labelled) - 1) - 1, 0)] for s in scenes]
-        labels = torch.stack([s.observed[n] for s, n in zip(scenes, now, strict=True)])
-        moves = [_to_earlier(s, b, n) for s, b, n in zip(scenes, before, now, strict=True)]
-        start = torch.full((len(scenes),), turn == 0, device=weight.device)
-        encoded = tokenizer.encode(
-            labels.to(weight.device), memory, torch.stack(moves).float().to(weight.device), start
-        )
-        memory = encoded.memory
-        for slot, n in enumerate(now):
-            if turn < len(scenes[slot].labelled):
-                tokens[slot][n] = encoded.token[slot]
-    return tokens
+def _labels(scene: SceneData, rows: list[int]) -> Tensor:
+    """(L, X, Y, Z) of some labelled frames, counted along them."""
+    return scene.observed[[scene.labelled[row] for row in rows]]
 
 
 def _to_earlier(scene: SceneData, before: int, now: int) -> Tensor:

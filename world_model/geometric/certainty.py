@@ -35,16 +35,10 @@ class Certainty(TensorState):
         return cls(unseen=torch.zeros(batch, device=device), expected_iou=torch.ones(batch, device=device))
 
 
-def certainty_of(occupied: Tensor, evidence: Evidence) -> Certainty:
-    """Figures of forecasts.
-
-    Args:
-        occupied: (B, ...) logits that the voxels are occupied.
-        evidence: what they were made of.
-    """
-    return Certainty(
-        unseen=(evidence.reach != OBSERVED).flatten(1).float().mean(1), expected_iou=expected_iou(occupied)
-    )
+def certainty_of(scores: Tensor, evidence: Evidence) -> Certainty:
+    """Figures of forecasts, from their logits (B, ...) that voxels are occupied and what these were made of."""
+    unseen = (evidence.reach != OBSERVED).flatten(1).float().mean(1)
+    return Certainty(unseen=unseen, expected_iou=expected_iou(scores))
 
 
 def expected_iou(scores: Tensor) -> Tensor:
@@ -58,7 +52,7 @@ def expected_iou(scores: Tensor) -> Tensor:
     """
     chance = scores.flatten(1).float().sigmoid()
     expected = chance.sum(1)
-    # In place and in floats: a comparison that makes bools, and their sum, take three times as long on a CPU.
+    # In place and in floats: with a comparison that makes bools all this takes 2.6 times as long on a CPU.
     hit = F.threshold_(chance, 0.5, 0.0).sum(1)
     union = chance.gt_(0.0).sum(1) + expected - hit
     return torch.where(union > 0, hit / union, torch.ones_like(hit))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from world_model.geometry import TIE
+from world_model.geometry import TIE, take_columns
 from world_model.grid import FREE, VoxelGrid
 from world_model.positions import true_at
 
@@ -42,26 +42,8 @@ class ColumnMove:
 
     def take(self, labels: Tensor) -> Tensor:
         """Labels (B, X, Y, Z) uint8 of the source frame -> (..., Z) of the target columns; free from outside."""
-        size_z = labels.shape[-1]
-        moved = packed(labels.reshape(-1, size_z)).index_select(0, self.index.view(-1))
-        moved = moved.view(torch.uint8).view(-1, size_z)
-        packed(moved, most=8).index_fill_(0, true_at(~self.inside), _FREE_WORD if size_z % 8 == 0 else FREE)
-        moved = moved.view(*self.index.shape, size_z)
+        moved = take_columns(labels, self.index, self.inside)
         return moved if self.lift is None else _lifted(moved, self.lift)
-
-
-_FREE_WORD = int.from_bytes(bytes([FREE] * 8), "little")
-
-
-def packed(columns: Tensor, most: int = 16) -> Tensor:
-    """Columns (..., Z) uint8 as numbers of up to ``most`` bytes that travel together: 16 (complex128), 8 (int64) or 1.
-
-    The numbers mean nothing; they are only carried. Contiguous columns share memory with what is returned.
-    """
-    for size, kind in ((16, torch.complex128), (8, torch.int64)):
-        if size <= most and columns.shape[-1] % size == 0:
-            return columns.contiguous().view(kind)
-    return columns.contiguous()
 
 
 def _lifted(labels: Tensor, lift: Tensor) -> Tensor:

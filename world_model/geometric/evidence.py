@@ -14,8 +14,8 @@ from torch import Tensor
 
 from world_model.geometric.columns import Arrivals, ColumnMove, arrivals, column_move, moved_columns
 from world_model.geometry import invert_pose
-from world_model.grid import FREE, MOVABLE, VoxelGrid
-from world_model.positions import true_at
+from world_model.grid import FREE, MOVABLE, STATIC, VoxelGrid
+from world_model.positions import member, true_at
 from world_model.tensor_state import TensorState
 
 UNKNOWN, RECALLED, OBSERVED = 0, 1, 2
@@ -77,7 +77,7 @@ class Recall:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evidence:
+class Evidence(TensorState):
     """What geometry expects in the target frame.
 
     Attributes:
@@ -94,14 +94,14 @@ class Evidence:
     displacement_m: Tensor
     elapsed_s: Tensor
 
+    def split(self, size: int) -> list[Evidence]:
+        """Pieces of at most so many grids."""
+        return [self.index(slice(begin, begin + size)) for begin in range(0, len(self.labels), size)]
+
 
 def is_movable(labels: Tensor) -> Tensor:
     """Where labels are of a class that can move."""
-    low, high = min(MOVABLE), max(MOVABLE)
-    inside = (labels >= low) & (labels <= high)
-    for other in set(range(low, high)) - set(MOVABLE):
-        inside &= labels != other
-    return inside
+    return member(labels, MOVABLE)
 
 
 def align_past(labels: Tensor, frame_to_current: Tensor, grid: VoxelGrid) -> Tensor:
@@ -128,11 +128,11 @@ def recall_forecast(labels: Tensor, target_to_previous: Tensor, grid: VoxelGrid)
 
 def remember(aligned: Tensor) -> Tensor:
     """The static labels of earlier frames, the newest that saw anything; aligned (B, P, X, Y, Z), newest first."""
+    still = member(aligned, STATIC)
     memory = torch.full_like(aligned[:, 0], FREE)
     for p in range(aligned.shape[1] - 1, 0, -1):
-        frame = aligned[:, p]
-        memory = torch.where((frame != FREE) & ~is_movable(frame), frame, memory)
-    return memory.masked_fill(aligned[:, 0] != FREE, FREE)
+        memory = torch.where(still[:, p], aligned[:, p], memory)
+    return torch.where(member(aligned[:, 0], (FREE,)), memory, FREE)
 
 
 def gather_evidence(

@@ -10,6 +10,7 @@ arrives voxel by voxel, and the network only says how far to believe it, how fas
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from world_model.errors import DataError
@@ -24,6 +25,9 @@ from world_model.geometric.evidence import (
 )
 from world_model.geometric.fusion import FusionNet
 from world_model.geometric.motion import MotionNet
+
+GRIDS_AT_ONCE = {"cpu": 1}
+"""Grids that pass through the fusion network together: the feature maps of one stay in a processor's cache."""
 
 
 class GeometricForecaster(nn.Module):
@@ -74,4 +78,6 @@ class GeometricForecaster(nn.Module):
 
     def fuse(self, evidence: Evidence) -> Tensor:
         """The forecast labels (B, X, Y, Z) uint8."""
-        return self.fusion.labels(self.fusion(evidence))
+        piece = GRIDS_AT_ONCE.get(evidence.labels.device.type, len(evidence.labels))
+        parts = evidence.split(piece)
+        return torch.cat([self.fusion.labels(self.fusion(part)) for part in parts])

@@ -104,21 +104,20 @@ class FusionNet(nn.Module):
         classes = F.log_softmax(self.class_logits(fused, voxel).float(), 1)
         return torch.cat((F.logsigmoid(occupied)[:, None] + classes, F.logsigmoid(-occupied)[:, None]), 1)
 
-    def labels(self, fused: Fused, occupied: Tensor | None = None) -> Tensor:
+    def labels(self, fused: Fused, logits: Tensor | None = None) -> Tensor:
         """The most probable labels (B, X, Y, Z) uint8: occupied where that is likelier than free, then the class.
 
         Args:
-            fused: what `forward` returned.
-            occupied: its `sparse_logits`, if they are at hand.
+            fused: what the read-outs work on.
+            logits: `quick_logits` of it, where somebody has them already.
         """
-        occupied = self.sparse_logits(fused) if occupied is None else occupied
-        voxel = positive_at(occupied.view(-1))
+        voxel = positive_at((self.quick_logits(fused) if logits is None else logits).view(-1))
         out = torch.full((fused.labels.numel(),), FREE, dtype=torch.uint8, device=fused.labels.device)
         out[voxel] = best_class(self._class_logits(fused, voxel)[:FREE])
         return from_cells(out.view(fused.labels.shape), self.config.patch, self.config.grid)
 
-    def sparse_logits(self, fused: Fused) -> Tensor:
-        """`occupied_logits` for forecasting, without gradients: gates are read where there is evidence only."""
+    def quick_logits(self, fused: Fused) -> Tensor:
+        """`occupied_logits` (B, Xc, Yc, slots) up to rounding: gates are read where there is evidence only."""
         slots, weight, bias = self.config.slots, self.scores.weight[:, :, 0, 0], self.scores.bias
         assert bias is not None
         logits = F.linear(fused.features, weight[:slots], bias[:slots]).view(-1)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from world_model.geometric.columns import packed
+from world_model.geometry import packed
 from world_model.grid import NUM_CLASSES, VoxelGrid
 from world_model.positions import occupied_at, quotient
 from world_model.tokenizer.blocks import ResidualBlock
@@ -64,7 +64,7 @@ class UNet(nn.Module):
 def to_cells(labels: Tensor, patch: int) -> Tensor:
     """(B, X, Y, Z) -> (B, X/patch, Y/patch, patch * patch * Z)."""
     batch, size_x, size_y, _ = labels.shape
-    columns = packed(labels, most=8)
+    columns = packed(labels)
     split = columns.view(batch, size_x // patch, patch, size_y // patch, patch, -1).transpose(2, 3).contiguous()
     return split.view(torch.uint8).view(batch, size_x // patch, size_y // patch, -1)
 
@@ -72,5 +72,5 @@ def to_cells(labels: Tensor, patch: int) -> Tensor:
 def from_cells(cells: Tensor, patch: int, grid: VoxelGrid) -> Tensor:
     """The inverse of `to_cells`."""
     batch, rows, columns = cells.shape[:3]
-    split = packed(cells.view(batch, rows, columns, patch, patch, grid.shape[2]), most=8)
+    split = packed(cells.view(batch, rows, columns, patch, patch, grid.shape[2]))
     return split.transpose(2, 3).contiguous().view(torch.uint8).view(batch, *grid.shape)

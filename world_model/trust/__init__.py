@@ -92,7 +92,7 @@ def members_of(world: World, checkpoint: str | Path | Sequence[str | Path] | Non
         return ()
     pairs = zip(_members(world), member_paths(checkpoint), strict=True)
     names = [_weights_of(member, path) for member, path in pairs]
-    return tuple(name for of_member in names for name in of_member) if all(names) else ()
+    return tuple(name for own in names for name in own) if all(names) else ()
 
 
 def _members(world: World) -> Sequence[World]:
@@ -102,7 +102,8 @@ def _members(world: World) -> Sequence[World]:
 def _weights_of(member: World, path: str | Path | None) -> tuple[str, ...]:
     # The very model that the world runs on: it is read once per process.
     if isinstance(member, GeometricWorld):
-        return (str(shared_geometric(path, member.device)[1]["weights"]),)
+        _, card = shared_geometric(path, next(member.model.parameters()).device)
+        return (str(card["weights"]),)
     assert isinstance(member, LearnedWorld)
     weight = next(member.tokenizer.parameters())
     model = load_world(path, device=str(weight.device), dtype=weight.dtype)

@@ -82,15 +82,16 @@ class GeometricWorld:
         elapsed = state.elapsed_s + STEP_S
         recalled = recall_forecast(state.labels, next_to_curr, self.grid)
         evidence = self.model.move(state.seen, ego_to_start, elapsed, displacement, recalled)
-        fused = self.model.fusion(evidence)
-        occupied = self.model.fusion.sparse_logits(fused)
+        fusion = self.model.fusion
+        fused = fusion(evidence)
+        logits = fusion.quick_logits(fused)
         return GeometricState(
             seen=state.seen,
             ego_to_start=ego_to_start,
             displacement_m=displacement,
             elapsed_s=elapsed,
-            labels=self.model.fusion.labels(fused, occupied),
-            certainty=certainty_of(occupied, evidence),
+            labels=fusion.labels(fused, logits),
+            certainty=certainty_of(logits, evidence),
         )
 
     def occupancy(self, state: GeometricState) -> Tensor:

@@ -81,18 +81,18 @@ def test_killed_run_resumes_to_identical_results(
     whole = measured(options("whole")).to_dict()
     real, calls = Bench.score, []
 
-    def killed(self, scenes, work):  # type: ignore[no-untyped-def]
-        calls.append([w.scene for w in work])
+    def killed(self, scene, work):  # type: ignore[no-untyped-def]
+        calls.append(work.scene)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return real(self, scenes, work)
+        return real(self, scene, work)
 
     monkeypatch.setattr(Bench, "score", killed)
     with pytest.raises(KeyboardInterrupt):
         evaluate(options("killed"))
     assert not (tmp_path / "killed" / "results.json").exists()
     assert measured(options("killed")).to_dict() == whole
-    assert calls == [[1], [2], [2]]  # what was done is not computed again
+    assert calls == [1, 2, 2]  # what was done is not computed again
     assert measured(options("killed")).to_dict() == whole and len(calls) == 3
 
 

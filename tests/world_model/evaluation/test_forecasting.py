@@ -13,10 +13,11 @@ from world_model.data.index import SceneIndex
 from world_model.data.nuscenes import read_nuscenes
 from world_model.errors import DataError, OptionError
 from world_model.evaluation.baselines import ego_warp
-from world_model.evaluation.forecasting import Contest, SceneWork, read_scenes, score_scenes
+from world_model.evaluation.forecasting import Contest, SceneScore, SceneWork, read_scene, score_scene
 from world_model.evaluation.metrics import Confusion
 from world_model.evaluation.result import SUBSETS, ForecastResult, steps_of
-from world_model.evaluation.streams import scene_poses, scene_tokens, spread
+from world_model.evaluation.scene_data import load_scene
+from world_model.evaluation.streams import scene_poses, scene_tokens, spread, with_tokens
 from world_model.forecaster import Forecaster
 from world_model.geometry import invert_pose
 from world_model.tokenizer import Tokenizer
@@ -64,23 +65,40 @@ def test_rows_subsets_and_batches(index: SceneIndex, contest: Contest) -> None:
         assert 0 <= both.score("copy-paste", 0, "iou", subset) <= 1
 
 
-def test_scenes_scored_together_are_as_if_alone(index: SceneIndex, contest: Contest) -> None:
-    """Streams side by side, windows of different scenes in one batch, frames encoded once: nothing leaks."""
-    work = [SceneWork(scene=0, frames=(4, 5), reconstruct=True), SceneWork(scene=1, frames=(16,), reconstruct=True)]
-    short = replace(contest, horizons_s=(1.0, 2.0), batch=3)
+@pytest.mark.parametrize("lanes", [1, 4])
+def test_a_scene_scores_the_same_in_any_pieces(index: SceneIndex, contest: Contest, lanes: int) -> None:
+    """How many windows are at hand at once, and what else was asked of the scene, changes nothing."""
+    short = replace(contest, horizons_s=(1.0, 2.0), lanes=lanes)
+    asked = SceneWork(scene=0, frames=(4, 5, 6, 7), reconstruct=True)
 
-    def run(work: list[SceneWork], contest: Contest) -> list[np.ndarray]:
-        scores = score_scenes(read_scenes(index, work, contest), work, contest)
-        found = [(s.forecast, s.reconstruction) for s in scores]
-        return [np.concatenate((f.counts.ravel(), r.counts.ravel(), f.missed.ravel())) for f, r in found if f and r]
+    def run(work: SceneWork, batch: int) -> SceneScore:
+        contest = replace(short, batch=batch)
+        return score_scene(read_scene(index, work, contest), work, contest)
 
-    together = run(work, short)
-    assert len(together) == 2
-    for asked, one in zip(work, together, strict=True):
-        assert (run([asked], short)[0] == one).all()
-    wide = replace(short, lanes=4)
-    for one, other in zip(run(work, wide), [run([asked], wide)[0] for asked in work], strict=True):
-        assert (one == other).all()
+    whole = run(asked, 8)
+    assert whole.forecast is not None and whole.reconstruction is not None
+    for batch in (1, 3):
+        pieces = run(asked, batch)
+        assert pieces.forecast is not None and pieces.reconstruction is not None
+        assert_same(whole.forecast, pieces.forecast)
+        assert (whole.reconstruction.counts == pieces.reconstruction.counts).all()
+    forecast_only = run(replace(asked, reconstruct=False), 8).forecast
+    rebuilt_only = run(replace(asked, frames=()), 8).reconstruction
+    assert forecast_only is not None and rebuilt_only is not None
+    assert_same(whole.forecast, forecast_only)
+    assert (whole.reconstruction.counts == rebuilt_only.counts).all()
+
+
+def test_calls_of_several_frames_agree_with_calls_of_one(
+    index: SceneIndex, models: tuple[Tokenizer, Forecaster]
+) -> None:
+    """Frames side by side are encoded as one after the other, but for rounding; so are frames without labels."""
+    index.label_path[2] = ""
+    scene = load_scene(index, 0, 12, models[0].config.grid)
+    with torch.inference_mode():
+        one, several = (with_tokens(models[0], scene, lanes).tokens for lanes in (1, 4))
+    assert one is not None and several is not None
+    assert torch.allclose(one, several, atol=1e-4) and one[2].abs().max() == 0 and one[3].abs().max() > 0
 
 
 def test_rows_agree_with_their_definition(
@@ -111,8 +129,8 @@ def test_rows_agree_with_their_definition(
 
 
 def test_reconstruction_streams_every_frame_once(index: SceneIndex, contest: Contest) -> None:
-    work = [SceneWork(scene=1, reconstruct=True)]
-    (score,) = score_scenes(read_scenes(index, work, contest), work, contest)
+    work = SceneWork(scene=1, reconstruct=True)
+    score = score_scene(read_scene(index, work, contest), work, contest)
     found = score.reconstruction
     assert score.forecast is None and found is not None and found.frames == 9
     tokenizer, confusion = contest.tokenizer, Confusion()
@@ -231,9 +249,9 @@ def test_scores_are_against_the_truth_where_labels_are_predictions(
 
 def test_frames_without_labels_are_passed_over(index: SceneIndex, contest: Contest) -> None:
     index.label_path[2] = ""
-    work = [SceneWork(scene=0, frames=(7,), reconstruct=True)]
+    work = SceneWork(scene=0, frames=(7,), reconstruct=True)
     contest = replace(contest, horizons_s=(1.0, 2.0))
-    (score,) = score_scenes(read_scenes(index, work, contest), work, contest)
+    score = score_scene(read_scene(index, work, contest), work, contest)
     assert score.reconstruction is not None and score.reconstruction.frames == 11
     assert score.forecast is not None and score.forecast.windows == 1
 

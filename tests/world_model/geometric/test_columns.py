@@ -31,6 +31,14 @@ def test_a_planar_move_equals_the_voxel_warp(pose: tuple[float, float, float], h
     assert torch.equal(column_move(transform, grid).take(labels), warp_voxels(labels, transform, grid))
 
 
+def test_some_columns_move_like_all() -> None:
+    labels, tilt = random_labels(), torch.tensor([[np.cos(0.06), 0.0, np.sin(0.06), 0.0]] * 2, dtype=torch.float32)
+    for transform in (planar(1.371, -0.713, 0.4), pose_matrix(torch.tensor([[0.5, 0.2, 0.1], [3.1, 0.0, 0.0]]), tilt)):
+        move = column_move(transform, GRID)
+        some = torch.tensor([0, 5, 400, 767, 768, 1535])
+        assert torch.equal(move.at(some).take(labels), move.take(labels).view(-1, GRID.shape[2])[some])
+
+
 def test_tilt_lifts_whole_columns() -> None:
     half = 0.06
     quat = torch.tensor([[np.cos(half), 0.0, np.sin(half), 0.0]], dtype=torch.float32)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+import pytest
 import torch
+from slow_evidence import slow_evidence
 from torch import Tensor
 
 from world_model.geometric.evidence import (
@@ -110,3 +113,29 @@ def test_past_frames_are_aligned_with_the_present() -> None:
     poses = torch.stack((forward(-2.0), STILL), 1)
     aligned = align_past(frames, poses, GRID)
     assert torch.equal(aligned[:, 0], aligned[:, 1])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_evidence_equals_its_slow_twin(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    labels = torch.from_numpy(
+        rng.choice([4, 11, 15, FREE], (2, 2, *GRID.shape), p=[0.1, 0.2, 0.1, 0.6]).astype(np.uint8)
+    )
+    speed = torch.from_numpy(rng.normal(0, 4, (2, 40, 40, 2)).astype(np.float32)) * torch.from_numpy(
+        rng.random((2, 40, 40, 1)) < 0.1
+    )
+    seen = observe(labels, speed)
+    x, y, yaw = (torch.from_numpy(rng.uniform(-3, 3, 2).astype(np.float32)) for _ in range(3))
+    ahead, step = se2_matrix(x, y, yaw), se2_matrix(x / 4, y / 4, yaw / 8)
+    before = labels.flip(0)[:, 1].contiguous()
+    evidence = gather_evidence(seen, ahead, torch.full((2,), 0.5), GRID, recalled=recall_forecast(before, step, GRID))
+    for row in range(2):
+        one = slice(row, row + 1)
+        found = evidence.index(row)
+        shift = 0.5 * seen.velocity_mps[one]
+        want = slow_evidence(seen.index(row), ahead[one], shift, before[one], step[one], GRID)
+        # Points at the very edge of a voxel may go either way in single precision.
+        for name, value in zip(("labels", "memory", "reach"), want[:3], strict=True):
+            assert (getattr(found, name)[0].numpy() != value).mean() < 1e-3, name
+        apart = np.abs(found.displacement_m[0].numpy() - want[3]).max(-1) > 1e-4
+        assert apart.mean() < 2e-3 and (want[3] != 0).any()

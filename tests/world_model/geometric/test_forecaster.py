@@ -91,6 +91,17 @@ class TestNetwork:
         assert torch.equal(to_cells(fusion.labels(fused), 2).reshape(-1), want)
 
     @torch.no_grad()
+    def test_a_batch_equals_single_forecasts_to_the_bit(self) -> None:
+        forecaster, labels = model(), street(3)
+        seen = forecaster.observe(labels, torch.eye(4).expand(3, 5, 4, 4))
+        ahead = se2_matrix(
+            torch.tensor([0.5, 1.7, 3.0]), torch.tensor([0.3, 0.0, -0.4]), torch.tensor([0.1, 0.0, -0.2])
+        )
+        evidence = forecaster.move(seen, ahead, torch.full((3,), 0.5))
+        singles = [forecaster.fuse(evidence.index(row)) for row in range(3)]
+        assert torch.equal(forecaster.fuse(evidence), torch.cat(singles))
+
+    @torch.no_grad()
     def test_beyond_the_observed_it_forecasts_from_itself(self) -> None:
         forecaster, labels = model(), street()
         seen = forecaster.observe(labels, torch.eye(4).expand(2, 5, 4, 4))

@@ -51,8 +51,9 @@ def test_a_wrong_number_is_found(
 ) -> None:
     alter(folder / file, key, 1 if "idx" in key else 1e-4)
     assert run(folder, monkeypatch) == 1
-    wrong = [line for line in capsys.readouterr().out.splitlines() if "BEYOND |" in line]
-    assert any(f"| {file} | {stage} |" in line for line in wrong)
+    said = capsys.readouterr().out.splitlines()
+    assert any(f"| {file} | {stage} |" in line for line in said if "BEYOND |" in line)
+    assert f"  {file}: {stage}" in said  # named once more at the end
 
 
 def test_not_a_number_is_beyond_any_tolerance(folder: Path) -> None:
