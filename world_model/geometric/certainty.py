@@ -53,6 +53,6 @@ def expected_iou(scores: Tensor) -> Tensor:
     chance = scores.flatten(1).float().sigmoid()
     expected = chance.sum(1)
     # In place and in floats: with a comparison that makes bools all this takes 2.6 times as long on a CPU.
-    hit = F.threshold_(chance, 0.5, 0.0).sum(1)
+    hit = F.threshold(chance, 0.5, 0.0, inplace=True).sum(1)
     union = chance.gt_(0.0).sum(1) + expected - hit
     return torch.where(union > 0, hit / union, torch.ones_like(hit))
