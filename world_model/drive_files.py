@@ -144,9 +144,10 @@ def _write_pictures(folder: Path, drive: Drive) -> None:
     write_png(folder / ABOVE, strip(rows, poses, title=title, grid=drive.grid, compare=compare))
     write_png(folder / VOXELS, strip(rows, poses, title=title, view="voxels", columns=5, grid=drive.grid))
     arrows = {ours: _ego_arrows(drive), theirs: _recorded_arrows(drive, logged)}
-    what = "driven (green), recorded agents (white), all for 2 s"
-    if drive.rollout.proposed is not None:
-        what = f"the model's own proposal (yellow), {what}"
+    what, proposed = "driven (green), recorded agents (white), all for 2 s", drive.rollout.proposed
+    if proposed is not None:
+        own = np.allclose(proposed, drive.motions, atol=1e-3)
+        what = f"driven as the model proposes{what[6:]}" if own else f"the model's own proposal (yellow), {what}"
     picture = strip(rows, poses, title=f"{title}: {what}", columns=3, height=2 * 200, grid=drive.grid, vectors=arrows)
     write_png(folder / MOTION, picture)
 

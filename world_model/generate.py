@@ -161,7 +161,7 @@ def generate(options: Generate) -> list[Path]:
 
 def _contents(options: Generate) -> str:
     pictures = (ABOVE, VOXELS, MOTION) if options.pictures else ()
-    film = () if options.film == "none" else (f"{FILM}.{options.film}",)
+    film = () if options.film == "none" else (f"{FILM}.{options.film}" + " (or .gif)" * (options.film == "mp4"),)
     return ", ".join((ARRAYS, *pictures, *film, *(("labels/",) if options.labels else ()), SUMMARY))
 
 
