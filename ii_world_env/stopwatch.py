@@ -76,7 +76,7 @@ def stages(envs: IIWorldVectorEnv) -> dict[str, float]:
         "render": lambda: envs.episodes.picture(0),
     }
     if isinstance(world, LearnedWorld):
-        parts["encode"] = _encode(world, state.labels)
+        parts["encode"] = _encode(world, engine.occupancy(state))
     return {name: median_s(part, device) for name, part in parts.items()}
 
 

@@ -13,6 +13,7 @@ from small_worlds import TINY
 from ii_world_env import bench as bench_module
 from ii_world_env import bench_models, stopwatch
 from ii_world_env.bench import Bench, bench, markdown
+from ii_world_env.outcome import Outcome
 from world_model.checkpoint import load_geometric, load_world
 from world_model.errors import OptionError
 from world_model.forecaster import Forecaster, ForecastState
@@ -64,6 +65,30 @@ def test_every_kind_of_action_is_driven(small_data: Path, action: str) -> None:
         )
     )
     assert figures["rows"][0]["steps_per_s"] > 0 and figures["action"] == action
+
+
+@pytest.mark.usefixtures("brief")
+def test_what_decodes_nothing_is_timed_too(tiny_data: Path) -> None:
+    figures = bench(
+        Bench(
+            world="small_worlds:Learned",
+            index=tiny_data,
+            batches=(1,),
+            observation="tokens",
+            reward=f"{__name__}:metres",
+            **QUICK,
+        )
+    )
+    row = figures["rows"][0]
+    assert row["steps_per_s"] > 0 and row["latent_frames_per_s"] is not None
+
+
+def metres(outcome: Outcome) -> dict[str, torch.Tensor]:
+    """A reward that needs no labels."""
+    return {"metres": outcome.progress_m}
+
+
+metres.needs_labels = False  # type: ignore[attr-defined]
 
 
 @pytest.mark.usefixtures("brief")
