@@ -16,6 +16,8 @@ from world_model.geometric.unet import LabelStem, UNet, to_cells
 from world_model.grid import FREE
 
 SPEED_SCALE_MPS = 5.0
+RIGID_COLUMNS = 9
+"""What moves within so many columns (3.6 m) of each other moves as one: the mean is surer than each column's own."""
 
 
 class MotionNet(nn.Module):
@@ -55,8 +57,22 @@ class MotionNet(nn.Module):
     def velocity(self, aligned: Tensor) -> Tensor:
         """(B, X, Y, 2) velocity of the movable columns of the current frame, zero where nothing moves."""
         speed, moves = self(aligned)
-        patch = self.config.patch
-        column = is_movable(aligned[:, 0]).any(-1)
-        fine = F.interpolate(speed, scale_factor=float(patch)).permute(0, 2, 3, 1)
-        going = F.interpolate(moves[:, None], scale_factor=float(patch))[:, 0] > 0
-        return fine * (column & going)[..., None]
+        patch = float(self.config.patch)
+        going = F.interpolate(moves[:, None], scale_factor=patch) > 0
+        mover = (going & is_movable(aligned[:, 0]).any(-1)[:, None]).to(speed.dtype)
+        return rigid(F.interpolate(speed, scale_factor=patch), mover).permute(0, 2, 3, 1)
+
+
+def rigid(velocity_mps: Tensor, mover: Tensor, columns: int = RIGID_COLUMNS) -> Tensor:
+    """Mean velocity of the movers around each mover.
+
+    Args:
+        velocity_mps: (B, 2, X, Y).
+        mover: (B, 1, X, Y), 1 where something moves, else 0.
+        columns: edge of the square that the mean is taken over, odd.
+
+    Returns:
+        (B, 2, X, Y), zero where nothing moves.
+    """
+    total = F.avg_pool2d(velocity_mps * mover, columns, 1, columns // 2)
+    return total / F.avg_pool2d(mover, columns, 1, columns // 2).clamp(min=1e-6) * mover

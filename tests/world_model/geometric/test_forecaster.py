@@ -16,6 +16,7 @@ from world_model.data.index import SceneIndex
 from world_model.errors import CheckpointError, ConfigError, DataError
 from world_model.geometric import GeometricConfig, GeometricForecaster, tiny
 from world_model.geometric.evidence import UNKNOWN
+from world_model.geometric.motion import rigid
 from world_model.geometric.training import GeometricLossConfig, GeometricTask, Learn, box_velocities, turn
 from world_model.geometric.unet import LabelStem, from_cells, to_cells
 from world_model.geometry import se2_matrix, warp_voxels
@@ -116,6 +117,18 @@ class TestNetwork:
             GeometricConfig(grid=replace(GRID, shape=(42, 40, 16)))
         with pytest.raises(ConfigError, match="width"):
             GeometricConfig(width=48)
+
+
+def test_movers_that_touch_move_as_one() -> None:
+    mover = torch.zeros(1, 1, 40, 40)
+    mover[0, 0, 10:14, 10:12] = mover[0, 0, 30, 30] = 1
+    noise = torch.randn(1, 2, 40, 40, generator=torch.Generator().manual_seed(0))
+    field = torch.tensor((4.0, -1.0)).view(1, 2, 1, 1) + noise
+    found = rigid(field, mover)
+    together = field[0, :, 10:14, 10:12].mean((1, 2))
+    torch.testing.assert_close(found[0, :, 10:14, 10:12], together[:, None, None].expand(2, 4, 2))
+    torch.testing.assert_close(found[0, :, 30, 30], field[0, :, 30, 30])
+    assert (found * (1 - mover) == 0).all()
 
 
 class TestTraining:
