@@ -17,7 +17,7 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -128,15 +128,33 @@ def measure(trainer: Trainer, warmup: int, steps: int) -> dict[str, float]:
             waited += time.perf_counter() - begin
             yield portion
 
-    begin = time.perf_counter()
+    begin, saved = time.perf_counter(), 0.0
     for step in range(warmup + steps):
         if step == warmup:
             _finish(trainer.device)
             begin, waited = time.perf_counter(), 0.0
-        trainer.step(timed())
+        if step:
+            trainer.step(timed())
+        else:
+            saved = saved_gb(lambda: trainer.step(timed()))
     _finish(trainer.device)
     took = time.perf_counter() - begin
-    return {"samples_per_s": steps * trainer.share.batch / took, "step_ms": 1e3 * took / steps, "wait": waited / took}
+    rate = steps * trainer.share.batch / took
+    return {"samples_per_s": rate, "step_ms": 1e3 * took / steps, "wait": waited / took, "saved_gb": saved}
+
+
+def saved_gb(step: Callable[[], Any]) -> float:
+    """What is kept for the backward pass of a training step of one pass, in GB: the same on any device."""
+    storages: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        step()
+    return sum(storages.values()) / 1e9
 
 
 def _finish(device: torch.device) -> None:
@@ -179,11 +197,14 @@ def main(args: Args) -> dict[str, Any]:
 def show(args: Args, figures: dict[str, Any], dtype: str) -> None:
     """Print the figures as a table."""
     peak = "-" if figures["peak_gpu_gb"] is None else f"{figures['peak_gpu_gb']:.2f}"
-    print("| model | device | dtype | batch | samples/s | ms a step | waiting for data | GPU GB | process GB |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print(
+        "| model | device | dtype | batch | samples/s | ms a step | waiting for data | saved GB | GPU GB | process GB |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|")
     print(
         f"| {args.model} {args.preset} | {figures['processes']} x {figures['device']} | {dtype} | {figures['batch']} "
-        f"| {figures['samples_per_s']:.2f} | {figures['step_ms']:.0f} | {100 * figures['wait']:.1f} % | {peak} "
+        f"| {figures['samples_per_s']:.2f} | {figures['step_ms']:.0f} | {100 * figures['wait']:.1f} % "
+        f"| {figures['saved_gb']:.2f} | {peak} "
         f"| {figures['peak_process_gb']:.2f} |"
     )
 

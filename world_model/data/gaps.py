@@ -139,8 +139,13 @@ def keep_whole(
         scene_frames=(int(lengths.min()), int(lengths.max())),
     )
     if strict and kept is not index:
-        found = "\n  ".join(line for line in report.lines() if not line.startswith(("scenes of", "NOTE")))
-        raise DataError(found, "every frame with its labels", "complete the data, or leave --strict out to cut scenes")
+        told = [line.removeprefix("WARNING: ") for line in report.lines() if not line.startswith(("scenes of", "NOTE"))]
+        found = "\n  ".join(line.removesuffix("; --strict refuses such data") for line in told)
+        raise DataError(
+            f"data with gaps, refused by --strict:\n  {found}",
+            "every frame with its labels",
+            "complete the data, or leave --strict out to cut scenes",
+        )
     return kept, report
 
 
