@@ -36,11 +36,13 @@ class RefinementConfig:
         past: observed frames before the current one.
         horizon: forecasts run 1..horizon steps.
         voxels: voxels per grid that the loss looks at.
+        rare_weight: weight of a cross-entropy that lifts rare classes (`rare_class_loss`).
     """
 
     past: int = 4
     horizon: int = 6
     voxels: int = 24_000
+    rare_weight: float = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +157,9 @@ class RefinementTask:
         ):
             sample = sample_voxels(labels, self.config.voxels, draws(self.seed, iteration, group))
             position = patch_index(sample.index, grid.grid.shape, grid.patch)
-            loss, parts = sampled_reconstruction_loss(own_rows, table, labels, sample, position)
+            loss, parts = sampled_reconstruction_loss(
+                own_rows, table, labels, sample, position, self.config.rare_weight
+            )
             losses.append(loss)
             logs.append(parts)
         return torch.stack(losses).mean(), mean_logs(logs)
