@@ -37,20 +37,23 @@ class DeformableSelfAttention(nn.Module):
     def forward(self, query: Tensor, size: tuple[int, int]) -> Tensor:
         batch, cells, width = query.shape
         heads, points, (size_x, size_y) = self.heads, self.points, size
-        offsets = self.sampling_offsets(query).view(batch, cells, heads, points, 2)
+        # Places and sampling in float32 at least: eight bits of bfloat16 would be a tenth of a cell off, and CPUs
+        # sample garbage in it beside the border (torch 2.13).
+        exact = torch.promote_types(query.dtype, torch.float32)
+        offsets = self.sampling_offsets(query).view(batch, cells, heads, points, 2).to(exact)
         weights = self.attention_weights(query).view(batch, cells, heads, points).softmax(-1)
         cell_x = torch.arange(size_x, device=query.device).repeat_interleave(size_y) + 0.5
         cell_y = torch.arange(size_y, device=query.device).repeat(size_x) + 0.5
-        centre = torch.stack((cell_y, cell_x), -1).to(query.dtype)
-        scale = torch.tensor((size_y, size_x), dtype=query.dtype, device=query.device)
+        centre = torch.stack((cell_y, cell_x), -1).to(exact)
+        scale = torch.tensor((size_y, size_x), dtype=exact, device=query.device)
         # grid_sample's first coordinate is the fast axis, Y, as is the first offset component.
         grid = 2 * (centre[:, None, None] + offsets) / scale - 1
         grid = grid.transpose(1, 2).reshape(batch * heads, cells, points, 2)
         value = self.value_proj(query).view(batch, size_x, size_y, heads, -1).permute(0, 3, 4, 1, 2)
-        value = value.reshape(batch * heads, -1, size_x, size_y)
+        value = value.reshape(batch * heads, -1, size_x, size_y).to(exact)
         sampled = F.grid_sample(value, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
         mixed = (sampled * weights.transpose(1, 2).reshape(batch * heads, 1, cells, points)).sum(-1)
-        return query + self.output_proj(mixed.view(batch, width, cells).transpose(1, 2))
+        return query + self.output_proj(mixed.view(batch, width, cells).transpose(1, 2).to(query.dtype))
 
 
 class PlanAttention(nn.Module):
