@@ -13,6 +13,7 @@ from world_model.geometry import (
     quat_multiply,
     quat_to_matrix,
     se2_matrix,
+    take_columns,
     warp_bev,
     warp_voxels,
     yaw_from_matrix,
@@ -76,6 +77,21 @@ def test_turning_left_moves_the_world_right() -> None:
     # What lay ahead now lies to the right (negative y).
     assert (turned[0, 10:, 4] == 4).all()
     assert (turned != FREE).sum() == (labels != FREE).sum()
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int64])
+@pytest.mark.parametrize(("height", "fill"), [(1, 0), (4, FREE), (8, 0), (16, FREE), (24, 1)])
+def test_columns_travel_whole(dtype: torch.dtype, height: int, fill: int, generator: torch.Generator) -> None:
+    labels = torch.randint(0, 18, (2, 5, 6, height), generator=generator).to(dtype)
+    index = torch.randint(0, 60, (2, 3, 4), generator=generator)
+    inside = torch.rand(index.shape, generator=generator) < 0.7
+    taken = take_columns(labels, index, inside, fill)
+    assert taken.dtype == dtype
+    assert torch.equal(taken, torch.where(inside[..., None], labels.view(60, height)[index], fill).to(dtype))
+    assert torch.equal(
+        take_columns(labels.transpose(0, 1), index, inside, fill)[inside],
+        labels.transpose(0, 1).reshape(60, -1)[index][inside],
+    )
 
 
 def test_planar_warp_agrees_with_the_general_one(generator: torch.Generator) -> None:

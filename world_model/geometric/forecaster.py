@@ -26,8 +26,8 @@ from world_model.geometric.evidence import (
 from world_model.geometric.fusion import FusionNet
 from world_model.geometric.motion import MotionNet
 
-GRIDS_AT_ONCE = {"cpu": 1}
-"""Grids that pass through the fusion network together: the feature maps of one stay in a processor's cache."""
+GRIDS_AT_ONCE = {"cpu": 8}
+"""Grids that pass through the fusion network together; more only take more memory."""
 
 
 class GeometricForecaster(nn.Module):
