@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ii_world_env.vector_env import IIWorldVectorEnv
-from world_model.worlds.learned import LearnedWorld
+from world_model.worlds.token import TokenWorld
 
 WARM_UP, REPEATS = 1, 5
 """Calls of a stage before the timed ones, and timed ones; the median counts."""
@@ -75,12 +75,12 @@ def stages(envs: IIWorldVectorEnv) -> dict[str, float]:
         "reset": lambda: envs.reset(seed=0),
         "render": lambda: envs.episodes.picture(0),
     }
-    if isinstance(world, LearnedWorld):
+    if isinstance(world, TokenWorld):
         parts["encode"] = _encode(world, engine.occupancy(state))
     return {name: median_s(part, device) for name, part in parts.items()}
 
 
-def _encode(world: LearnedWorld, labels: Tensor) -> Callable[[], Any]:
+def _encode(world: TokenWorld, labels: Tensor) -> Callable[[], Any]:
     """One frame of every stream, with its memory."""
     tokenizer, batch = world.tokenizer, len(labels)
     still = torch.eye(4, device=labels.device).repeat(batch, 1, 1)
@@ -94,7 +94,7 @@ def latent_frames_per_s(envs: IIWorldVectorEnv) -> float | None:
     With one environment, the convention of the 37 frames/s of I2-World (ICCV 2025). None in worlds without tokens.
     """
     world, device = envs.engine.world, device_of(envs)
-    if not isinstance(world, LearnedWorld):
+    if not isinstance(world, TokenWorld):
         return None
     first, command = envs.state.world.forecast, envs.state.commands[:, 0]
 

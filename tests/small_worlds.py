@@ -16,7 +16,7 @@ from world_model.grid import VoxelGrid
 from world_model.tokenizer import Tokenizer
 from world_model.tokenizer import tiny as tiny_tokenizer
 from world_model.worlds import ReplayWorld, TransportWorld
-from world_model.worlds.learned import LearnedWorld
+from world_model.worlds.token import TokenWorld
 
 TINY = VoxelGrid(shape=(40, 40, 16), lower_m=(-8.0, -8.0, -1.0))
 """The grid of `Learned`."""
@@ -36,7 +36,7 @@ class Replay(ReplayWorld):
         super().__init__(SMALL, device)
 
 
-class Learned(LearnedWorld):
+class Learned(TokenWorld):
     """A model of a few thousand untrained weights on a grid of 16 m."""
 
     def __init__(self, checkpoint: str | Path | None, device: torch.device, grid: VoxelGrid) -> None:

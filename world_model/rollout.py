@@ -15,8 +15,8 @@ from world_model.data.index import COMMANDS
 from world_model.errors import OptionError
 from world_model.geometry import invert_pose, se2_matrix
 from world_model.trajectories.read import parse_trajectory
-from world_model.worlds.learned import LearnedWorld
 from world_model.worlds.protocol import World, WorldState
+from world_model.worlds.token import TokenWorld
 
 __all__ = ["Rollout", "parse_trajectory", "roll"]
 
@@ -126,7 +126,7 @@ def _step(
     """
     if planned is not None:
         planned = planned.float().to(command.device)
-    if isinstance(world, LearnedWorld):
+    if isinstance(world, TokenWorld):
         forecast, out = world.forecaster.step(state.forecast, command, planned)
         return replace(state, forecast=forecast, token=out.token), out.curr_to_next, out.predicted_motion
     if planned is None:

@@ -34,7 +34,7 @@ from world_model.grid import EGO_WHEELBASE_M, STEP_S, VoxelGrid
 from world_model.tokenizer import Tokenizer
 from world_model.tokenizer import tiny as tiny_tokenizer
 from world_model.worlds import TransportWorld
-from world_model.worlds.learned import LearnedWorld
+from world_model.worlds.token import TokenWorld
 
 TINY = VoxelGrid(shape=(40, 40, 16), lower_m=(-8.0, -8.0, -1.0))
 MOVING = sorted(name for name, mode in ACTION_MODES.items() if mode.move)
@@ -225,7 +225,7 @@ def test_a_wanted_motion_finds_its_manoeuvre() -> None:
 @torch.inference_mode()
 def test_a_command_lets_the_model_drive_itself() -> None:
     torch.manual_seed(0)
-    world = LearnedWorld(Tokenizer(tiny_tokenizer()), Forecaster(tiny_forecaster()))
+    world = TokenWorld(Tokenizer(tiny_tokenizer()), Forecaster(tiny_forecaster()))
     engine = Engine(world, EngineConfig(action="command", horizon=8))
     state = engine.reset(street_clips(TINY, future=8))
     ends = {}

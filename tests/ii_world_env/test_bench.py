@@ -21,7 +21,7 @@ from world_model.forecaster import tiny as tiny_forecaster
 from world_model.geometry import invert_pose, se2_matrix
 from world_model.tokenizer import Tokenizer
 from world_model.tokenizer import tiny as tiny_tokenizer
-from world_model.worlds.learned import LearnedWorld
+from world_model.worlds.token import TokenWorld
 
 QUICK: dict[str, Any] = {"steps": 2, "runs": 1}
 
@@ -191,10 +191,10 @@ def test_a_clip_is_encoded_as_frame_after_frame() -> None:
     assert (together - unmoved).abs().max() > 1e-3, "the memory has to move with the ego"
 
 
-def tiny_world() -> LearnedWorld:
+def tiny_world() -> TokenWorld:
     torch.manual_seed(0)
     config = tiny_tokenizer(TINY)
-    return LearnedWorld(Tokenizer(config), Forecaster(tiny_forecaster(config)))
+    return TokenWorld(Tokenizer(config), Forecaster(tiny_forecaster(config)))
 
 
 def same(a: ForecastState, b: ForecastState) -> bool:

@@ -27,8 +27,8 @@ from world_model.tokenizer import Tokenizer
 from world_model.tokenizer import tiny as tiny_tokenizer
 from world_model.worlds import ReplayWorld, TransportWorld, World
 from world_model.worlds.geometric import GeometricWorld
-from world_model.worlds.learned import LearnedWorld
 from world_model.worlds.simulated import SimulatedWorld
+from world_model.worlds.token import TokenWorld
 
 
 def engine(horizon: int = 8, action: str = "kinematic", **options: object) -> Engine:
@@ -156,7 +156,7 @@ def tiny_geometric() -> World:
 
 def tiny_tokens() -> World:
     torch.manual_seed(0)
-    return LearnedWorld(Tokenizer(tiny_tokenizer(TINY)), Forecaster(tiny_forecaster(tiny_tokenizer(TINY))))
+    return TokenWorld(Tokenizer(tiny_tokenizer(TINY)), Forecaster(tiny_forecaster(tiny_tokenizer(TINY))))
 
 
 def simulated_start(world: SimulatedWorld) -> State:

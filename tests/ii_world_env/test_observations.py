@@ -21,7 +21,7 @@ from world_model.grid import CLASS_ID, FREE, NUM_CLASSES, OCC3D, VoxelGrid
 from world_model.tokenizer import Tokenizer
 from world_model.tokenizer import tiny as tiny_tokenizer
 from world_model.worlds import TransportWorld
-from world_model.worlds.learned import LearnedWorld
+from world_model.worlds.token import TokenWorld
 
 
 def test_priority_names_every_class_once() -> None:
@@ -106,7 +106,7 @@ def test_the_state_vector_is_features_ego_and_route() -> None:
 @torch.inference_mode()
 def test_tokens_are_what_the_occupancy_is_decoded_from() -> None:
     torch.manual_seed(0)
-    world = LearnedWorld(Tokenizer(tiny_tokenizer()), Forecaster(tiny_forecaster()))
+    world = TokenWorld(Tokenizer(tiny_tokenizer()), Forecaster(tiny_forecaster()))
     engine = Engine(world, EngineConfig())
     state, _ = engine.step(engine.reset(street_clips(TINY, future=4)), torch.zeros(1, 2))
     seen = observe("tokens", state, world)

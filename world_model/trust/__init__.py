@@ -14,12 +14,12 @@ from world_model.trust.figures import Figures, figures_for
 from world_model.worlds.ensemble import EnsembleWorld, member_paths
 from world_model.worlds.geometric import GeometricWorld
 from world_model.worlds.kinds import GEOMETRIC, II_WORLD
-from world_model.worlds.learned import LearnedWorld
 from world_model.worlds.protocol import World, WorldState
+from world_model.worlds.token import TokenWorld
 
 __all__ = ["Calibration", "Trust", "calibrated_trust", "figures_for", "kind_of", "members_of", "trust_path"]
 
-KINDS: dict[type, str] = {GeometricWorld: GEOMETRIC, LearnedWorld: II_WORLD}
+KINDS: dict[type, str] = {GeometricWorld: GEOMETRIC, TokenWorld: II_WORLD}
 
 
 class Trust:
@@ -104,7 +104,7 @@ def _weights_of(member: World, path: str | Path | None) -> tuple[str, ...]:
     if isinstance(member, GeometricWorld):
         _, card = shared_geometric(path, next(member.model.parameters()).device)
         return (str(card["weights"]),)
-    assert isinstance(member, LearnedWorld)
+    assert isinstance(member, TokenWorld)
     weight = next(member.tokenizer.parameters())
     model = load_world(path, device=str(weight.device), dtype=weight.dtype)
     if (model.tokenizer.config, model.forecaster.config) != (member.tokenizer.config, member.forecaster.config):

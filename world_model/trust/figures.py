@@ -25,8 +25,8 @@ from torch import Tensor
 from world_model.geometry import invert_pose
 from world_model.tokenizer import Tokenizer
 from world_model.worlds.ensemble import EnsembleState, EnsembleWorld
-from world_model.worlds.learned import LearnedState, LearnedWorld
 from world_model.worlds.protocol import World, WorldState
+from world_model.worlds.token import TokenState, TokenWorld
 
 Figures = Callable[[WorldState], dict[str, Tensor]]
 """State -> (B,) float32 by name."""
@@ -45,7 +45,7 @@ def figures_for(world: World) -> Figures | None:
     if isinstance(world, EnsembleWorld):
         first = figures_for(world.members[0])
         return None if first is None else _EnsembleFigures(first)
-    return TokenFigures(world) if isinstance(world, LearnedWorld) else None
+    return TokenFigures(world) if isinstance(world, TokenWorld) else None
 
 
 class TokenFigures:
@@ -55,12 +55,12 @@ class TokenFigures:
         world: whose tokenizer has the codebook and whose forecaster knows the map's place.
     """
 
-    def __init__(self, world: LearnedWorld) -> None:
+    def __init__(self, world: TokenWorld) -> None:
         config = world.forecaster.config
         self.lower_m, self.cell_m = config.lower_m, config.cell_m
         self.constant, self.book = _codes_as_tokens(world.tokenizer)
 
-    def __call__(self, state: LearnedState) -> dict[str, Tensor]:
+    def __call__(self, state: TokenState) -> dict[str, Tensor]:
         poses, device = state.forecast.poses.float(), state.token.device
         low = torch.tensor(self.lower_m, device=device)
         size = torch.tensor(state.token.shape[-2:], device=device) * self.cell_m
@@ -90,7 +90,7 @@ class TokenFigures:
         ]
         return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
 
-    def _change(self, state: LearnedState, token: Tensor, there: Tensor, low: Tensor, size: Tensor) -> Tensor:
+    def _change(self, state: TokenState, token: Tensor, there: Tensor, low: Tensor, size: Tensor) -> Tensor:
         """(B,) mean distance of the tokens from the previous ones where the places (B, x, y, 2) lie within these."""
         half = self.cell_m / 2
         reached = ((there >= low + half) & (there <= low + size - half)).all(-1)

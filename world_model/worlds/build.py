@@ -91,11 +91,11 @@ def _member(kind: str, path: str | Path | None, place: torch.device, dtype: str,
                 "leave dtype= out, or choose world='ii-world'",
             )
         return GeometricWorld(shared_geometric(path, place)[0])
-    from world_model.worlds.learned import LearnedWorld
+    from world_model.worlds.token import TokenWorld
 
     model = load_world(path, device=str(place), dtype=_pick_dtype(dtype, place))
     model = with_faithful(model, faithful)
-    return LearnedWorld(model.tokenizer, model.forecaster)
+    return TokenWorld(model.tokenizer, model.forecaster)
 
 
 def _no_switch(faithful: bool, world: str) -> OptionError:

@@ -14,7 +14,7 @@ from world_model.worlds import build_world, resolve_world
 from world_model.worlds.ensemble import EnsembleWorld
 from world_model.worlds.geometric import GeometricWorld
 from world_model.worlds.kinds import holds
-from world_model.worlds.learned import LearnedWorld
+from world_model.worlds.token import TokenWorld
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_learned_is_what_the_checkpoint_holds(tokens: Path, moved: Path, both: Path) -> None:
     for checkpoint, name, kind in (
-        (tokens, "ii-world", LearnedWorld),
+        (tokens, "ii-world", TokenWorld),
         (moved, "geometric", GeometricWorld),
         (both, "geometric", GeometricWorld),
         (None, "geometric", GeometricWorld),
@@ -42,9 +42,9 @@ def test_learned_is_what_the_checkpoint_holds(tokens: Path, moved: Path, both: P
     ):
         assert resolve_world("learned", checkpoint) == name
         assert type(build_world("learned", checkpoint=checkpoint, device="cpu")) is kind
-    assert type(build_world("ii-world", checkpoint=both, device="cpu")) is LearnedWorld
+    assert type(build_world("ii-world", checkpoint=both, device="cpu")) is TokenWorld
     assert type(build_world("geometric", checkpoint=both, device="cpu")) is GeometricWorld
-    assert type(build_world("ii-world", device="cpu")) is LearnedWorld
+    assert type(build_world("ii-world", device="cpu")) is TokenWorld
 
 
 def test_other_names_stay_as_they_are(tokens: Path) -> None:
@@ -58,7 +58,7 @@ def test_an_ensemble_is_resolved_member_by_member(tokens: Path, moved: Path, bot
     assert resolve_world("learned", f"{moved},{tokens}") == "geometric+ii-world"
     world = build_world("learned", checkpoint=[str(moved), str(tokens)], device="cpu")
     assert isinstance(world, EnsembleWorld)
-    assert [type(member) for member in world.members] == [GeometricWorld, LearnedWorld]
+    assert [type(member) for member in world.members] == [GeometricWorld, TokenWorld]
 
 
 def test_a_checkpoint_without_a_world_is_named(tmp_path: Path, tokens: Path, moved: Path) -> None:

@@ -19,7 +19,7 @@ from world_model.tokenizer import Tokenizer
 from world_model.tokenizer import tiny as tiny_tokenizer
 from world_model.worlds import ReplayWorld, TransportWorld, World, build_world
 from world_model.worlds.geometric import GeometricWorld
-from world_model.worlds.learned import LearnedWorld
+from world_model.worlds.token import TokenWorld
 
 GRID = VoxelGrid(shape=(40, 40, 16), lower_m=(-8.0, -8.0, -1.0))
 
@@ -49,9 +49,9 @@ def motion(dx: float, dy: float = 0.0, yaw: float = 0.0, batch: int = 2) -> Tens
     return invert_pose(se2_matrix(*values))
 
 
-def tiny_world() -> LearnedWorld:
+def tiny_world() -> TokenWorld:
     torch.manual_seed(0)
-    return LearnedWorld(Tokenizer(tiny_tokenizer()), Forecaster(tiny_forecaster()))
+    return TokenWorld(Tokenizer(tiny_tokenizer()), Forecaster(tiny_forecaster()))
 
 
 def geometric_world() -> GeometricWorld:
@@ -171,7 +171,7 @@ def test_learned_world_does_not_depend_on_where_in_the_world_it_is() -> None:
 def test_learned_world_refuses_models_that_do_not_fit() -> None:
     other = tiny_tokenizer(VoxelGrid(shape=(48, 48, 16), lower_m=(-9.6, -9.6, -1.0)))
     with pytest.raises(ConfigError, match="trained together"):
-        LearnedWorld(Tokenizer(other), Forecaster(tiny_forecaster()))
+        TokenWorld(Tokenizer(other), Forecaster(tiny_forecaster()))
 
 
 def test_build_world_by_name_and_import_path() -> None:

@@ -1,4 +1,4 @@
-"""The learned world: observed labels -> tokens -> forecast tokens -> occupancy."""
+"""The token world, as published: observed labels -> tokens -> forecast tokens -> occupancy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from world_model.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
-class LearnedState(TensorState):
+class TokenState(TensorState):
     """B forecasts.
 
     Attributes:
@@ -28,7 +28,7 @@ class LearnedState(TensorState):
     token: Tensor
 
 
-class LearnedWorld:
+class TokenWorld:
     """A trained tokenizer and forecaster.
 
     Args:
@@ -54,7 +54,7 @@ class LearnedWorld:
         """Where the states live."""
         return next(self.tokenizer.parameters()).device
 
-    def reset(self, clips: Clips) -> LearnedState:
+    def reset(self, clips: Clips) -> TokenState:
         """Read the observed frames in order, so that the token carries the tokenizer's temporal memory."""
         device = self.device
         labels, count = clips.occupancy.to(device), clips.past + 1
@@ -64,20 +64,20 @@ class LearnedWorld:
         tokens = self.tokenizer.encode_clip(labels, to_previous)
         # Global poses: published weights read displacements along the global axes.
         forecast = self.forecaster.start(tokens, pose.to(device))
-        return LearnedState(forecast=forecast, token=tokens[:, -1])
+        return TokenState(forecast=forecast, token=tokens[:, -1])
 
-    def step(self, state: LearnedState, curr_to_next: Tensor, command: Tensor) -> LearnedState:
+    def step(self, state: TokenState, curr_to_next: Tensor, command: Tensor) -> TokenState:
         forecast = self.forecaster.follow(state.forecast, command, curr_to_next)
-        return LearnedState(forecast=forecast, token=forecast.token)
+        return TokenState(forecast=forecast, token=forecast.token)
 
-    def drive(self, state: LearnedState, command: Tensor) -> tuple[LearnedState, Tensor]:
+    def drive(self, state: TokenState, command: Tensor) -> tuple[TokenState, Tensor]:
         """The forecast of the ego's own motion by the model's ego head, under a command."""
         forecast, out = self.forecaster.step(state.forecast, command)
-        return LearnedState(forecast=forecast, token=out.token), out.curr_to_next.float()
+        return TokenState(forecast=forecast, token=out.token), out.curr_to_next.float()
 
-    def tokens(self, state: LearnedState) -> Tensor:
+    def tokens(self, state: TokenState) -> Tensor:
         """What the decoder makes the occupancy of."""
         return state.token.float()
 
-    def occupancy(self, state: LearnedState) -> Tensor:
+    def occupancy(self, state: TokenState) -> Tensor:
         return self.tokenizer.decode(state.token)
