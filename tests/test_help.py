@@ -16,6 +16,7 @@ COMMANDS = (
     "world_model.refine_decoder",
     "world_model.evaluate",
     "world_model.fidelity",
+    "world_model.verdict",
     "world_model.generate",
     "world_model.visualize",
     "world_model.verify_golden",

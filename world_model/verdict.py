@@ -53,8 +53,8 @@ def verdict(options: Verdict) -> list[Path]:
     folders = {"evaluation": options.out / "evaluation", "fidelity": options.out / "fidelity"}
     evaluate(
         Evaluate(
-            index=options.index, checkpoint=options.checkpoint, out=folders["evaluation"], what=("forecasting",),
-            world=options.worlds, regimes=("gt-ego",), stride=options.stride, device=options.device,
+            index=options.index, checkpoint=options.checkpoint, out=folders["evaluation"], what=("reconstruction", "forecasting"),
+            world=options.worlds, regimes=("gt-ego", "pred-ego"), stride=options.stride, device=options.device,
             workers=options.workers,
         )
     )  # fmt: skip

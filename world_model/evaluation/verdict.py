@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from world_model.errors import DataError
+from world_model.evaluation.intervals import LEAST_SCENES
 from world_model.evaluation.report import WARP, table
 from world_model.files import write_json, write_text
 
@@ -58,6 +59,12 @@ def judge(world: str, evaluation: dict[str, Any], fidelity: dict[str, Any]) -> l
     Raises:
         DataError: a result does not hold what is judged.
     """
+    if "intervals" not in evaluation:
+        raise DataError(
+            "a forecasting table without intervals: too few scenes",
+            f"windows in at least {LEAST_SCENES} scenes",
+            "judge on more held-out scenes: make_synthetic --scenes 30 makes six",
+        )
     try:
         return list(_findings(world, evaluation, fidelity))
     except (KeyError, TypeError, IndexError, ValueError) as error:

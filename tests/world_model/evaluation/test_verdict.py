@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from world_model import verdict as command
 from world_model.errors import DataError
 from world_model.evaluation.verdict import judge, write_verdict
+from world_model.files import write_json
 
 HORIZONS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
 
@@ -79,6 +81,34 @@ def test_each_criterion_can_fail_alone() -> None:
     for change, name in cases:
         found = failed(change)
         assert len(found) >= 1 and name in found[-1 if name == "stays" else 0], (name, found)
+
+
+def test_one_command_measures_and_judges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is measured comes from the two commands, asked for the same worlds and data; the rest is reading."""
+    evaluation, fidelity = results()
+    asked: dict[str, Any] = {}
+
+    def measured(name: str, file: str, found: dict[str, Any]) -> Any:
+        def run(options: Any) -> None:
+            asked[name] = options
+            write_json(options.out / file, {**found, "title": "synthetic", "settings": {"data": "some"}})
+
+        return run
+
+    monkeypatch.setattr(command, "evaluate", measured("evaluate", "results.json", evaluation))
+    monkeypatch.setattr(command, "fidelity", measured("fidelity", "fidelity.json", fidelity))
+    command.verdict(command.Verdict(index=tmp_path / "data", worlds=("good",), out=tmp_path / "out", scenes=7))
+    assert asked["evaluate"].index == asked["fidelity"].index == tmp_path / "data"
+    assert asked["evaluate"].world == ("good",) and asked["fidelity"].worlds == ("good", "transport")
+    assert asked["fidelity"].limit == 7
+    assert (tmp_path / "out" / "verdict.md").read_text().count("| yes") == 10
+
+
+def test_too_few_scenes_are_said() -> None:
+    evaluation, fidelity = results()
+    del evaluation["intervals"]
+    with pytest.raises(DataError, match="at least 5 scenes"):
+        judge("good", evaluation, fidelity)
 
 
 def test_results_that_lack_something_are_named(tmp_path: Path) -> None:
