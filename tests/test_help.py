@@ -13,6 +13,7 @@ COMMANDS = (
     "world_model.train_tokenizer",
     "world_model.encode_tokens",
     "world_model.train_forecaster",
+    "world_model.train_geometric",
     "world_model.refine_decoder",
     "world_model.evaluate",
     "world_model.fidelity",

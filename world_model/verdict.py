@@ -53,7 +53,7 @@ def verdict(options: Verdict) -> list[Path]:
     folders = {"evaluation": options.out / "evaluation", "fidelity": options.out / "fidelity"}
     evaluate(
         Evaluate(
-            index=options.index, checkpoint=options.checkpoint, out=folders["evaluation"], what=("reconstruction", "forecasting"),
+            index=options.index, checkpoint=options.checkpoint, out=folders["evaluation"],
             world=options.worlds, regimes=("gt-ego", "pred-ego"), stride=options.stride, device=options.device,
             workers=options.workers,
         )
