@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from world_model.data.nuscenes import read_nuscenes
 from world_model.errors import DataError
 from world_model.evaluation.verdict import judge, write_verdict
+from world_model.verdict import Verdict, verdict
 
 HORIZONS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
 
@@ -79,6 +82,28 @@ def test_each_criterion_can_fail_alone() -> None:
     for change, name in cases:
         found = failed(change)
         assert len(found) >= 1 and name in found[-1 if name == "stays" else 0], (name, found)
+
+
+def test_too_few_scenes_are_named() -> None:
+    evaluation, fidelity = results()
+    del evaluation["intervals"]
+    with pytest.raises(DataError, match=r"without intervals[\s\S]*held-out scenes[\s\S]*make_synthetic"):
+        judge("good", evaluation, fidelity)
+    evaluation, fidelity = results()
+    fidelity["persistence"]["good"]["overall"] = None
+    with pytest.raises(DataError, match=r"obstacle[\s\S]*--scenes"):
+        judge("good", evaluation, fidelity)
+
+
+@pytest.mark.parametrize(("source", "found"), [("synthetic", "1 held-out"), ("nuscenes", "nuscenes scenes")])
+def test_scenes_that_no_verdict_can_come_from_are_refused_at_once(
+    scenes_root: Path, tmp_path: Path, source: str, found: str
+) -> None:
+    index = replace(read_nuscenes(scenes_root)[0], source=source)
+    index.save(tmp_path / "index.npz")
+    with pytest.raises(DataError, match=rf"{found}[\s\S]*make_synthetic"):
+        verdict(Verdict(index=tmp_path / "index.npz", out=tmp_path / "verdict"))
+    assert not (tmp_path / "verdict").exists()
 
 
 def test_results_that_lack_something_are_named(tmp_path: Path) -> None:
