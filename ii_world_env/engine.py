@@ -25,7 +25,7 @@ from ii_world_env.noise import normal
 from ii_world_env.observed import motion_at, observed_ground
 from ii_world_env.outcome import CAUSES, TERMINATIONS, Outcome
 from ii_world_env.planar import compose
-from ii_world_env.rewards import RewardFunction, default, needs_labels
+from ii_world_env.rewards import RewardFunction, default, needs_labels, total
 from ii_world_env.state import State
 from world_model.data.clips import Clips
 from world_model.errors import ActionError, ConfigError, OptionError
@@ -271,7 +271,7 @@ class Engine:
         terms = self.reward(outcome)
         cause = end_of(after, outcome, self.config)
         return StepOutput(
-            reward=torch.stack(list(terms.values())).sum(0),
+            reward=total(terms, after.batch),
             terms=terms,
             terminated=(cause > 0) & (cause <= TERMINATIONS),
             truncated=cause > TERMINATIONS,

@@ -228,6 +228,7 @@ class IIWorldEnv(gym.Env[Any, np.ndarray]):
 
         Raises:
             ActionError: the action has the wrong shape or is not finite; nothing has changed.
+            OptionError: an own reward that returned anything but finite named terms; likewise.
             ResetNeeded: the episode has ended or not begun.
         """
         if not self.episodes.begun or self.episodes.ended[0]:

@@ -23,7 +23,7 @@ from ii_world_env.infos import Columns
 from ii_world_env.outcome import TERMINATIONS, Outcome
 from ii_world_env.planar import into
 from ii_world_env.render import compose_frame
-from ii_world_env.rewards import reward_function
+from ii_world_env.rewards import check_finite, reward_function
 from ii_world_env.route import points_at
 from ii_world_env.scenes import conditions, open_scenes
 from ii_world_env.spaces import action_space, observation_space
@@ -203,7 +203,8 @@ class Episodes:
         infos = self._columns(self._state, out)
         # Summed in double precision from the very numbers that are reported, so that they add up exactly.
         reward = np.zeros(self.count)
-        for term in infos["reward_terms"].values():  # type: ignore[union-attr]
+        for name, term in infos["reward_terms"].items():  # type: ignore[union-attr]
+            check_finite(name, np.where(self.ended, 0.0, term))  # rows that have ended mean nothing
             reward = reward + term
         cause = np.array([0 if end is None else CAUSES.index(end) for end in infos["end"]])
         terminated, truncated = (cause > 0) & (cause <= TERMINATIONS), cause > TERMINATIONS

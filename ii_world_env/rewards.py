@@ -11,6 +11,7 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -108,6 +109,38 @@ def needs_labels(reward: RewardFunction) -> bool:
     if not isinstance(said, bool):
         raise OptionError(f"a reward with needs_labels={said!r}", "True or False", "set the attribute, or leave it out")
     return said
+
+
+def total(terms: dict[str, Tensor], batch: int) -> Tensor:
+    """(B,) the sum of the terms of a reward.
+
+    Raises:
+        OptionError: a reward that returned anything but named (B,) tensors.
+    """
+    expected = f"a dict of names to tensors of shape ({batch},), one entry for each environment"
+    if not isinstance(terms, dict) or not terms:
+        raise OptionError(f"a reward that returned {terms!r}", expected, "see `ii_world_env.rewards`")
+    for name, term in terms.items():
+        if not isinstance(term, Tensor) or term.shape != (batch,):
+            came = f"shape {tuple(term.shape)}" if isinstance(term, Tensor) else f"type {type(term).__name__}"
+            raise OptionError(f"the reward term {name!r} of {came}", expected, "compute it from the outcome's tensors")
+    return torch.stack(list(terms.values())).sum(0)
+
+
+def check_finite(name: str, term: np.ndarray) -> None:
+    """Refuse a term (N,) of the reward that nobody can learn from.
+
+    Raises:
+        OptionError: NaN or infinite; names the environments.
+    """
+    bad = np.flatnonzero(~np.isfinite(term))
+    if len(bad):
+        where = "" if len(term) == 1 else f" in environment {', '.join(map(str, bad))}"
+        raise OptionError(
+            f"the reward term {name!r} is {term[bad].tolist()}{where}",
+            "finite numbers",
+            "look for a division by zero, or a time or distance that is infinite, in the reward",
+        )
 
 
 def reward_function(reward: str | RewardFunction) -> RewardFunction:

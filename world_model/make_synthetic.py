@@ -23,7 +23,7 @@ class Arguments:
     """Write procedural driving scenes: nuScenes tables, Occ3D labels, splits and a calibration report.
 
     The same options give the same bytes with any number of workers. A killed run goes on where it stopped when the
-    same command is repeated.
+    same command is repeated, and scenes whose label files were deleted are written again.
     """
 
     out: Path
@@ -75,5 +75,4 @@ if __name__ == "__main__":
     try:
         main(tyro.cli(Arguments, prog="python -m world_model.make_synthetic", description=__doc__))
     except IIWorldError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(f"error: {error}")

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import tyro
 
-from world_model.errors import IIWorldError
+from world_model.data.index import SceneIndex
+from world_model.errors import DataError, IIWorldError
 from world_model.evaluate import Evaluate, evaluate
-from world_model.evaluation.verdict import PUBLISHED, judge, write_verdict
+from world_model.evaluation.intervals import LEAST_SCENES
+from world_model.evaluation.verdict import PUBLISHED, judge, too_few_scenes, write_verdict
 from world_model.fidelity import Fidelity, fidelity
 from world_model.runtime import keep_memory
 
@@ -48,8 +50,11 @@ def verdict(options: Verdict) -> list[Path]:
     """Run what is missing, judge, write, and return the paths written.
 
     Raises:
-        DataError, CheckpointError, OptionError, OutputError: as `evaluate` and `fidelity`.
+        DataError: recordings, too few scenes, or as `evaluate` and `fidelity`.
+        CheckpointError, OptionError, OutputError: as `evaluate` and `fidelity`.
     """
+    if options.index is not None:
+        check_scenes(options.index)
     folders = {"evaluation": options.out / "evaluation", "fidelity": options.out / "fidelity"}
     evaluate(
         Evaluate(
@@ -75,6 +80,24 @@ def verdict(options: Verdict) -> list[Path]:
     print("\n" + written[0].read_text())
     print("wrote " + ", ".join(str(path) for path in written))
     return written
+
+
+def check_scenes(path: Path) -> None:
+    """Refuse, before anything is computed, scenes that no verdict can come from.
+
+    Raises:
+        DataError: recordings, too few held-out scenes, or no such index.
+    """
+    index = SceneIndex.load(path)
+    if index.source != "synthetic":
+        raise DataError(
+            f"{path} with {index.source} scenes",
+            "synthetic scenes: nobody knows what other actions would have led to in a recording",
+            "run `python -m world_model.make_synthetic`, or judge recordings with `python -m world_model.evaluate`",
+        )
+    held_out = len(index.scenes("val"))
+    if held_out < LEAST_SCENES:
+        raise too_few_scenes(f"{path} with {held_out} held-out scenes")
 
 
 def main() -> None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from ii_world_env.env import IIWorldEnv
 from ii_world_env.outcome import COMFORT_LIMITS, Contact, Outcome, discomfort
 from ii_world_env.rewards import PRESETS, PDMScore, reward_function, sparse
 from world_model.errors import OptionError
@@ -114,3 +118,23 @@ def test_own_rewards_plug_in() -> None:
 def test_unknown_rewards_are_named(name: str) -> None:
     with pytest.raises(OptionError, match="reward="):
         reward_function(name)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "found"),
+    [
+        (lambda outcome: 3, "returned 3"),
+        (lambda outcome: {}, "returned {}"),
+        (lambda outcome: {"metres": 1.0}, "'metres' of type float"),
+        (lambda outcome: {"metres": outcome.progress_m.sum()}, r"'metres' of shape \(\)"),
+        (lambda outcome: {"metres": outcome.progress_m / 0 - outcome.progress_m / 0}, "'metres' is .*nan"),
+        (lambda outcome: {"metres": outcome.progress_m.abs() + float("inf")}, "'metres' is .*inf"),
+    ],
+)
+def test_rewards_that_are_none_are_named_and_the_step_is_not_taken(tiny_data: Path, wrong: Any, found: str) -> None:
+    env = IIWorldEnv(data_root=str(tiny_data), world="small_worlds:Learned", horizon=6, device="cpu", reward=wrong)
+    env.reset(seed=0)
+    before = env.state
+    with pytest.raises(OptionError, match=found):
+        env.step(np.zeros(2, np.float32))
+    assert env.state is before

@@ -57,13 +57,15 @@ def judge(world: str, evaluation: dict[str, Any], fidelity: dict[str, Any]) -> l
         fidelity: `fidelity.json` of `world_model.fidelity`.
 
     Raises:
-        DataError: a result does not hold what is judged.
+        DataError: a result does not hold what is judged, or there were too few scenes to judge by.
     """
     if "intervals" not in evaluation:
+        raise too_few_scenes("a forecasting table without intervals")
+    if fidelity["persistence"].get(world, {}).get("overall") is None:
         raise DataError(
-            "a forecasting table without intervals: too few scenes",
-            f"windows in at least {LEAST_SCENES} scenes",
-            "judge on more held-out scenes: make_synthetic --scenes 30 makes six",
+            f"no drive at an obstacle in the fidelity of the world {world!r}",
+            "scenes with a vehicle that stands ahead of the ego vehicle",
+            "take more scenes: a larger --scenes, or none, so that all are taken",
         )
     try:
         return list(_findings(world, evaluation, fidelity))
@@ -73,6 +75,15 @@ def judge(world: str, evaluation: dict[str, Any], fidelity: dict[str, Any]) -> l
             "a forecasting table with its row gt-ego, and fidelity with all action sets and arms",
             "run `python -m world_model.verdict` into an empty folder",
         ) from error
+
+
+def too_few_scenes(found: str) -> DataError:
+    """What to say where no interval could be given."""
+    return DataError(
+        found,
+        f"{LEAST_SCENES} held-out scenes with windows at least, better 30: with fewer nothing is 95 % sure",
+        "`python -m world_model.make_synthetic --scenes 150` holds out 30; the bundled demo scenes are 5",
+    )
 
 
 def _findings(world: str, evaluation: dict[str, Any], fidelity: dict[str, Any]) -> Iterator[Finding]:

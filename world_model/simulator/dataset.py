@@ -73,6 +73,10 @@ class DatasetConfig:
         gaps = frame_gaps(self.seed, scene)
         return gaps[: TAME_STEPS + WILD_STEPS] if self.is_wild(scene) else gaps
 
+    def keyframes(self, scene: int) -> int:
+        """Number of keyframes of a scene."""
+        return len(self.gaps(scene)) + 1
+
     def name(self, scene: int) -> str:
         """Scene name as nuScenes writes it."""
         return f"scene-{scene + 1:04d}"

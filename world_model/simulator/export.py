@@ -106,6 +106,12 @@ def part_path(root: Path, config: DatasetConfig, scene: int) -> Path:
     return root / ".parts" / f"{config.name(scene)}.json"
 
 
+def complete(root: Path, config: DatasetConfig, scene: int) -> bool:
+    """Whether a scene is finished, and nobody has taken away any of its label files since."""
+    frames = root / "gts" / config.name(scene)
+    return part_path(root, config, scene).exists() and len(list(frames.glob("*/labels.npz"))) == config.keyframes(scene)
+
+
 def claim(root: Path, config: DatasetConfig) -> None:
     """Make sure that ``root`` is new, empty, or the very same data set.
 
@@ -123,10 +129,13 @@ def claim(root: Path, config: DatasetConfig) -> None:
             raise DataError(f"{mark} cannot be read ({error})", "JSON written by make_synthetic", remedy) from error
         wanted = json.loads(json.dumps(identity(config)))
         if found != wanted:
-            different = [k for k in wanted if found.get(k) != wanted[k]]
+            different = [k for k in {**wanted, **found} if found.get(k) != wanted.get(k)]
+            told, asked = (
+                ", ".join(f"{k}={v[k]!r}" if k in v else f"no {k}" for k in different) for v in (found, wanted)
+            )
             raise DataError(
-                f"{root} holds another synthetic data set: " + ", ".join(f"{k}={found.get(k)!r}" for k in different),
-                ", ".join(f"{k}={wanted[k]!r}" for k in different),
+                f"{root} holds another synthetic data set: {told}",
+                asked,
                 remedy + ", or repeat the options it was made with",
             )
         return
@@ -145,7 +154,7 @@ def _work(task: tuple[str, DatasetConfig, int]) -> tuple[int, int]:
 def make_dataset(
     root: Path, config: DatasetConfig, workers: int = 1, progress: Callable[[int, int, int], None] | None = None
 ) -> int:
-    """Write the whole data set; scenes that are already there are kept.
+    """Write the whole data set; scenes that are already there are kept, those that lack label files are written again.
 
     Args:
         root: output folder. config: what to make. workers: processes.
@@ -155,7 +164,7 @@ def make_dataset(
         Frames written in this call.
     """
     claim(root, config)
-    todo = [(str(root), config, i) for i in range(config.scenes) if not part_path(root, config, i).exists()]
+    todo = [(str(root), config, i) for i in range(config.scenes) if not complete(root, config, i)]
     done, frames = config.scenes - len(todo), 0
     for _, count in _run(todo, workers):
         done, frames = done + 1, frames + count

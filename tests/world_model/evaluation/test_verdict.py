@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from world_model import verdict as command
+from world_model.data.nuscenes import read_nuscenes
 from world_model.errors import DataError
 from world_model.evaluation.verdict import judge, write_verdict
 from world_model.files import write_json
+from world_model.verdict import Verdict, verdict
 
 HORIZONS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
 
@@ -97,18 +100,34 @@ def test_one_command_measures_and_judges(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(command, "evaluate", measured("evaluate", "results.json", evaluation))
     monkeypatch.setattr(command, "fidelity", measured("fidelity", "fidelity.json", fidelity))
-    command.verdict(command.Verdict(index=tmp_path / "data", worlds=("good",), out=tmp_path / "out", scenes=7))
+    monkeypatch.setattr(command, "check_scenes", lambda path: None)
+    verdict(Verdict(index=tmp_path / "data", worlds=("good",), out=tmp_path / "out", scenes=7))
     assert asked["evaluate"].index == asked["fidelity"].index == tmp_path / "data"
     assert asked["evaluate"].world == ("good",) and asked["fidelity"].worlds == ("good", "transport")
     assert asked["fidelity"].limit == 7
     assert (tmp_path / "out" / "verdict.md").read_text().count("| yes") == 10
 
 
-def test_too_few_scenes_are_said() -> None:
+def test_too_few_scenes_are_named() -> None:
     evaluation, fidelity = results()
     del evaluation["intervals"]
-    with pytest.raises(DataError, match="at least 5 scenes"):
+    with pytest.raises(DataError, match=r"without intervals[\s\S]*held-out scenes[\s\S]*make_synthetic"):
         judge("good", evaluation, fidelity)
+    evaluation, fidelity = results()
+    fidelity["persistence"]["good"]["overall"] = None
+    with pytest.raises(DataError, match=r"obstacle[\s\S]*--scenes"):
+        judge("good", evaluation, fidelity)
+
+
+@pytest.mark.parametrize(("source", "found"), [("synthetic", "1 held-out"), ("nuscenes", "nuscenes scenes")])
+def test_scenes_that_no_verdict_can_come_from_are_refused_at_once(
+    scenes_root: Path, tmp_path: Path, source: str, found: str
+) -> None:
+    index = replace(read_nuscenes(scenes_root)[0], source=source)
+    index.save(tmp_path / "index.npz")
+    with pytest.raises(DataError, match=rf"{found}[\s\S]*make_synthetic"):
+        verdict(Verdict(index=tmp_path / "index.npz", out=tmp_path / "verdict"))
+    assert not (tmp_path / "verdict").exists()
 
 
 def test_results_that_lack_something_are_named(tmp_path: Path) -> None:

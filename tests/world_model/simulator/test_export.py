@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from world_model.errors import ConfigError, DataError, OutputError
 from world_model.simulator import export
 from world_model.simulator.calibration import report
 from world_model.simulator.dataset import DatasetConfig
-from world_model.simulator.export import make_dataset, statistics_of, write_scene
+from world_model.simulator.export import claim, make_dataset, statistics_of, write_scene
 
 CONFIG = DatasetConfig(scenes=2, seed=4)
 
@@ -54,6 +55,19 @@ def test_a_killed_run_goes_on_to_the_same_bytes(data: Path, tmp_path: Path, monk
     monkeypatch.setattr(export, "write_scene", lambda *a: made.append(a[2]) or write_scene(*a))
     make_dataset(root, CONFIG)
     assert made == [1]
+    assert files(root) == files(data)
+
+
+def test_a_scene_that_lacks_a_label_file_is_written_again(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(data, root)
+    sorted(root.glob("gts/scene-0001/*/labels.npz"))[3].unlink()
+    made = []
+    monkeypatch.setattr(export, "write_scene", lambda *a: made.append(a[2]) or write_scene(*a))
+    make_dataset(root, CONFIG)
+    assert made == [0]
     assert files(root) == files(data)
 
 
@@ -111,6 +125,12 @@ def test_another_data_set_is_refused(data: Path, change: dict[str, float]) -> No
     with pytest.raises(DataError, match=next(iter(change))):
         make_dataset(data, DatasetConfig(**{"scenes": 2, "seed": 4, **change}))
     assert files(data) == before
+
+
+def test_an_option_that_only_one_data_set_has_is_named(tmp_path: Path) -> None:
+    claim(tmp_path, replace(CONFIG, wild=0.5))
+    with pytest.raises(DataError, match=r"wild=0.5\n.*no wild"):
+        claim(tmp_path, CONFIG)
 
 
 def test_a_strangers_folder_is_refused(tmp_path: Path) -> None:
