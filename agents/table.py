@@ -153,13 +153,14 @@ def summary(episodes: Sequence[Episode], resamples: int = 2000) -> dict[str, tup
 
 
 def markdown(results: Mapping[str, Sequence[Episode]]) -> str:
-    """A Markdown table, one row per planner: mean [low, high]."""
+    """A Markdown table, one row per planner: mean [low, high], or the mean alone of a single scene."""
     lines = ["| planner | " + " | ".join(f"{c} %" if c in PERCENT else c for c in COLUMNS) + " |"]
     lines.append("|---|" + "---|" * len(COLUMNS))
     for name, episodes in results.items():
-        cells = []
+        cells, alone = [], len({e.scene for e in episodes}) == 1
         for column, (mean, low, high) in summary(episodes).items():
             scale, digits = (100, 0) if column in PERCENT else (1, 1)
-            cells.append(f"{mean * scale:.{digits}f} [{low * scale:.{digits}f}, {high * scale:.{digits}f}]")
+            between = "" if alone else f" [{low * scale:.{digits}f}, {high * scale:.{digits}f}]"
+            cells.append(f"{mean * scale:.{digits}f}{between}")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

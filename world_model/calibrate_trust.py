@@ -29,15 +29,15 @@ from world_model.worlds.protocol import World
 @dataclass(frozen=True, kw_only=True)
 class CalibrateTrust:
     """Fit the forecast trust of a learned world on held-out scenes and write it beside the checkpoint, as
-      trust_geometric.json or trust_ii-world.json.
+    trust_geometric.json or trust_ii-world.json.
 
-      Half of the scenes are fitted on, the other half is reported on. Each window is driven along the log and one other
-      way. An interrupted run goes on with the next scene.
+    Half of the scenes are fitted on, the other half is reported on. Each window is driven along the log and one other
+    way. An interrupted run goes on with the next scene.
 
-      Try:
-        python -m world_model.calibrate_trust --index data/synthetic --checkpoint runs/world
-        python -m world_model.calibrate_trust --index data/synthetic --checkpoint runs/a runs/b
-    python -m world_model.calibrate_trust --index data/synthetic --world ii-world
+    Try:
+      python -m world_model.calibrate_trust --index data/synthetic --checkpoint runs/world
+      python -m world_model.calibrate_trust --index data/synthetic --checkpoint runs/a runs/b
+      python -m world_model.calibrate_trust --index data/synthetic --world ii-world
     """
 
     index: Path | None = None

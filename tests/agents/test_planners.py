@@ -12,7 +12,7 @@ from agents.evaluate import SCRIPTED, Evaluate, evaluate
 from agents.idm import IDM
 from agents.planner import Planner
 from agents.scripted import ConstantVelocity, LogReplay, StandStill
-from agents.table import Episode, fixed_starts, summary
+from agents.table import Episode, fixed_starts, markdown, summary
 from ii_world_env.engine import CAUSES, Engine, EngineConfig, State
 from ii_world_env.scenes import open_scenes
 from world_model.data.clips import Clips
@@ -126,11 +126,17 @@ def test_fixed_starts_are_spread_over_each_scene(street_data: Path) -> None:
     assert len(fixed_starts(scenes, 2, limit=1)) == 2
 
 
-def test_intervals_contain_the_mean_and_close_where_scenes_agree() -> None:
-    def episode(scene: str, reward: float) -> Episode:
-        return Episode(scene=scene, frame=4, end="horizon", success=1, collision=0, off_road=0, progress=1, comfort=1,
-                       pdms=1, reward=reward, steps=16)  # fmt: skip
+def episode(scene: str, reward: float) -> Episode:
+    return Episode(scene=scene, frame=4, end="horizon", success=1, collision=0, off_road=0, progress=1, comfort=1,
+                   pdms=1, reward=reward, steps=16)  # fmt: skip
 
+
+def test_a_single_scene_has_no_interval() -> None:
+    assert "| 100 | " in markdown({"idm": [episode("s0", 1.0), episode("s0", 2.0)]})
+    assert "| 100 [100, 100] | " in markdown({"idm": [episode("s0", 1.0), episode("s1", 2.0)]})
+
+
+def test_intervals_contain_the_mean_and_close_where_scenes_agree() -> None:
     figures = summary([episode(f"s{i}", float(i)) for i in range(20)])
     mean, low, high = figures["reward"]
     assert low < mean == 9.5 < high and 4 < high - low < 7

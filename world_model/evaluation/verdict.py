@@ -61,12 +61,6 @@ def judge(world: str, evaluation: dict[str, Any], fidelity: dict[str, Any]) -> l
     """
     if "intervals" not in evaluation:
         raise too_few_scenes("a forecasting table without intervals")
-    if fidelity["persistence"].get(world, {}).get("overall") is None:
-        raise DataError(
-            f"no drive at an obstacle in the fidelity of the world {world!r}",
-            "scenes with a vehicle that stands ahead of the ego vehicle",
-            "take more scenes: a larger --scenes, or none, so that all are taken",
-        )
     try:
         return list(_findings(world, evaluation, fidelity))
     except (KeyError, TypeError, IndexError, ValueError) as error:
@@ -92,11 +86,7 @@ def _findings(world: str, evaluation: dict[str, Any], fidelity: dict[str, Any]) 
         yield _against_published(world, evaluation)
     yield from _under_actions(world, fidelity)
     yield _ego_response(world, fidelity)
-    kept = fidelity["persistence"][world]["overall"]
-    yield Finding(
-        world=world, what="an obstacle that is driven at stays, 3 s", wanted=f">= {LEAST_KEPT:.0%} of the simulator's",
-        found=f"{kept:.1%}", holds=kept >= LEAST_KEPT,
-    )  # fmt: skip
+    yield _persistence(world, fidelity)
     yield from _far(world, fidelity)
 
 
@@ -162,6 +152,16 @@ def _ego_response(world: str, fidelity: dict[str, Any]) -> Finding:
         world=world, what="ego response per step, nine steps in ten",
         wanted=f"within {WITHIN_M} m and {WITHIN_DEG:g}°", found=f"{away:.3f} m, {turned:.3f}°",
         holds=away <= WITHIN_M and turned <= WITHIN_DEG,
+    )  # fmt: skip
+
+
+def _persistence(world: str, fidelity: dict[str, Any]) -> Finding:
+    """Whether obstacles stay; where no vehicle stood ahead nobody knows, which is no yes."""
+    kept = fidelity["persistence"].get(world, {}).get("overall")
+    return Finding(
+        world=world, what="an obstacle that is driven at stays, 3 s", wanted=f">= {LEAST_KEPT:.0%} of the simulator's",
+        found="not measured: no vehicle stands ahead in these scenes" if kept is None else f"{kept:.1%}",
+        holds=kept is not None and kept >= LEAST_KEPT,
     )  # fmt: skip
 
 

@@ -113,10 +113,13 @@ def test_too_few_scenes_are_named() -> None:
     del evaluation["intervals"]
     with pytest.raises(DataError, match=r"without intervals[\s\S]*held-out scenes[\s\S]*make_synthetic"):
         judge("good", evaluation, fidelity)
+
+
+def test_what_was_not_measured_does_not_hold() -> None:
     evaluation, fidelity = results()
-    fidelity["persistence"]["good"]["overall"] = None
-    with pytest.raises(DataError, match=r"obstacle[\s\S]*--scenes"):
-        judge("good", evaluation, fidelity)
+    fidelity["persistence"] = {}
+    (lacking,) = [f for f in judge("good", evaluation, fidelity) if not f.holds]
+    assert "stays" in lacking.what and "not measured" in lacking.found
 
 
 @pytest.mark.parametrize(("source", "found"), [("synthetic", "1 held-out"), ("nuscenes", "nuscenes scenes")])
@@ -132,7 +135,7 @@ def test_scenes_that_no_verdict_can_come_from_are_refused_at_once(
 
 def test_results_that_lack_something_are_named(tmp_path: Path) -> None:
     evaluation, fidelity = results()
-    del fidelity["persistence"]["good"]
+    del fidelity["response"]["good"]
     with pytest.raises(DataError, match="good"):
         judge("good", evaluation, fidelity)
     written = write_verdict(tmp_path, "synthetic", judge("good", *results()), {"evaluation": "x"})
