@@ -126,18 +126,24 @@ def _against_published(world: str, evaluation: dict[str, Any]) -> Finding:
     own, other = (float(np.mean(list(_scores(evaluation, name, "miou").values()))) for name in names)
     return Finding(
         world=world, what="mIoU over the published architecture, mean 1-3 s", wanted=f"x {PUBLISHED_LEAD} at least",
-        found=f"x {own / other:.2f} ({100 * own:.1f} against {100 * other:.1f})", holds=own >= PUBLISHED_LEAD * other,
+        found=f"x {_ratio(own, other):.2f} ({100 * own:.1f} against {100 * other:.1f})",
+        holds=own >= PUBLISHED_LEAD * other,
     )  # fmt: skip
 
 
 def _under_actions(world: str, fidelity: dict[str, Any]) -> Iterator[Finding]:
     scores = {name: _until(fidelity, found["miou"]) for name, found in fidelity["scores"][world].items()}
-    part = scores["perturbed"] / scores["logged"]
+    part = _ratio(scores["perturbed"], scores["logged"])
     yield Finding(
         world=world, what="mIoU on perturbed over logged actions", wanted=f">= {LEAST_OTHERS}", found=f"{part:.2f}",
         holds=part >= LEAST_OTHERS,
     )  # fmt: skip
-    arms = {f"{d}, {a}": v["miou"] for d, found in fidelity["arms"][world].items() for a, v in found.items()}
+    # A world that scores nothing when told the truth has no ratio: it answers to no arm.
+    arms = {
+        f"{d}, {a}": math.inf if v["miou"] is None else v["miou"]
+        for d, found in fidelity["arms"][world].items()
+        for a, v in found.items()
+    }
     yield Finding(
         world=world, what="control arms: mIoU over that when told the truth", wanted=f"<= {MOST_ARM}",
         found="; ".join(f"{name} {value:.2f}" for name, value in arms.items()),
@@ -177,6 +183,11 @@ def _far(world: str, fidelity: dict[str, Any]) -> Iterator[Finding]:
             found="; ".join(f"{100 * own[p]:.1f} against {100 * warp[p]:.1f}" for p in places),
             holds=all(own[p] >= warp[p] for p in places),
         )  # fmt: skip
+
+
+def _ratio(part: float, whole: float) -> float:
+    """Something over nothing is infinite; nothing over nothing is NaN, which reaches no threshold."""
+    return part / whole if whole else math.inf if part else math.nan
 
 
 def _scores(evaluation: dict[str, Any], row: str, metric: str, subset: str = "all") -> dict[float, float]:

@@ -115,6 +115,16 @@ def test_too_few_scenes_are_named() -> None:
         judge("good", evaluation, fidelity)
 
 
+def test_a_world_that_knows_nothing_is_judged_too() -> None:
+    def change(e: dict[str, Any], f: dict[str, Any]) -> None:
+        f["scores"]["good"] = {n: {"miou": [0.0] * 6, "iou": [0.0] * 6} for n in ("logged", "perturbed")}
+        f["arms"]["good"]["logged"] = {n: {"miou": None} for n in ("frozen", "shuffled")}
+
+    assert [name.split(":")[0] for name in failed(change)] == [
+        "mIoU on perturbed over logged actions", "control arms", "no collapse", "no collapse",
+    ]  # fmt: skip
+
+
 def test_what_was_not_measured_does_not_hold() -> None:
     evaluation, fidelity = results()
     fidelity["persistence"] = {}
