@@ -6,6 +6,7 @@ import json
 import os
 import struct
 import tempfile
+import threading
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -17,6 +18,9 @@ import numpy as np
 
 from world_model.errors import OutputError
 
+NPY_HEADER = threading.Lock()
+"""To be held where threads have numpy read the header of an array: it is read as a Python literal, and Python 3.11
+mixes up the depths of syntax trees that several threads build at once ("AST constructor recursion depth mismatch")."""
 DAMAGED_NPZ = (
     OSError,
     ValueError,

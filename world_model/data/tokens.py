@@ -14,7 +14,7 @@ import numpy as np
 
 from world_model.data.index import SceneIndex
 from world_model.errors import DataError, OutputError
-from world_model.files import atomic_write, write_json
+from world_model.files import NPY_HEADER, atomic_write, write_json
 
 META, SCENES = "meta.json", "scenes"
 FLAT, FLAT_DONE = "tokens.npy", "done.json"
@@ -138,7 +138,8 @@ class TokenCache:
 def _open(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     remedy = "delete it and run `python -m world_model.encode_tokens` again"
     try:
-        tokens = np.load(path, mmap_mode="r", allow_pickle=False)
+        with NPY_HEADER:
+            tokens = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{path} cannot be read ({error})", f"float16 tokens {shape}", remedy) from error
     if tokens.dtype != np.float16 or tokens.shape != shape:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import gc
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -77,3 +80,37 @@ def test_flipped_bytes_give_a_data_error_or_the_right_labels(tmp_path: Path, lab
         except DataError:
             refused += 1
     assert refused > 300
+
+
+class Cycle:
+    """Garbage whose end takes a moment, so that another thread gets its turn in the middle of a collection."""
+
+    def __init__(self) -> None:
+        self.own = self
+
+    def __del__(self) -> None:
+        sum(range(50))
+
+
+def test_many_threads_read_at_once(tmp_path: Path) -> None:
+    """Python 3.11 confuses the depths of literals that threads read at the same time, and numpy's headers are such."""
+    small = np.zeros((2, 2, 2), np.uint8)
+    paths = [write(tmp_path / f"{n}.npz", semantics=small) for n in range(8)]
+
+    def read(number: int, depth: int) -> np.ndarray:
+        if depth:
+            return read(number, depth - 1)
+        garbage = [Cycle() for _ in range(3)]
+        del garbage
+        return read_labels(paths[number % 8], shape=(2, 2, 2))
+
+    switching, collecting = sys.getswitchinterval(), gc.get_threshold()
+    sys.setswitchinterval(1e-6)
+    gc.set_threshold(10)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(lambda n: read(n, n % 40), range(1500)))
+    finally:
+        sys.setswitchinterval(switching)
+        gc.set_threshold(*collecting)
+    assert all((one == small).all() for one in found)
