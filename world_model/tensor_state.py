@@ -17,6 +17,15 @@ class TensorState:
     Nothing is ever changed in place, so a kept state can be stepped again at any time with the same result.
     """
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.__repr__ = TensorState.__repr__  # type: ignore[method-assign]  # else dataclass would print every number
+
+    def __repr__(self) -> str:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+        parts = (f"{k}={_shown(v) if isinstance(v, Tensor) else v}" for k, v in values.items())
+        return f"{type(self).__name__}({', '.join(parts)})"
+
     def clone(self: S) -> S:
         """A copy that shares no memory."""
         return self.map(lambda value: value.clone())
@@ -34,3 +43,7 @@ class TensorState:
         """A state with every field changed (tensors, and states inside it)."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
         return replace(self, **{k: v if v is None else change(v) for k, v in values.items()})  # type: ignore[type-var]
+
+
+def _shown(value: Tensor) -> str:
+    return f"{str(value.dtype).removeprefix('torch.')}{tuple(value.shape)}"
