@@ -11,6 +11,7 @@ The published model was trained on eight devices with a batch of eight on each, 
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -105,7 +106,14 @@ def join(device: str = "auto") -> Iterator[Ranks]:
     yield Ranks(device=place, rank=dist.get_rank(), count=dist.get_world_size())
     # Left standing after an exception on purpose: the others may be waiting in it, and torchrun ends them all.
     if begun_here:
-        dist.destroy_process_group()
+        leave()
+
+
+def leave() -> None:
+    """Take leave of the other processes. Trainers that are no longer needed go first: what they still hold of the
+    group would be torn down at the end of the process, in an order that can abort it."""
+    gc.collect()
+    dist.destroy_process_group()
 
 
 def _own_device(name: str, local_rank: int) -> torch.device:

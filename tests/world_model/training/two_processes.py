@@ -14,7 +14,7 @@ import torch.distributed as dist
 from world_model import encode_tokens
 from world_model.data.index import SceneIndex
 from world_model.data.tokens import TokenCache
-from world_model.training.distributed import Ranks, join
+from world_model.training.distributed import Ranks, join, leave
 from world_model.training.loop import Trainer
 
 
@@ -35,7 +35,7 @@ def main(data: Path, out: Path) -> None:
         encode_tokens.main(encode_tokens.Args(index=data, tokenizer=out / "model", out=out / "encoded", batch=1))
         interrupt_in_one_process(index, out / "interrupted", ranks)
         small.train_tokenizer(index, out / "resumed", half, ranks)
-    dist.destroy_process_group()
+    leave()
 
 
 def interrupt_in_one_process(index: SceneIndex, out: Path, ranks: Ranks) -> None:
