@@ -1,7 +1,7 @@
 """One table that says of a world whether it answers truthfully: what was wanted, what was found, whether it holds.
 
-The thresholds were set before any figure was known. Each judges one world on held-out scenes, from the two results that
-it needs: the forecasting table (`world_model.evaluate`) and counterfactual fidelity (`world_model.fidelity`).
+The wanted numbers were set before any figure was known. Each judges one world on held-out scenes, from the two results
+that it needs: the forecasting table (`world_model.evaluate`) and counterfactual fidelity (`world_model.fidelity`).
 """
 
 from __future__ import annotations
