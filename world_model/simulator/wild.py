@@ -11,6 +11,7 @@ import math
 import numpy as np
 
 from world_model.grid import STEP_S
+from world_model.simulator.roll import ACCEL_MPS2, MAX_CURVATURE, roll, to_least
 from world_model.simulator.state import Floats, SimState
 
 MANNERS = ("drift", "wander", "chase", "leave")
@@ -19,8 +20,6 @@ TAME_STEPS = 7
 WILD_STEPS = 16
 HOLD_STEPS = 2
 """Steps for which an acceleration and a curvature are held."""
-MAX_SPEED_MPS, LEAST_SPEED_MPS, GRIP_MPS2, MAX_CURVATURE = 15.0, 5.0, 4.0, 0.2
-ACCEL_MPS2 = 3.0
 DRIFT_CURVATURE = 0.03
 LEAVE_RAD = math.radians(55)
 AHEAD_RAD, NEAR_M, FAR_M = math.radians(40), 4.0, 40.0
@@ -51,15 +50,12 @@ def wild_motion(state: SimState, start: SimState, seed: int, dt_s: float = STEP_
     elif manner == "wander":
         curvature = bend * MAX_CURVATURE
     elif manner == "chase":
-        accel, curvature = _to_least(speed), _towards(_prey(state))
+        accel, curvature = to_least(speed), _towards(_prey(state))
     else:
         side = 1.0 if np.random.default_rng([seed, scene, 406]).random() < 0.5 else -1.0
         turned = math.remainder(state.ego.yaw - start.ego.yaw, 2 * math.pi)
-        accel, curvature = _to_least(speed), side * MAX_CURVATURE if abs(turned) < LEAVE_RAD else 0.0
-    after = min(max(speed + accel * dt_s, 0.0), MAX_SPEED_MPS)
-    mean = (speed + after) / 2
-    most = min(MAX_CURVATURE, GRIP_MPS2 / max(mean, 0.1) ** 2)
-    return _arc(mean * dt_s, min(max(curvature, -most), most) * mean * dt_s)
+        accel, curvature = to_least(speed), side * MAX_CURVATURE if abs(turned) < LEAVE_RAD else 0.0
+    return roll(speed, accel, curvature, dt_s)[0]
 
 
 def _prey(state: SimState) -> tuple[float, float] | None:
@@ -79,14 +75,3 @@ def _prey(state: SimState) -> tuple[float, float] | None:
 def _towards(target: tuple[float, float] | None) -> float:
     """Curvature of the arc to a point; straight on without one."""
     return 0.0 if target is None else 2 * target[1] / (target[0] ** 2 + target[1] ** 2)
-
-
-def _to_least(speed: float) -> float:
-    return min(max((LEAST_SPEED_MPS - speed) / STEP_S, 0.0), ACCEL_MPS2)
-
-
-def _arc(distance: float, yaw: float) -> Floats:
-    if abs(yaw) < 1e-9:
-        return np.array((distance, 0.0, yaw))
-    radius = distance / yaw
-    return np.array((radius * math.sin(yaw), radius * (1 - math.cos(yaw)), yaw))

@@ -15,7 +15,8 @@ from world_model.simulator.calibration import report
 from world_model.simulator.dataset import DatasetConfig, scene_states
 from world_model.simulator.export import identity, make_dataset, statistics_of
 from world_model.simulator.picture import write_picture
-from world_model.simulator.wild import MANNERS, MAX_SPEED_MPS, TAME_STEPS, WILD_STEPS, is_wild, wild_motion
+from world_model.simulator.roll import MAX_SPEED_MPS
+from world_model.simulator.wild import MANNERS, TAME_STEPS, WILD_STEPS, is_wild, wild_motion
 from world_model.worlds.rebuild import recorded_state
 
 CONFIG = DatasetConfig(scenes=4, seed=3, wild=0.5, val_fraction=0.25)

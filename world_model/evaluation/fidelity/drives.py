@@ -20,14 +20,10 @@ from world_model.data.clips import scene_of
 from world_model.data.index import SceneIndex
 from world_model.geometry import invert_pose, se2_matrix, yaw_from_matrix
 from world_model.grid import DRIVEABLE, GROUND, OBSTACLE, OCC3D, STEP_S, VoxelGrid
+from world_model.simulator.roll import ACCEL_MPS2, MAX_CURVATURE, MAX_SPEED_MPS, arc, roll, to_least
 
 ACTION_SETS = ("logged", "perturbed", "random", "towards obstacle", "off road")
 """The last two are the adversarial ones."""
-MAX_SPEED_MPS, GRIP_MPS2, MAX_CURVATURE = 15.0, 4.0, 0.2
-"""No drive is faster, pulls sideways harder, or turns tighter (1/m) than this."""
-ACCEL_MPS2 = 3.0
-LEAST_SPEED_MPS = 5.0
-"""What adversarial drives speed up to: an ego that stands still asks nothing."""
 SPEED_NOISE_MPS, CURVATURE_NOISE, MEMORY = 1.5, 0.02, 0.8
 """Standard deviations of the perturbation, and its correlation from one step to the next."""
 RANDOM_HOLD = 2
@@ -151,7 +147,7 @@ def wandering(moment: Moment) -> np.ndarray:
     for k in range(moment.steps):
         if k % RANDOM_HOLD == 0:
             accel, curvature = rng.uniform(-ACCEL_MPS2, ACCEL_MPS2), rng.uniform(-MAX_CURVATURE, MAX_CURVATURE)
-        motion, speed = _roll(speed, accel, curvature)
+        motion, speed = roll(speed, accel, curvature)
         motions.append(motion)
     return np.stack(motions)
 
@@ -179,8 +175,8 @@ def pursuit(moment: Moment, target_m: tuple[float, float], accel_mps2: float | N
     for _ in range(moment.steps):
         past = past or target[0] < 1.0
         curvature = 0.0 if past else 2 * target[1] / float(target @ target)
-        accel = _to_least(speed) if accel_mps2 is None else accel_mps2
-        motion, speed = _roll(speed, accel, curvature)
+        accel = to_least(speed) if accel_mps2 is None else accel_mps2
+        motion, speed = roll(speed, accel, curvature)
         motions.append(motion)
         c, s = math.cos(motion[2]), math.sin(motion[2])
         target = np.array(((c, s), (-s, c))) @ (target - motion[:2])
@@ -192,7 +188,7 @@ def off_road(moment: Moment) -> np.ndarray:
     side, speed, heading, motions = road_ends(moment), moment.speed_mps, 0.0, []
     for _ in range(moment.steps):
         curvature = side * MAX_CURVATURE if abs(heading) < OFF_ROAD_RAD else 0.0
-        motion, speed = _roll(speed, _to_least(speed), curvature)
+        motion, speed = roll(speed, to_least(speed), curvature)
         heading += motion[2]
         motions.append(motion)
     return np.stack(motions)
@@ -213,27 +209,6 @@ def commands(motions: np.ndarray) -> torch.Tensor:
     steps = motions.shape[-2]
     turn = yaw[..., np.minimum(np.arange(steps) + 6, steps)] - yaw[..., :steps]
     return torch.from_numpy(np.where(turn > 0.35, 1, np.where(turn < -0.35, 0, 2)).astype(np.int64))
-
-
-def arc(distance_m: float, yaw_rad: float) -> np.ndarray:
-    """(3,) motion along a circle."""
-    if abs(yaw_rad) < 1e-9:
-        return np.array((distance_m, 0.0, yaw_rad))
-    radius = distance_m / yaw_rad
-    return np.array((radius * math.sin(yaw_rad), radius * (1 - math.cos(yaw_rad)), yaw_rad))
-
-
-def _roll(speed: float, accel: float, curvature: float) -> tuple[np.ndarray, float]:
-    """One step of a vehicle that cannot slide: its motion and its new speed."""
-    after = float(np.clip(speed + accel * STEP_S, 0, MAX_SPEED_MPS))
-    mean = (speed + after) / 2
-    most = min(MAX_CURVATURE, GRIP_MPS2 / max(mean, 0.1) ** 2)
-    distance = mean * STEP_S
-    return arc(distance, float(np.clip(curvature, -most, most)) * distance), after
-
-
-def _to_least(speed: float) -> float:
-    return float(np.clip((LEAST_SPEED_MPS - speed) / STEP_S, 0, ACCEL_MPS2))
 
 
 def _places(moment: Moment, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -15,11 +15,7 @@ from world_model.data.demo import demo_root
 from world_model.data.index import SceneIndex
 from world_model.evaluation.fidelity.drives import (
     ACTION_SETS,
-    GRIP_MPS2,
-    MAX_CURVATURE,
-    MAX_SPEED_MPS,
     Moment,
-    arc,
     commands,
     drive,
     nearest_obstacle,
@@ -29,6 +25,7 @@ from world_model.evaluation.fidelity.drives import (
 )
 from world_model.geometry import invert_pose
 from world_model.grid import FREE, OCC3D, STEP_S
+from world_model.simulator.roll import GRIP_MPS2, MAX_CURVATURE, MAX_SPEED_MPS, arc
 
 
 @pytest.fixture(scope="module")
