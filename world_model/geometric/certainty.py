@@ -6,7 +6,8 @@ held-out drives (`world_model.trust`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +34,11 @@ class Certainty(TensorState):
     def of_observation(cls, batch: int, device: torch.device) -> Certainty:
         """Of B moments at which nothing has been forecast yet."""
         return cls(unseen=torch.zeros(batch, device=device), expected_iou=torch.ones(batch, device=device))
+
+    @classmethod
+    def together(cls, parts: Sequence[Certainty]) -> Certainty:
+        """Those of all forecasts, one piece after the other."""
+        return cls(**{field.name: torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)})
 
 
 def certainty_of(scores: Tensor, evidence: Evidence) -> Certainty:

@@ -78,6 +78,8 @@ class GeometricForecaster(nn.Module):
 
     def fuse(self, evidence: Evidence) -> Tensor:
         """The forecast labels (B, X, Y, Z) uint8."""
-        piece = GRIDS_AT_ONCE.get(evidence.labels.device.type, len(evidence.labels))
-        parts = evidence.split(piece)
-        return torch.cat([self.fusion.labels(self.fusion(part)) for part in parts])
+        return torch.cat([self.fusion.labels(self.fusion(part)) for part in self.pieces(evidence)])
+
+    def pieces(self, evidence: Evidence) -> list[Evidence]:
+        """Evidence in pieces of as many grids as the fusion network takes together."""
+        return evidence.split(GRIDS_AT_ONCE.get(evidence.labels.device.type, len(evidence.labels)))

@@ -10,7 +10,7 @@ from torch import Tensor
 from world_model.data.clips import Clips
 from world_model.geometric import GeometricForecaster, Observation
 from world_model.geometric.certainty import Certainty, certainty_of
-from world_model.geometric.evidence import recall_forecast
+from world_model.geometric.evidence import Evidence, recall_forecast
 from world_model.geometry import invert_pose
 from world_model.grid import STEP_S
 from world_model.tensor_state import TensorState
@@ -82,17 +82,22 @@ class GeometricWorld:
         elapsed = state.elapsed_s + STEP_S
         recalled = recall_forecast(state.labels, next_to_curr, self.grid)
         evidence = self.model.move(state.seen, ego_to_start, elapsed, displacement, recalled)
-        fusion = self.model.fusion
-        fused = fusion(evidence)
-        logits = fusion.quick_logits(fused)
+        labels, certainty = zip(*(self._fuse(part) for part in self.model.pieces(evidence)), strict=True)
         return GeometricState(
             seen=state.seen,
             ego_to_start=ego_to_start,
             displacement_m=displacement,
             elapsed_s=elapsed,
-            labels=fusion.labels(fused, logits),
-            certainty=certainty_of(logits, evidence),
+            labels=torch.cat(labels),
+            certainty=Certainty.together(certainty),
         )
+
+    def _fuse(self, evidence: Evidence) -> tuple[Tensor, Certainty]:
+        """The forecast labels, and how sure they are: both read the same scores."""
+        fusion = self.model.fusion
+        fused = fusion(evidence)
+        logits = fusion.quick_logits(fused)
+        return fusion.labels(fused, logits), certainty_of(logits, evidence)
 
     def occupancy(self, state: GeometricState) -> Tensor:
         return state.labels

@@ -11,7 +11,7 @@ from world_model.data.clips import Clips
 from world_model.errors import ConfigError, DataError, OptionError
 from world_model.forecaster import Forecaster
 from world_model.forecaster import tiny as tiny_forecaster
-from world_model.geometric import GeometricForecaster
+from world_model.geometric import GeometricForecaster, forecaster
 from world_model.geometric import tiny as tiny_geometric
 from world_model.geometry import invert_pose, se2_matrix
 from world_model.grid import FREE, VoxelGrid
@@ -202,3 +202,14 @@ class OwnWorld(TransportWorld):
 class NoWorld:
     def __init__(self, **kwargs: object) -> None:
         self.kwargs = kwargs
+
+
+def test_a_large_batch_passes_through_the_fusion_network_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, sizes = geometric_world(), []
+    whole = world.step(world.reset(random_clips(5)), motion(1.0, batch=5), torch.full((5,), 2))
+    world.model.fusion.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0].labels)))
+    monkeypatch.setitem(forecaster.GRIDS_AT_ONCE, "cpu", 2)
+    pieces = world.step(world.reset(random_clips(5)), motion(1.0, batch=5), torch.full((5,), 2))
+    assert sizes == [2, 2, 1]
+    assert (pieces.labels != whole.labels).float().mean() < 1e-4
+    torch.testing.assert_close(pieces.certainty.expected_iou, whole.certainty.expected_iou, rtol=1e-4, atol=1e-5)
