@@ -33,7 +33,7 @@ def occupied_at(labels: Tensor) -> Tensor:
 def positive_at(values: Tensor) -> Tensor:
     """Positions (N,) int64 of the positive ones among flattened values, ascending."""
     if values.device.type == "cpu":
-        return torch.from_numpy(np.flatnonzero(values.numpy() > 0))
+        return torch.from_numpy(np.flatnonzero(values.detach().numpy() > 0))
     return (values.reshape(-1) > 0).nonzero()[:, 0]
 
 

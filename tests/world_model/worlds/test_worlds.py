@@ -204,6 +204,7 @@ class NoWorld:
         self.kwargs = kwargs
 
 
+@torch.no_grad()
 def test_a_large_batch_passes_through_the_fusion_network_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     world, sizes = geometric_world(), []
     whole = world.step(world.reset(random_clips()), motion(1.0), torch.full((2,), 2))
