@@ -53,6 +53,8 @@ class Args:
     """Add up the gradients of so many batches before a step: the same as a batch so many times larger."""
     group: int = 0
     """Grids scored together (the Lovasz loss couples them); 0: --batch. Keep it when you divide a batch otherwise."""
+    rare_weight: float = RefinementConfig.rare_weight
+    """Weight of a cross-entropy that lifts classes which are never predicted. It draws too much: refine again with 0."""
     learning_rate: float = 1e-3
     """Peak learning rate."""
     seed: int = 0
@@ -97,7 +99,7 @@ def _refine(args: Args, ranks: Ranks) -> Path:
         precision=args.precision,
         optim=OptimConfig(learning_rate=args.learning_rate, schedule="cosine", warmup=50, ema=0.99),
     )
-    config, share = RefinementConfig(), train.share(ranks)
+    config, share = RefinementConfig(rare_weight=args.rare_weight), train.share(ranks)
     task = RefinementTask(
         tokenizer,
         forecaster,
@@ -128,9 +130,17 @@ def _refine(args: Args, ranks: Ranks) -> Path:
     trainer.run()
     if ranks.first:
         weights = {**tokenizer.state_dict(), **{f"decoder.{k}": v for k, v in trainer.average.weights.items()}}
-        refined = {"iterations": args.iterations, "batch": share.batch, "hours": round(trainer.seconds / 3600, 3)}
+        refined = {
+            "iterations": args.iterations,
+            "batch": share.batch,
+            "rare_weight": args.rare_weight,
+            "hours": round(trainer.seconds / 3600, 3),
+        }
         own = {k: v for k, v in card.items() if k not in ("tokens", "weights")}
-        save_model(args.out / TOKENIZER_FILE, tokenizer, weights, {**own, "decoder_refined": refined})
+        before = own.get("decoder_refined", [])
+        # Cards of version 0.1 hold a single refinement, not a list.
+        history = [*(before if isinstance(before, list) else [before]), refined]
+        save_model(args.out / TOKENIZER_FILE, tokenizer, weights, {**own, "decoder_refined": history})
         with (
             open(args.checkpoint / FORECASTER_FILE, "rb") as stream,
             atomic_write(args.out / FORECASTER_FILE) as target,
