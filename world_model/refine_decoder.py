@@ -54,7 +54,7 @@ class Args:
     group: int = 0
     """Grids scored together (the Lovasz loss couples them); 0: --batch. Keep it when you divide a batch otherwise."""
     rare_weight: float = RefinementConfig.rare_weight
-    """Weight of a cross-entropy that lifts classes which are never predicted. It draws too much: refine again with 0."""
+    """Weight of a cross-entropy that lifts classes that are never predicted; it draws too much: refine again with 0."""
     learning_rate: float = 1e-3
     """Peak learning rate."""
     seed: int = 0

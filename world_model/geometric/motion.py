@@ -19,6 +19,9 @@ SPEED_SCALE_MPS = 5.0
 RIGID_COLUMNS = 9
 """What moves within so many columns (3.6 m) of each other moves as one: the mean is surer than each column's own."""
 
+MIRRORS: tuple[tuple[int, ...], ...] = ((), (3,), (2,), (2, 3))
+"""Axes along which the frames (B, P, X, Y, Z) are turned over: none, y, x, both."""
+
 
 class MotionNet(nn.Module):
     """Aligned frames -> velocity of what stands in each cell."""
@@ -54,9 +57,22 @@ class MotionNet(nn.Module):
         out = self.out(self.body(self.enter(cells.flatten(1, 3)) + classes))
         return out[:, :2] * SPEED_SCALE_MPS, out[:, 2]
 
+    def from_sides(self, aligned: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean of what `forward` says of the frames and of their mirror images.
+
+        A mirrored world moves the mirrored way, and the network's errors in the two are not the same.
+        """
+        speeds, moves = [], []
+        for axes in MIRRORS:
+            speed, going = self(aligned.flip(axes) if axes else aligned)
+            sign = speed.new_tensor([-1.0 if axis in axes else 1.0 for axis in (2, 3)])
+            speeds.append(speed.flip(axes) * sign.view(2, 1, 1))
+            moves.append(going.flip([axis - 1 for axis in axes]))
+        return torch.stack(speeds).mean(0), torch.stack(moves).mean(0)
+
     def velocity(self, aligned: Tensor) -> Tensor:
         """(B, X, Y, 2) velocity of the movable columns of the current frame, zero where nothing moves."""
-        speed, moves = self(aligned)
+        speed, moves = self.from_sides(aligned)
         patch = float(self.config.patch)
         going = F.interpolate(moves[:, None], scale_factor=patch) > 0
         mover = (going & is_movable(aligned[:, 0]).any(-1)[:, None]).to(speed.dtype)

@@ -120,6 +120,20 @@ class TestNetwork:
             GeometricConfig(width=48)
 
 
+@pytest.mark.parametrize("axis", [1, 2])
+def test_mirrored_frames_have_mirrored_velocities(axis: int) -> None:
+    """Whatever the weights: the network looks from all four sides."""
+    net, frames = model().motion, street()
+    with torch.no_grad():
+        assert net.out.bias is not None
+        net.out.bias[2] = 1.0  # an untrained network says that nothing moves
+        there = net.velocity(frames)
+        mirrored = net.velocity(frames.flip(axis + 1)).flip(axis)
+    mirrored[..., axis - 1] *= -1
+    assert (there != 0).any()
+    torch.testing.assert_close(mirrored, there, atol=1e-4, rtol=1e-4)
+
+
 def test_movers_that_touch_move_as_one() -> None:
     mover = torch.zeros(1, 1, 40, 40)
     mover[0, 0, 10:14, 10:12] = mover[0, 0, 30, 30] = 1

@@ -99,6 +99,23 @@ def test_refining_the_decoder_keeps_tokens_and_forecaster(data: Path, trained: P
     load_world(tmp_path)  # the forecaster still belongs to it
 
 
+def test_the_card_tells_every_refinement(data: Path, trained: Path, tmp_path: Path) -> None:
+    """A second one goes on from the first, with its own weight of the rare classes, and the card lists both."""
+    before = trained / "world"
+    for weight, out in ((2.0, tmp_path / "first"), (0.0, tmp_path / "second")):
+        refine_decoder.main(
+            refine_decoder.Args(
+                index=data, tokens=trained / "tokens", checkpoint=before, out=out, iterations=1, batch=2,
+                rare_weight=weight,
+            )
+        )  # fmt: skip
+        before = out
+    _, card = load_tokenizer(before)
+    assert [entry["rare_weight"] for entry in card["decoder_refined"]] == [2.0, 0.0]
+    assert "rare" in (tmp_path / "first" / "log.csv").read_text().splitlines()[0]
+    assert "rare" not in (tmp_path / "second" / "log.csv").read_text().splitlines()[0]
+
+
 def test_other_options_do_not_resume(data: Path, trained: Path) -> None:
     with pytest.raises(CheckpointError, match="seed"):
         train_tokenizer.main(tokenizer_args(data, trained / "tokenizer", seed=1))
