@@ -20,7 +20,7 @@ RIGID_COLUMNS = 9
 """What moves within so many columns (3.6 m) of each other moves as one: the mean is surer than each column's own."""
 
 MIRRORS: tuple[tuple[int, ...], ...] = ((), (3,), (2,), (2, 3))
-"""Axes along which the frames (B, P, X, Y, Z) are turned over: none, y, x, both."""
+"""Axes along which maps (B, C, X, Y) are turned over: none, y, x, both."""
 
 
 class MotionNet(nn.Module):
@@ -47,28 +47,29 @@ class MotionNet(nn.Module):
         Returns:
             (B, 2, Xc, Yc) velocity if it moves, m/s; (B, Xc, Yc) logit that it moves.
         """
-        batch, past, size_x, size_y, _ = aligned.shape
-        patch, movable = self.config.patch, is_movable(aligned)
-        # The share of movable voxels of each column: enough to see where an object was, whatever its class.
-        height = movable.float().mean(-1) * 4
-        cells = height.view(batch, past, size_x // patch, patch, size_y // patch, patch).permute(0, 1, 3, 5, 2, 4)
-        now = torch.where(movable[:, 0], aligned[:, 0], FREE)
-        classes = self.stem(to_cells(now, patch)).permute(0, 3, 1, 2)
-        out = self.out(self.body(self.enter(cells.flatten(1, 3)) + classes))
-        return out[:, :2] * SPEED_SCALE_MPS, out[:, 2]
+        return self._read(*movable_of(aligned))
 
     def from_sides(self, aligned: Tensor) -> tuple[Tensor, Tensor]:
         """The mean of what `forward` says of the frames and of their mirror images.
 
         A mirrored world moves the mirrored way, and the network's errors in the two are not the same.
         """
+        height, now = movable_of(aligned)
         speeds, moves = [], []
         for axes in MIRRORS:
-            speed, going = self(aligned.flip(axes) if axes else aligned)
+            speed, going = self._read(height.flip(axes), now.flip([axis - 1 for axis in axes]))
             sign = speed.new_tensor([-1.0 if axis in axes else 1.0 for axis in (2, 3)])
             speeds.append(speed.flip(axes) * sign.view(2, 1, 1))
             moves.append(going.flip([axis - 1 for axis in axes]))
         return torch.stack(speeds).mean(0), torch.stack(moves).mean(0)
+
+    def _read(self, height: Tensor, now: Tensor) -> tuple[Tensor, Tensor]:
+        """`forward` of what `movable_of` returns."""
+        (batch, past, size_x, size_y), patch = height.shape, self.config.patch
+        cells = height.view(batch, past, size_x // patch, patch, size_y // patch, patch).permute(0, 1, 3, 5, 2, 4)
+        classes = self.stem(to_cells(now, patch)).permute(0, 3, 1, 2)
+        out = self.out(self.body(self.enter(cells.flatten(1, 3)) + classes))
+        return out[:, :2] * SPEED_SCALE_MPS, out[:, 2]
 
     def velocity(self, aligned: Tensor) -> Tensor:
         """(B, X, Y, 2) velocity of the movable columns of the current frame, zero where nothing moves."""
@@ -77,6 +78,17 @@ class MotionNet(nn.Module):
         going = F.interpolate(moves[:, None], scale_factor=patch) > 0
         mover = (going & is_movable(aligned[:, 0]).any(-1)[:, None]).to(speed.dtype)
         return rigid(F.interpolate(speed, scale_factor=patch), mover).permute(0, 2, 3, 1)
+
+
+def movable_of(aligned: Tensor) -> tuple[Tensor, Tensor]:
+    """What moves or may move, of frames (B, P, X, Y, Z), newest first.
+
+    Returns:
+        (B, P, X, Y) four times the share of movable voxels of each column: enough to see where an object was, whatever
+        its class; (B, X, Y, Z) the movable labels of the newest frame, free elsewhere.
+    """
+    movable = is_movable(aligned)
+    return movable.float().mean(-1) * 4, torch.where(movable[:, 0], aligned[:, 0], FREE)
 
 
 def rigid(velocity_mps: Tensor, mover: Tensor, columns: int = RIGID_COLUMNS) -> Tensor:
