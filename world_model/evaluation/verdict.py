@@ -180,9 +180,15 @@ def _far(world: str, fidelity: dict[str, Any]) -> Iterator[Finding]:
         own, warp = (fidelity["scores"][name]["logged"][metric] for name in (world, "transport"))
         yield Finding(
             world=world, what=f"no collapse: {score} at {seconds} s", wanted="not below the warp",
-            found="; ".join(f"{100 * own[p]:.1f} against {100 * warp[p]:.1f}" for p in places),
+            found="; ".join(_against(own[p], warp[p]) for p in places),
             holds=all(own[p] >= warp[p] for p in places),
         )  # fmt: skip
+
+
+def _against(own: float, other: float) -> str:
+    """Two scores in percent, with as many digits as it takes to see which is higher."""
+    pairs = (f"{100 * own:.{digits}f} against {100 * other:.{digits}f}" for digits in (1, 2, 3))
+    return next((pair for pair in pairs if len(set(pair.split(" against "))) == 2), f"{100 * own:.1f}, equal")
 
 
 def _ratio(part: float, whole: float) -> float:

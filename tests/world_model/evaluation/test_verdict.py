@@ -86,6 +86,18 @@ def test_each_criterion_can_fail_alone() -> None:
         assert len(found) >= 1 and name in found[-1 if name == "stays" else 0], (name, found)
 
 
+@pytest.mark.parametrize(
+    ("own", "found", "holds"),
+    [(0.29999, "29.999 against 30.000", False), (0.3, "30.0, equal", True), (0.31, "31.0 against 30.0", True)],
+)
+def test_scores_are_shown_with_digits_enough(own: float, found: str, holds: bool) -> None:
+    """Two numbers that look alike beside a "no" would puzzle."""
+    evaluation, fidelity = results()
+    fidelity["scores"]["good"]["logged"]["miou"][3] = own
+    finding = next(f for f in judge("good", evaluation, fidelity) if f.what.startswith("no collapse: mIoU"))
+    assert finding.found.split("; ")[0] == found and finding.holds is holds
+
+
 def test_one_command_measures_and_judges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is measured comes from the two commands, asked for the same worlds and data; the rest is reading."""
     evaluation, fidelity = results()
