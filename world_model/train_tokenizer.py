@@ -61,7 +61,7 @@ class Args:
     voxels: int = -1
     """Voxels per grid in the reconstruction loss; 0 all, -1 the preset's (base all, nano 24000)."""
     rare_weight: float = -1.0
-    """Weight of a cross-entropy that lifts rare classes; 0 none, -1 the preset's (base 0 as published, nano 2)."""
+    """Weight of a cross-entropy that lifts rare classes; 0 none, -1 the preset's (base 0, nano 2 on sampled voxels)."""
     save_every: int = 500
     """Iterations between checkpoints."""
     log_every: int = 50
@@ -100,12 +100,17 @@ def recipe(args: Args, frames_per_epoch: int, processes: int = 1) -> tuple[Train
         precision=args.precision,
         optim=optim,
     )
+    voxels = args.voxels if args.voxels >= 0 else (args.loss.voxels or (0 if published else 24_000))
+    # Where every voxel counts there is no sample to lift rare classes in.
+    lift = (
+        args.rare_weight
+        if args.rare_weight >= 0
+        else (args.loss.rare_weight or (2.0 if voxels and not published else 0.0))
+    )
     loss = TokenizerLossConfig(
         vq_weight=args.loss.vq_weight,
-        voxels=args.voxels if args.voxels >= 0 else (args.loss.voxels or (0 if published else 24_000)),
-        rare_weight=args.rare_weight
-        if args.rare_weight >= 0
-        else (args.loss.rare_weight or (0.0 if published else 2.0)),
+        voxels=voxels,
+        rare_weight=lift,
         revive_every=args.loss.revive_every or (0 if published else 20),
     )
     return train, loss

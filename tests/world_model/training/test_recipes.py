@@ -28,6 +28,12 @@ def test_published_tokenizer() -> None:
     assert rates[int(epoch_20) - 1] == 5e-4 and rates[int(epoch_20) + 1] == pytest.approx(5e-5) == rates[-1]
 
 
+def test_a_loss_of_every_voxel_lifts_no_rare_classes_unasked() -> None:
+    """The term needs a sample: `--voxels 0` alone must not end in a complaint about a weight that nobody gave."""
+    weights = [train_tokenizer.recipe(train_tokenizer.Args(**PATHS, voxels=v), 1000)[1].rare_weight for v in (-1, 0)]
+    assert weights == [2.0, 0.0]
+
+
 def test_published_forecaster() -> None:
     windows = 20_000
     train, loss = train_forecaster.recipe(train_forecaster.Args(**FORECAST, preset="base"), windows, processes=8)
