@@ -71,9 +71,17 @@ class MotionNet(nn.Module):
         out = self.out(self.body(self.enter(cells.flatten(1, 3)) + classes))
         return out[:, :2] * SPEED_SCALE_MPS, out[:, 2]
 
-    def velocity(self, aligned: Tensor) -> Tensor:
-        """(B, X, Y, 2) velocity of the movable columns of the current frame, zero where nothing moves."""
-        speed, moves = self.from_sides(aligned)
+    def velocity(self, aligned: Tensor, *, mirrored: bool = True) -> Tensor:
+        """Velocity of the movable columns of the current frame.
+
+        Args:
+            aligned: (B, P, X, Y, Z) labels in the current ego frame, newest first.
+            mirrored: look at mirror images as well (`from_sides`): surer, at four times the cost.
+
+        Returns:
+            (B, X, Y, 2) m/s, zero where nothing moves.
+        """
+        speed, moves = self.from_sides(aligned) if mirrored else self(aligned)
         patch = float(self.config.patch)
         going = F.interpolate(moves[:, None], scale_factor=patch) > 0
         mover = (going & is_movable(aligned[:, 0]).any(-1)[:, None]).to(speed.dtype)

@@ -219,7 +219,9 @@ class GeometricTask:
         model, grid = self.model, self.model.config.grid
         taught, recalled = self._chances(iteration, portion)
         with torch.no_grad():
-            velocity = torch.where(taught.view(-1, 1, 1, 1), batch.velocity_mps, model.motion.velocity(aligned))
+            # One look has to do: learning to trust velocities a little less does no harm, three more looks cost time.
+            own = model.motion.velocity(aligned, mirrored=False)
+            velocity = torch.where(taught.view(-1, 1, 1, 1), batch.velocity_mps, own)
             seen = observe(aligned, velocity)
             memory = None
             if bool(recalled.any()):

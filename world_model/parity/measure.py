@@ -35,22 +35,24 @@ class Tolerance:
 STORAGE = 2.0**-24
 """Reference values are stored as float32: largest rounding relative to the value."""
 TOLERANCE: dict[str, Tolerance] = {
-    # Computed in float64 by the published model: what its README tabulates, for values of the sizes it has.
-    "latent": Tolerance(2.4e-7, 1.0e-5, 5.7),
-    "history": Tolerance(2.2e-7, 2.6e-5, 5.4),
-    "token": Tolerance(5.0e-7, 1.1e-5, 11.4),
-    "forecast": Tolerance(2.4e-7, 1.8e-5, 5.9),
-    "pose": Tolerance(3.8e-6, 1.8e-5, 129.0),
+    # Computed in float64 by the published model. In float64: what its README tabulates, for values of the sizes it has.
+    # In float32: what it advises for strict tests. Its own float32 errors (1e-5 to 2.6e-5) are those of one processor;
+    # kernels without AVX-512 sum in another order and are up to 2.5 times as far off.
+    "latent": Tolerance(2.4e-7, 5.0e-5, 5.7),
+    "history": Tolerance(2.2e-7, 5.0e-5, 5.4),
+    "token": Tolerance(5.0e-7, 5.0e-5, 11.4),
+    "forecast": Tolerance(2.4e-7, 5.0e-5, 5.9),
+    "pose": Tolerance(3.8e-6, 5.0e-5, 129.0),
     # Transforms between stored poses, whose coordinates of some 100 m are rounded to float32.
     "input": Tolerance(2.0e-5, 2.0e-5, 1.0),
     # Not in that table: activations inside the networks (up to 42), squared distances, gradients of the forecaster.
-    "layer": Tolerance(2.0e-6, 5.0e-5, 42.0),
-    "margin": Tolerance(5.0e-7, 1.0e-4, 13.3),
+    "layer": Tolerance(2.0e-6, 1.0e-4, 42.0),
+    "margin": Tolerance(5.0e-7, 2.0e-4, 13.3),
     # In float32 the order of summation, and so the number of threads, shows in gradients: 2e-5 with one, 2e-4 with two.
     "gradient": Tolerance(2.4e-7, 5.0e-4, 1.0),
     "gradient norm": Tolerance(1.0e-6, 5.0e-3, 1.0),
     # Computed in float32 by the published model, so the references themselves are off by single precision.
-    "single": Tolerance(1.0e-6, 1.0e-6, 1.0),
+    "single": Tolerance(1.0e-6, 2.0e-6, 1.0),
     "single gradient": Tolerance(5.0e-5, 5.0e-5, 1.0),
     "single gradient norm": Tolerance(1.0e-4, 1.0e-4, 1.0),
 }
