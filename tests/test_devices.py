@@ -92,22 +92,22 @@ def test_training_and_evaluation(tmp_path: Path) -> None:
     )
     with pretend_gpu() as gpu:
         every: dict[str, Any] = {"index": data, "device": str(gpu)}
-        train_tokenizer.main(train_tokenizer.Args(**every, out=tokenizer, preset="tiny", iterations=2, voxels=3000))
+        train_tokenizer.main(train_tokenizer.Args(**every, out=tokenizer, preset="tiny", iterations=1, voxels=3000))
         encode_tokens.main(encode_tokens.Args(**every, out=tokens, tokenizer=tokenizer))
         train_forecaster.main(
             train_forecaster.Args(
-                **every, out=world, preset="tiny", tokens=tokens, tokenizer=tokenizer, iterations=2
+                **every, out=world, preset="tiny", tokens=tokens, tokenizer=tokenizer, iterations=1
             )
         )  # fmt: skip
         refine_decoder.main(
             refine_decoder.Args(**every, out=refined, checkpoint=world, tokens=tokens, iterations=1, batch=2)
         )
-        train_geometric.main(train_geometric.Args(**every, out=geometric, preset="tiny", iterations=2))
+        train_geometric.main(train_geometric.Args(**every, out=geometric, preset="tiny", iterations=1))
         shutil.copy(geometric / GEOMETRIC_FILE, refined)
         evaluate(
             Evaluate(
                 **every, checkpoint=refined, out=tmp_path / "evaluation", split="all", max_windows=1, max_scenes=1,
-                workers=1, world=("ii-world", "geometric"), regimes=("gt-ego", "pred-ego"),
+                workers=1, world=("geometric",), regimes=("gt-ego",), models="none",
             )
         )  # fmt: skip
     models = load_world(refined).tokenizer, load_world(refined).forecaster, load_geometric(refined)[0]
