@@ -146,7 +146,8 @@ def _refine(args: Args, ranks: Ranks) -> Path:
             atomic_write(args.out / FORECASTER_FILE) as target,
         ):
             shutil.copyfileobj(stream, target)
-        print(f"checkpoint: {args.out}\nnext: python -m world_model.evaluate", flush=True)
+        again = f"refine again with --checkpoint {args.out} --rare-weight 0, or " if args.rare_weight else ""
+        print(f"checkpoint: {args.out}\nnext: {again}python -m world_model.evaluate", flush=True)
     ranks.wait()
     return args.out
 
