@@ -10,15 +10,15 @@ from pathlib import Path
 import torch
 import tyro
 
-from agents.idm import IDM
-from agents.planner import Planner
-from agents.scripted import ConstantVelocity, LogReplay, StandStill
-from agents.table import Episode, drive, fixed_starts, markdown, summary
+from agents.benchmark import Episode, drive, fixed_starts, markdown, summary
+from agents.planners.idm import IDM
+from agents.planners.planner import Planner
+from agents.planners.scripted import ConstantVelocity, LogReplay, StandStill
 from ii_world_env.engine import Engine, EngineConfig
-from ii_world_env.rewards import reward_function
 from ii_world_env.scenes import Scenes, open_scenes
-from world_model.errors import IIWorldError, OptionError
-from world_model.files import write_json, write_text
+from ii_world_env.task.rewards import reward_function
+from world_model.core.errors import IIWorldError, OptionError
+from world_model.core.files import write_json, write_text
 from world_model.worlds import build_world, resolve_world
 
 SCRIPTED = {c.name: c for c in (StandStill, ConstantVelocity, LogReplay, IDM)}
@@ -106,7 +106,7 @@ def evaluate(options: Evaluate) -> dict[str, list[Episode]]:
 def _planner(name: str, engine: Engine) -> Planner:
     if name in SCRIPTED:
         return SCRIPTED[name](engine)
-    from agents.learned import PPOPlanner
+    from agents.planners.learned import PPOPlanner
 
     return PPOPlanner(engine, name.removeprefix("ppo:"))
 

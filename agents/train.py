@@ -19,10 +19,10 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
-from agents.extractor import ClassMapExtractor
+from ii_world_env.observations.extractor import ClassMapExtractor
 from ii_world_env.sb3_vec_env import IIWorldVecEnv
-from world_model.errors import CheckpointError, IIWorldError, OptionError
-from world_model.files import atomic_write, write_json, write_text
+from world_model.core.errors import CheckpointError, IIWorldError, OptionError
+from world_model.core.files import atomic_write, write_json, write_text
 from world_model.worlds import resolve_world
 
 matplotlib.use("Agg")

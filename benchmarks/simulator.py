@@ -19,11 +19,11 @@ from typing import ParamSpec, TypeVar
 import tyro
 
 from world_model.simulator import Simulator
-from world_model.simulator.export import annotate
-from world_model.simulator.packing import label_bytes
-from world_model.simulator.statistics import SceneStatistics
-from world_model.simulator.tables import SceneTables
-from world_model.simulator.town import build_town
+from world_model.simulator.dataset.export import annotate
+from world_model.simulator.dataset.packing import label_bytes
+from world_model.simulator.dataset.statistics import SceneStatistics
+from world_model.simulator.dataset.tables import SceneTables
+from world_model.simulator.town.town import build_town
 
 T = TypeVar("T")
 P = ParamSpec("P")

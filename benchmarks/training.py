@@ -27,18 +27,18 @@ import torch
 import tyro
 
 from world_model import train_forecaster, train_tokenizer
-from world_model.checkpoint import config_to_json
+from world_model.checkpoints.checkpoint import config_to_json
+from world_model.core.runtime import keep_memory
 from world_model.data.demo import demo_root
 from world_model.data.index import SceneIndex
 from world_model.data.streams import StreamPlan
 from world_model.data.tokens import TokenCache
-from world_model.forecaster import PRESETS as FORECASTERS
-from world_model.forecaster import Forecaster, for_tokenizer
-from world_model.forecaster.training import ForecasterTask
-from world_model.runtime import keep_memory
-from world_model.tokenizer import PRESETS as TOKENIZERS
-from world_model.tokenizer import Tokenizer
-from world_model.tokenizer.training import TokenizerTask
+from world_model.models.forecaster import PRESETS as FORECASTERS
+from world_model.models.forecaster import Forecaster, for_tokenizer
+from world_model.models.forecaster.training import ForecasterTask
+from world_model.models.tokenizer import PRESETS as TOKENIZERS
+from world_model.models.tokenizer import Tokenizer
+from world_model.models.tokenizer.training import TokenizerTask
 from world_model.training.distributed import Ranks, join
 from world_model.training.loop import Task, TrainConfig, Trainer
 from world_model.training.precision import Precision

@@ -11,8 +11,8 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
-from ii_world_env.footprint import FRONT_M, FootprintConfig, band
-from world_model.grid import EGO_LENGTH_M, EGO_REAR_OVERHANG_M, EGO_WHEELBASE_M, EGO_WIDTH_M, OCC3D
+from ii_world_env.ego.footprint import FRONT_M, FootprintConfig, band
+from world_model.core.grid import EGO_LENGTH_M, EGO_REAR_OVERHANG_M, EGO_WHEELBASE_M, EGO_WIDTH_M, OCC3D
 
 BODY, AXIS_X, AXIS_Y, AXIS_Z, GRID, NOTE = "#8fb7e0", "#c0392b", "#1e8449", "#6c3483", "#c8c8c8", "#333333"
 

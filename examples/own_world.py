@@ -20,9 +20,9 @@ import tyro
 from torch import Tensor
 
 import ii_world_env  # noqa: F401  (registers the environment)
+from world_model.core.geometry import invert_pose, warp_voxels
+from world_model.core.grid import FREE, VoxelGrid
 from world_model.data.clips import Clips
-from world_model.geometry import invert_pose, warp_voxels
-from world_model.grid import FREE, VoxelGrid
 from world_model.pictures import write_png
 from world_model.worlds import TensorState
 

@@ -18,10 +18,10 @@ import numpy as np
 import tyro
 
 import ii_world_env  # noqa: F401  (registers the environment)
-from agents.idm import IDM
-from agents.planner import Planner
-from agents.scripted import ConstantVelocity, LogReplay
-from world_model.files import write_json
+from agents.planners.idm import IDM
+from agents.planners.planner import Planner
+from agents.planners.scripted import ConstantVelocity, LogReplay
+from world_model.core.files import write_json
 from world_model.pictures import birds_eye, caption, strip, voxels_3d, write_gif
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import tyro
 
 import ii_world_env  # noqa: F401  (registers the environment)
-from world_model.grid import STEP_S
+from world_model.core.grid import STEP_S
 from world_model.pictures import birds_eye, caption, strip, voxels_3d, write_gif, write_png
 
 # Kinematic actions: [acceleration, steering angle], each in [-1, 1], the same in every step.

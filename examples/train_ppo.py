@@ -20,9 +20,9 @@ import tyro
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 
-from agents.extractor import ClassMapExtractor
+from ii_world_env.observations.extractor import ClassMapExtractor
 from ii_world_env.sb3_vec_env import IIWorldVecEnv  # registers the environment, too
-from world_model.files import write_json
+from world_model.core.files import write_json
 
 
 @dataclass(frozen=True, kw_only=True)

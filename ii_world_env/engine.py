@@ -17,21 +17,21 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ii_world_env import route
-from ii_world_env.actions import ACTION_MODES, ActionMode
+from ii_world_env.ego.actions import ACTION_MODES, ActionMode
+from ii_world_env.ego.noise import normal
 from ii_world_env.engine_config import EngineConfig
-from ii_world_env.judging import TTC_S, end_of, judge
-from ii_world_env.noise import normal
-from ii_world_env.observed import motion_at, observed_ground
-from ii_world_env.outcome import CAUSES, TERMINATIONS, Outcome
-from ii_world_env.planar import compose
-from ii_world_env.rewards import RewardFunction, default, needs_labels, total
-from ii_world_env.state import State
+from ii_world_env.state import route
+from ii_world_env.state.observed import motion_at, observed_ground
+from ii_world_env.state.outcome import CAUSES, TERMINATIONS, Outcome
+from ii_world_env.state.state import State
+from ii_world_env.task.rewards import RewardFunction, default, needs_labels, total
+from ii_world_env.task.transition import TTC_S, end_of, judge
+from world_model.core.errors import ActionError, ConfigError, OptionError
+from world_model.core.geometry import invert_pose, se2_matrix, yaw_from_matrix
+from world_model.core.grid import STEP_S
+from world_model.core.planar import compose
+from world_model.core.vehicle import MAX_SPEED_MPS, Motion, along
 from world_model.data.clips import Clips
-from world_model.errors import ActionError, ConfigError, OptionError
-from world_model.geometry import invert_pose, se2_matrix, yaw_from_matrix
-from world_model.grid import STEP_S
-from world_model.vehicle import MAX_SPEED_MPS, Motion, along
 from world_model.worlds import Populated, World, WorldState
 
 __all__ = [

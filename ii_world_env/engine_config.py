@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ii_world_env.actions import ACTION_MODES
-from ii_world_env.footprint import FootprintConfig
-from world_model.errors import ConfigError, OptionError
+from ii_world_env.ego.actions import ACTION_MODES
+from ii_world_env.ego.footprint import FootprintConfig
+from world_model.core.errors import ConfigError, OptionError
 
 
 @dataclass(frozen=True, kw_only=True)

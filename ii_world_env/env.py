@@ -9,11 +9,11 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.error import ResetNeeded
 
-from ii_world_env.config import EnvConfig
 from ii_world_env.engine import State
-from ii_world_env.episodes import Episodes
-from ii_world_env.infos import pick
-from world_model.errors import OptionError
+from ii_world_env.faces.config import EnvConfig
+from ii_world_env.faces.episodes import Episodes
+from ii_world_env.faces.infos import pick
+from world_model.core.errors import OptionError
 
 RENDER_MODES = ("rgb_array",)
 
@@ -53,7 +53,7 @@ class IIWorldEnv(gym.Env[Any, np.ndarray]):
 
     `action="waypoints"`, a `Box(-1, 1, (6, 3), float32)`, a plan of six links of half a second: row k is a `delta`
     motion in the frame at waypoint k - 1, with the bounds above. Row 0 is driven, the rest is scored (term `plan`).
-    The plan through given poses is `ii_world_env.actions.waypoints_through(poses)`.
+    The plan through given poses is `ii_world_env.ego.actions.waypoints_through(poses)`.
 
     `action="meta"`, `Discrete(6)`, manoeuvres along the route, beside it by what the ego is beside it:
 

@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from ii_world_env import ENV_ID
-from ii_world_env.infos import unbatch
+from ii_world_env.faces.infos import unbatch
 from ii_world_env.vector_env import IIWorldVectorEnv, SubEnvironment
 
 
@@ -28,8 +28,8 @@ class IIWorldVecEnv(VecEnv):
     That of one `IIWorldEnv`; `step` takes (N, ...) of them.
 
     ## Observation Space
-    That of one `IIWorldEnv`; observations come as (N, ...) arrays, or a dict of them. `agents.extractor` has the
-    features extractor that embeds class ids.
+    That of one `IIWorldEnv`; they come as (N, ...) arrays, or a dict of them. `ii_world_env.observations.extractor`
+    has the features extractor that embeds class ids.
 
     ## Rewards
     (N,) float32; the terms are in `infos[i]["reward_terms"]`.

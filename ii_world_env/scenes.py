@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from world_model.core.errors import DataError, OptionError
+from world_model.core.grid import OCC3D, VoxelGrid
 from world_model.data.clips import Clips, load_clips, windows
 from world_model.data.index import COMMANDS, DATASETS, INDEX_NAME, SceneIndex
-from world_model.errors import DataError, OptionError
-from world_model.grid import OCC3D, VoxelGrid
 
 PAST = 4
 """Observed frames before the current one."""

@@ -12,12 +12,12 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from ii_world_env.config import EnvConfig
 from ii_world_env.engine import State
 from ii_world_env.env import IIWorldEnv, check_render_mode
-from ii_world_env.episodes import Episodes, Stepped
-from ii_world_env.infos import merge, take
-from world_model.errors import ConfigError, OptionError
+from ii_world_env.faces.config import EnvConfig
+from ii_world_env.faces.episodes import Episodes, Stepped
+from ii_world_env.faces.infos import merge, take
+from world_model.core.errors import ConfigError, OptionError
 
 Seeds = int | Sequence[int | None] | None
 Step = tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from world_model.forecaster import Forecaster, ForecasterConfig
-from world_model.forecaster.ego import EgoState
-from world_model.geometry import quat_from_yaw, se2_matrix
-from world_model.parity.sizes import centred_grid
-from world_model.tokenizer import Tokenizer, TokenizerConfig
+from world_model.core.geometry import quat_from_yaw, se2_matrix
+from world_model.evaluation.parity.sizes import centred_grid
+from world_model.models.forecaster import Forecaster, ForecasterConfig
+from world_model.models.forecaster.ego import EgoState
+from world_model.models.tokenizer import Tokenizer, TokenizerConfig
 
 SHAPE = (32, 48, 8)
 FRAMES, BATCH, STEPS = 2, 2, 3

@@ -7,9 +7,9 @@ import math
 import numpy as np
 from torch import Tensor
 
-from world_model.geometric.evidence import OBSERVED, RECALLED, Observation
-from world_model.geometry import TIE, invert_pose
-from world_model.grid import FREE, VoxelGrid
+from world_model.core.geometry import TIE, invert_pose
+from world_model.core.grid import FREE, VoxelGrid
+from world_model.models.geometric.evidence import OBSERVED, RECALLED, Observation
 
 BESIDE = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (-1, 1), (1, -1), (1, 1))
 

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from ii_world_env.footprint import FootprintConfig
-from world_model.grid import EGO_LENGTH_M, EGO_REAR_OVERHANG_M, EGO_WIDTH_M, FREE, OBSTACLE, VoxelGrid
+from ii_world_env.ego.footprint import FootprintConfig
+from world_model.core.grid import EGO_LENGTH_M, EGO_REAR_OVERHANG_M, EGO_WIDTH_M, FREE, OBSTACLE, VoxelGrid
 
 Pose = tuple[float, float, float]
 CONFIG = FootprintConfig()

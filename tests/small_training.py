@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from tiny_scenes import write_scenes
 
-from world_model.checkpoint import TOKENIZER_FILE, save_model
+from world_model.checkpoints.checkpoint import TOKENIZER_FILE, save_model
 from world_model.data.index import SceneIndex
 from world_model.data.streams import StreamPlan
 from world_model.data.tokens import TokenCache
-from world_model.forecaster import Forecaster
-from world_model.forecaster.config import tiny as tiny_forecaster
-from world_model.forecaster.training import ForecasterLossConfig, ForecasterTask
+from world_model.models.forecaster import Forecaster
+from world_model.models.forecaster.config import tiny as tiny_forecaster
+from world_model.models.forecaster.training import ForecasterLossConfig, ForecasterTask
+from world_model.models.tokenizer import TINY_GRID, Tokenizer, tiny
+from world_model.models.tokenizer.training import TokenizerLossConfig, TokenizerTask
 from world_model.prepare import Prepare, prepare
-from world_model.tokenizer import TINY_GRID, Tokenizer, tiny
-from world_model.tokenizer.training import TokenizerLossConfig, TokenizerTask
 from world_model.training.distributed import Ranks
 from world_model.training.loop import TrainConfig, Trainer
 from world_model.training.optim import OptimConfig

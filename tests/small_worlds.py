@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from street import SMALL
 
-from world_model.forecaster import Forecaster
-from world_model.forecaster import tiny as tiny_forecaster
-from world_model.grid import VoxelGrid
-from world_model.tokenizer import Tokenizer
-from world_model.tokenizer import tiny as tiny_tokenizer
+from world_model.core.grid import VoxelGrid
+from world_model.models.forecaster import Forecaster
+from world_model.models.forecaster import tiny as tiny_forecaster
+from world_model.models.tokenizer import Tokenizer
+from world_model.models.tokenizer import tiny as tiny_tokenizer
 from world_model.worlds import ReplayWorld, TransportWorld
 from world_model.worlds.token import TokenWorld
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from world_model.core.geometry import se2_matrix
+from world_model.core.grid import CLASS_ID, FREE, OCC3D, VoxelGrid
 from world_model.data.clips import Clips
 from world_model.data.index import INDEX_NAME, SceneIndex
-from world_model.geometry import se2_matrix
-from world_model.grid import CLASS_ID, FREE, OCC3D, VoxelGrid
 
 SMALL = VoxelGrid(shape=(100, 100, 16), lower_m=(-20.0, -20.0, -1.0))
 ROAD_M, WALK_M, WALL_M = 5.0, 8.0, 12.0

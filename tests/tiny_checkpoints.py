@@ -7,14 +7,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from world_model.checkpoint import FORECASTER_FILE, GEOMETRIC_FILE, TOKENIZER_FILE, save_model, tokens_hash
-from world_model.forecaster import Forecaster
-from world_model.forecaster import tiny as tiny_forecaster
-from world_model.geometric import GeometricForecaster
-from world_model.geometric import tiny as tiny_geometric
-from world_model.grid import VoxelGrid
-from world_model.tokenizer import Tokenizer
-from world_model.tokenizer import tiny as tiny_tokenizer
+from world_model.checkpoints.checkpoint import FORECASTER_FILE, GEOMETRIC_FILE, TOKENIZER_FILE, save_model, tokens_hash
+from world_model.core.grid import VoxelGrid
+from world_model.models.forecaster import Forecaster
+from world_model.models.forecaster import tiny as tiny_forecaster
+from world_model.models.geometric import GeometricForecaster
+from world_model.models.geometric import tiny as tiny_geometric
+from world_model.models.tokenizer import Tokenizer
+from world_model.models.tokenizer import tiny as tiny_tokenizer
 
 TINY = VoxelGrid(shape=(40, 40, 16), lower_m=(-8.0, -8.0, -1.0))
 CARD = {"data_source": "test"}

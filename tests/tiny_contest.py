@@ -6,15 +6,15 @@ from pathlib import Path
 
 import torch
 
-from world_model.checkpoint import FORECASTER_FILE, TOKENIZER_FILE, load_tokenizer, save_model
+from world_model.checkpoints.checkpoint import FORECASTER_FILE, TOKENIZER_FILE, load_tokenizer, save_model
+from world_model.core.grid import VoxelGrid
 from world_model.data.index import SceneIndex
-from world_model.evaluation.forecasting import Contest, SceneWork, read_scene, score_scene
+from world_model.evaluation.forecasting.scoring import Contest, SceneWork, read_scene, score_scene
 from world_model.evaluation.result import ForecastResult
-from world_model.forecaster import Forecaster
-from world_model.forecaster import tiny as tiny_forecaster
-from world_model.grid import VoxelGrid
-from world_model.tokenizer import Tokenizer
-from world_model.tokenizer import tiny as tiny_tokenizer
+from world_model.models.forecaster import Forecaster
+from world_model.models.forecaster import tiny as tiny_forecaster
+from world_model.models.tokenizer import Tokenizer
+from world_model.models.tokenizer import tiny as tiny_tokenizer
 from world_model.worlds import TransportWorld
 
 

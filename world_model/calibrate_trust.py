@@ -14,14 +14,14 @@ from typing import Literal
 import numpy as np
 import tyro
 
+from world_model.core.errors import DataError, IIWorldError, OptionError
+from world_model.core.files import DAMAGED_NPZ, write_json, write_npz, write_text
 from world_model.data.index import SceneIndex
-from world_model.errors import DataError, IIWorldError, OptionError
-from world_model.files import DAMAGED_NPZ, write_json, write_npz, write_text
+from world_model.evaluation.trust import kind_of, members_of, trust_path
+from world_model.evaluation.trust.calibration import Calibration, ceiling_of, fit
+from world_model.evaluation.trust.report import judge, picture, table
+from world_model.evaluation.trust.samples import Samples, collect, starts_of
 from world_model.pictures.video import write_png
-from world_model.trust import kind_of, members_of, trust_path
-from world_model.trust.calibration import Calibration, ceiling_of, fit
-from world_model.trust.report import judge, picture, table
-from world_model.trust.samples import Samples, collect, starts_of
 from world_model.worlds.build import build_world
 from world_model.worlds.protocol import World
 

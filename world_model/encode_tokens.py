@@ -12,12 +12,12 @@ import numpy as np
 import torch
 import tyro
 
-from world_model.checkpoint import load_tokenizer
+from world_model.checkpoints.checkpoint import load_tokenizer
+from world_model.core.errors import IIWorldError
+from world_model.core.runtime import keep_memory
 from world_model.data.index import SceneIndex
 from world_model.data.tokens import TokenCache
-from world_model.errors import IIWorldError
-from world_model.runtime import keep_memory
-from world_model.tokenizer import Tokenizer
+from world_model.models.tokenizer import Tokenizer
 from world_model.training.distributed import Ranks, join
 
 

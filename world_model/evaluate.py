@@ -13,16 +13,16 @@ from typing import Literal
 import numpy as np
 import tyro
 
-from world_model.errors import IIWorldError, OptionError
-from world_model.evaluation.forecasting import SceneScore, SceneWork
-from world_model.evaluation.intervals import bootstrap
-from world_model.evaluation.job import Bench, Job
-from world_model.evaluation.parallel import Ranks, divided, score_here, score_in_processes
+from world_model.core.errors import IIWorldError, OptionError
+from world_model.core.runtime import choose_device, keep_memory
+from world_model.evaluation.forecasting.job import Bench, Job
+from world_model.evaluation.forecasting.parallel import Ranks, divided, score_here, score_in_processes
+from world_model.evaluation.forecasting.scoring import SceneScore, SceneWork
+from world_model.evaluation.forecasting.streams import spread
+from world_model.evaluation.forecasting.windows import Chosen, choose_windows
 from world_model.evaluation.report import Report
 from world_model.evaluation.result import ForecastResult, ReconstructionResult, steps_of
-from world_model.evaluation.streams import spread
-from world_model.evaluation.windows import Chosen, choose_windows
-from world_model.runtime import choose_device, keep_memory
+from world_model.evaluation.statistics import bootstrap
 from world_model.worlds.kinds import II_WORLD, LEARNED, resolve_world
 
 MOST_WORKERS = 8

@@ -11,21 +11,21 @@ from typing import Any, Literal
 
 import tyro
 
+from world_model.core.errors import DataError, IIWorldError, OptionError
+from world_model.core.grid import VoxelGrid
+from world_model.core.runtime import choose_device, keep_memory
 from world_model.data.clips import scene_of
 from world_model.data.index import SceneIndex
-from world_model.errors import DataError, IIWorldError, OptionError
 from world_model.evaluation.fidelity.case import CHASE, Case, Task, starts_of
 from world_model.evaluation.fidelity.entrants import Entrant, load_entrants
 from world_model.evaluation.fidelity.measure import Counts, measure, measure_truth
 from world_model.evaluation.fidelity.picture import draw_case
 from world_model.evaluation.fidelity.report import FidelityReport
 from world_model.evaluation.fidelity.result import TRUTH, WorldResult
-from world_model.evaluation.partial import PartialResults
+from world_model.evaluation.forecasting.partial import PartialResults
+from world_model.evaluation.forecasting.streams import spread
 from world_model.evaluation.result import steps_of
-from world_model.evaluation.streams import spread
-from world_model.grid import VoxelGrid
-from world_model.runtime import choose_device, keep_memory
-from world_model.simulator.dataset import GENERATOR_VERSION
+from world_model.simulator.dataset.config import GENERATOR_VERSION
 from world_model.worlds.rebuild import dataset_config
 from world_model.worlds.simulated import SimulatedWorld
 

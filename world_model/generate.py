@@ -12,10 +12,11 @@ from typing import Literal
 import numpy as np
 import tyro
 
-from world_model.checkpoint import bundled_path
+from world_model.checkpoints.checkpoint import bundled_path
+from world_model.core.errors import IIWorldError, OptionError
 from world_model.data.clips import Clips, load_clips
 from world_model.data.index import COMMANDS, SceneIndex
-from world_model.drive_files import (
+from world_model.generation.output import (
     ABOVE,
     ARRAYS,
     FILM,
@@ -27,9 +28,15 @@ from world_model.drive_files import (
     is_finished,
     write_drive,
 )
-from world_model.errors import IIWorldError, OptionError
-from world_model.rollout import roll
-from world_model.trajectories import Edit, edited, planar_motions, planar_steps, read_trajectory, sample_motions
+from world_model.generation.trajectories import (
+    Edit,
+    edited,
+    planar_motions,
+    planar_steps,
+    read_trajectory,
+    sample_motions,
+)
+from world_model.rollouts.rollout import roll
 from world_model.worlds.build import build_world
 from world_model.worlds.kinds import II_WORLD, LEARNED, WEIGHT_FILES, resolve_world
 from world_model.worlds.protocol import World

@@ -12,11 +12,11 @@ import torch
 import tyro
 from torch import Tensor
 
-from world_model.checkpoint import FORECASTER_FILE, TOKENIZER_FILE, save_model, tokens_hash
-from world_model.errors import CheckpointError, IIWorldError, OptionError
-from world_model.forecaster import Forecaster
-from world_model.original import Match, match, plain_weights, published_model, read_original, split_kinds
-from world_model.tokenizer import Tokenizer
+from world_model.checkpoints.checkpoint import FORECASTER_FILE, TOKENIZER_FILE, save_model, tokens_hash
+from world_model.checkpoints.i2world import Match, match, plain_weights, published_model, read_original, split_kinds
+from world_model.core.errors import CheckpointError, IIWorldError, OptionError
+from world_model.models.forecaster import Forecaster
+from world_model.models.tokenizer import Tokenizer
 
 SAFE_META = ("epoch", "iter", "mmcv_version", "time", "exp_name")
 """Entries of mmcv's metadata that go into the checkpoint's card."""

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import tyro
 
-from world_model.errors import IIWorldError
-from world_model.files import write_text
-from world_model.simulator.calibration import report
-from world_model.simulator.dataset import DatasetConfig
-from world_model.simulator.export import make_dataset, statistics_of
-from world_model.simulator.picture import write_picture
+from world_model.core.errors import IIWorldError
+from world_model.core.files import write_text
+from world_model.simulator.dataset.calibration import report
+from world_model.simulator.dataset.config import DatasetConfig
+from world_model.simulator.dataset.export import make_dataset, statistics_of
+from world_model.simulator.dataset.picture import write_picture
 from world_model.simulator.simulator import SimulatorConfig
 
 

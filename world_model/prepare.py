@@ -12,15 +12,15 @@ from typing import Literal
 import numpy as np
 import tyro
 
-from world_model.data.gaps import ImportReport
+from world_model.core.errors import DataError, IIWorldError, OptionError
+from world_model.core.grid import CLASS_NAMES
+from world_model.data.formats.gaps import ImportReport
+from world_model.data.formats.infos import PATTERN, read_infos
+from world_model.data.formats.nuscenes import find_version, read_nuscenes
+from world_model.data.formats.uniocc import find_datasets, read_uniocc
+from world_model.data.formats.waymo import INFOS as WAYMO_INFOS
+from world_model.data.formats.waymo import find_file, read_waymo
 from world_model.data.index import COMMANDS, INDEX_NAME, SceneIndex
-from world_model.data.infos import PATTERN, read_infos
-from world_model.data.nuscenes import find_version, read_nuscenes
-from world_model.data.uniocc import find_datasets, read_uniocc
-from world_model.data.waymo import INFOS as WAYMO_INFOS
-from world_model.data.waymo import find_file, read_waymo
-from world_model.errors import DataError, IIWorldError, OptionError
-from world_model.grid import CLASS_NAMES
 
 Format = Literal["nuscenes", "infos", "stcocc", "waymo", "uniocc"]
 LAYOUTS: dict[Format, str] = {

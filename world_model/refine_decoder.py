@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 import tyro
 
-from world_model.checkpoint import (
+from world_model.checkpoints.checkpoint import (
     FORECASTER_FILE,
     TOKENIZER_FILE,
     config_to_json,
@@ -17,12 +17,12 @@ from world_model.checkpoint import (
     load_tokenizer,
     save_model,
 )
+from world_model.core.errors import IIWorldError
+from world_model.core.files import atomic_write
+from world_model.core.runtime import keep_memory
 from world_model.data.index import SceneIndex
 from world_model.data.tokens import TokenCache
-from world_model.errors import IIWorldError
-from world_model.files import atomic_write
-from world_model.runtime import keep_memory
-from world_model.tokenizer.refinement import RefinementConfig, RefinementTask
+from world_model.models.forecaster.decoder_refinement import RefinementConfig, RefinementTask
 from world_model.training.distributed import Ranks, describe, join
 from world_model.training.loop import TrainConfig, Trainer
 from world_model.training.optim import OptimConfig

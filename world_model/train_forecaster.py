@@ -10,14 +10,20 @@ from typing import Any, Literal
 import torch
 import tyro
 
-from world_model.checkpoint import FORECASTER_FILE, TOKENIZER_FILE, config_to_json, load_tokenizer, save_model
+from world_model.checkpoints.checkpoint import (
+    FORECASTER_FILE,
+    TOKENIZER_FILE,
+    config_to_json,
+    load_tokenizer,
+    save_model,
+)
+from world_model.core.errors import IIWorldError
+from world_model.core.files import atomic_write
+from world_model.core.runtime import keep_memory
 from world_model.data.index import SceneIndex
 from world_model.data.tokens import TokenCache
-from world_model.errors import IIWorldError
-from world_model.files import atomic_write
-from world_model.forecaster import PRESETS, Forecaster, for_tokenizer
-from world_model.forecaster.training import ForecasterLossConfig, ForecasterTask, windows_of
-from world_model.runtime import keep_memory
+from world_model.models.forecaster import PRESETS, Forecaster, for_tokenizer
+from world_model.models.forecaster.training import ForecasterLossConfig, ForecasterTask, windows_of
 from world_model.training.distributed import Ranks, describe, join
 from world_model.training.loop import TrainConfig, Trainer
 from world_model.training.optim import OptimConfig, iterations_of

@@ -9,12 +9,12 @@ from typing import Any, Literal
 import torch
 import tyro
 
-from world_model.checkpoint import GEOMETRIC_FILE, config_to_json, load_geometric, save_model
+from world_model.checkpoints.checkpoint import GEOMETRIC_FILE, config_to_json, load_geometric, save_model
+from world_model.core.errors import IIWorldError
+from world_model.core.runtime import keep_memory
 from world_model.data.index import SceneIndex
-from world_model.errors import IIWorldError
-from world_model.geometric import PRESETS, GeometricForecaster
-from world_model.geometric.training import GeometricLossConfig, GeometricTask, Learn
-from world_model.runtime import keep_memory
+from world_model.models.geometric import PRESETS, GeometricForecaster
+from world_model.models.geometric.training import GeometricLossConfig, GeometricTask, Learn
 from world_model.training.distributed import Ranks, describe, join
 from world_model.training.loop import TrainConfig, Trainer
 from world_model.training.optim import OptimConfig

@@ -9,13 +9,13 @@ from typing import Any, Literal
 import torch
 import tyro
 
-from world_model.checkpoint import TOKENIZER_FILE, config_to_json, save_model
+from world_model.checkpoints.checkpoint import TOKENIZER_FILE, config_to_json, save_model
+from world_model.core.errors import IIWorldError
+from world_model.core.runtime import keep_memory
 from world_model.data.index import SceneIndex
 from world_model.data.streams import Flips, StreamPlan
-from world_model.errors import IIWorldError
-from world_model.runtime import keep_memory
-from world_model.tokenizer import PRESETS, Tokenizer
-from world_model.tokenizer.training import TokenizerLossConfig, TokenizerTask
+from world_model.models.tokenizer import PRESETS, Tokenizer
+from world_model.models.tokenizer.training import TokenizerLossConfig, TokenizerTask
 from world_model.training.distributed import Ranks, describe, join
 from world_model.training.loop import TrainConfig, Trainer
 from world_model.training.optim import OptimConfig, iterations_of

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import tyro
 
+from world_model.core.errors import DataError, IIWorldError
+from world_model.core.runtime import keep_memory
 from world_model.data.index import SceneIndex
-from world_model.errors import DataError, IIWorldError
 from world_model.evaluate import Evaluate, evaluate
-from world_model.evaluation.intervals import LEAST_SCENES
+from world_model.evaluation.statistics import LEAST_SCENES
 from world_model.evaluation.verdict import PUBLISHED, judge, too_few_scenes, write_verdict
 from world_model.fidelity import Fidelity, fidelity
-from world_model.runtime import keep_memory
 
 
 @dataclass(frozen=True, kw_only=True)

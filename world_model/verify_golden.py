@@ -11,10 +11,10 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
-from world_model.errors import IIWorldError
-from world_model.files import write_text
-from world_model.parity import Report, verify_folder
-from world_model.runtime import keep_memory
+from world_model.core.errors import IIWorldError
+from world_model.core.files import write_text
+from world_model.core.runtime import keep_memory
+from world_model.evaluation.parity import Report, verify_folder
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 

@@ -11,10 +11,10 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 
+from world_model.core.errors import DataError, IIWorldError, OptionError
+from world_model.core.files import DAMAGED_NPZ
+from world_model.core.grid import FREE, OCC3D, STEP_S, VoxelGrid
 from world_model.data.labels import LABEL_FORMATS, read_labels, read_labels_of
-from world_model.errors import DataError, IIWorldError, OptionError
-from world_model.files import DAMAGED_NPZ
-from world_model.grid import FREE, OCC3D, STEP_S, VoxelGrid
 from world_model.pictures.bev import birds_eye
 from world_model.pictures.camera import Camera
 from world_model.pictures.drive import drive_film, drive_strip, path_from

@@ -8,16 +8,16 @@ import pytest
 import torch
 from street import SMALL, street_clips
 
+from agents.benchmark import Episode, fixed_starts, markdown, summary
 from agents.evaluate import SCRIPTED, Evaluate, evaluate
-from agents.idm import IDM
-from agents.planner import Planner
-from agents.scripted import ConstantVelocity, LogReplay, StandStill
-from agents.table import Episode, fixed_starts, markdown, summary
+from agents.planners.idm import IDM
+from agents.planners.planner import Planner
+from agents.planners.scripted import ConstantVelocity, LogReplay, StandStill
 from ii_world_env.engine import CAUSES, Engine, EngineConfig, State
 from ii_world_env.scenes import open_scenes
+from world_model.core.errors import OptionError
+from world_model.core.geometry import se2_matrix
 from world_model.data.clips import Clips
-from world_model.errors import OptionError
-from world_model.geometry import se2_matrix
 from world_model.worlds import TransportWorld
 
 ACTIONS = ("kinematic", "delta")

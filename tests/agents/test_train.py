@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from agents.evaluate import Evaluate, evaluate
-from agents.extractor import ClassMapExtractor
-from agents.learned import PPOPlanner
+from agents.planners.learned import PPOPlanner
 from agents.train import CURVE_COLUMNS, Train, train
 from ii_world_env.engine import Engine, EngineConfig
-from ii_world_env.spaces import observation_space
-from world_model.errors import CheckpointError, ConfigError, OptionError
-from world_model.grid import OCC3D
+from ii_world_env.faces.spaces import observation_space
+from ii_world_env.observations.extractor import ClassMapExtractor
+from world_model.core.errors import CheckpointError, ConfigError, OptionError
+from world_model.core.grid import OCC3D
 from world_model.worlds import TransportWorld
 
 

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from tiny_scenes import write_scenes
 
+from world_model.core.geometry import quat_to_matrix
+from world_model.core.grid import CLASS_ID, CLASS_NAMES, OCC3D
+from world_model.data.formats.nuscenes import read_nuscenes
 from world_model.data.index import SceneIndex
-from world_model.data.nuscenes import read_nuscenes
-from world_model.geometry import quat_to_matrix
-from world_model.grid import CLASS_ID, CLASS_NAMES, OCC3D
 
 LIDAR_TO_EGO = ([0.94, 0.02, 1.84], [float(np.sqrt(0.5)), 0.0, 0.0, -float(np.sqrt(0.5))])
 """Position and quaternion of a LiDAR whose x axis points right and y axis forward, as on the nuScenes cars."""

@@ -9,7 +9,7 @@ import numpy as np
 from street import street
 
 from formats.waymo import pose
-from world_model.grid import CLASS_ID, OCC3D, VoxelGrid
+from world_model.core.grid import CLASS_ID, OCC3D, VoxelGrid
 
 TO_UNIOCC = {"car": 1, "driveable_surface": 7, "sidewalk": 8, "terrain": 8, "manmade": 9, "free": 10}
 CAR_MPS = 3.0

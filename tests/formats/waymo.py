@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from street import street
 
-from world_model.grid import CLASS_ID, OCC3D, VoxelGrid
+from world_model.core.grid import CLASS_ID, OCC3D, VoxelGrid
 
 TO_WAYMO = {"car": 1, "driveable_surface": 13, "sidewalk": 14, "terrain": 14, "manmade": 10, "free": 23}
 """What a hand-drawn street is made of, in Waymo's classes (which know no terrain)."""

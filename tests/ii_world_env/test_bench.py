@@ -10,17 +10,18 @@ import pytest
 import torch
 from small_worlds import TINY
 
-from ii_world_env import bench as bench_module
-from ii_world_env import bench_models, stopwatch
-from ii_world_env.bench import Bench, bench, markdown
-from ii_world_env.outcome import Outcome
-from world_model.checkpoint import load_geometric, load_world
-from world_model.errors import OptionError
-from world_model.forecaster import Forecaster, ForecastState
-from world_model.forecaster import tiny as tiny_forecaster
-from world_model.geometry import invert_pose, se2_matrix
-from world_model.tokenizer import Tokenizer
-from world_model.tokenizer import tiny as tiny_tokenizer
+from ii_world_env.bench import models as bench_models
+from ii_world_env.bench import run as bench_module
+from ii_world_env.bench import stopwatch
+from ii_world_env.bench.run import Bench, bench, markdown
+from ii_world_env.state.outcome import Outcome
+from world_model.checkpoints.checkpoint import load_geometric, load_world
+from world_model.core.errors import OptionError
+from world_model.core.geometry import invert_pose, se2_matrix
+from world_model.models.forecaster import Forecaster, ForecastState
+from world_model.models.forecaster import tiny as tiny_forecaster
+from world_model.models.tokenizer import Tokenizer
+from world_model.models.tokenizer import tiny as tiny_tokenizer
 from world_model.worlds.token import TokenWorld
 
 QUICK: dict[str, Any] = {"steps": 2, "runs": 1}

@@ -13,18 +13,18 @@ from same import equal
 from small_worlds import TINY
 from street import SMALL, street, street_clips
 
-from ii_world_env import observations
 from ii_world_env.engine import CAUSES, Engine, EngineConfig, State, StepOutput
+from ii_world_env.observations import modes as observations
 from ii_world_env.scenes import PAST, open_scenes
+from world_model.core.errors import ActionError, ConfigError, OptionError
+from world_model.core.geometry import se2_matrix
 from world_model.data.clips import Clips, load_clips
-from world_model.errors import ActionError, ConfigError, OptionError
-from world_model.forecaster import Forecaster
-from world_model.forecaster import tiny as tiny_forecaster
-from world_model.geometric import GeometricForecaster
-from world_model.geometric import tiny as tiny_geometric_config
-from world_model.geometry import se2_matrix
-from world_model.tokenizer import Tokenizer
-from world_model.tokenizer import tiny as tiny_tokenizer
+from world_model.models.forecaster import Forecaster
+from world_model.models.forecaster import tiny as tiny_forecaster
+from world_model.models.geometric import GeometricForecaster
+from world_model.models.geometric import tiny as tiny_geometric_config
+from world_model.models.tokenizer import Tokenizer
+from world_model.models.tokenizer import tiny as tiny_tokenizer
 from world_model.worlds import ReplayWorld, TransportWorld, World
 from world_model.worlds.geometric import GeometricWorld
 from world_model.worlds.simulated import SimulatedWorld

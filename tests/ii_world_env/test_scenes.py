@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ii_world_env.scenes import conditions, open_scenes
-from world_model.errors import DataError, OptionError
+from world_model.core.errors import DataError, OptionError
 
 
 def test_random_starts_have_the_past_and_the_horizon(street_data: Path) -> None:

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from world_model.core.errors import DataError, OptionError
+from world_model.core.files import write_npz
+from world_model.core.grid import CLASS_ID, FREE
 from world_model.data.clips import load_clips
 from world_model.data.index import SceneIndex
 from world_model.data.labels import read_labels
-from world_model.errors import DataError, OptionError
-from world_model.files import write_npz
 from world_model.generate import FILES, Generate, _asked, generate
-from world_model.grid import CLASS_ID, FREE
-from world_model.rollout import parse_trajectory, roll
-from world_model.trajectories import Edit
+from world_model.generation.trajectories import Edit
+from world_model.rollouts.rollout import parse_trajectory, roll
 from world_model.visualize import Visualize, visualize
 from world_model.worlds.build import build_world
 

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from world_model.core.errors import ConfigError
+from world_model.core.grid import VoxelGrid
 from world_model.data.clips import Clips
-from world_model.errors import ConfigError
-from world_model.grid import VoxelGrid
 
 Array = TypeVar("Array", np.ndarray, Tensor)
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from world_model.core.grid import VoxelGrid
 from world_model.data.index import Boxes
-from world_model.grid import VoxelGrid
 
 MOVING_MPS = 0.5
 """Speed above which an object counts as moving."""

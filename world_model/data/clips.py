@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from world_model.core.errors import DataError, OptionError
+from world_model.core.grid import OCC3D, STEP_S, VoxelGrid
 from world_model.data.index import SceneIndex
-from world_model.errors import DataError, OptionError
-from world_model.grid import OCC3D, STEP_S, VoxelGrid
 
 
 @dataclass(frozen=True, kw_only=True)

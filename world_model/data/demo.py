@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import tyro
 
+from world_model.core.errors import DataError, IIWorldError
+from world_model.core.files import atomic_write
 from world_model.data.index import INDEX_NAME, SceneIndex
-from world_model.errors import DataError, IIWorldError
-from world_model.files import atomic_write
 
 
 def demo_root() -> Path:

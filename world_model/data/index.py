@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from world_model.core.errors import DataError
+from world_model.core.files import DAMAGED_NPZ, write_npz
+from world_model.core.grid import FREE, OCC3D
 from world_model.data.labels import LABEL_FORMATS, read_labels_of
-from world_model.errors import DataError
-from world_model.files import DAMAGED_NPZ, write_npz
-from world_model.grid import FREE, OCC3D
 
 INDEX_NAME = "iiworld_index.npz"
 INDEX_VERSION = 2

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from world_model.errors import DataError
-from world_model.files import DAMAGED_NPZ, NPY_HEADER
-from world_model.grid import FREE, OCC3D
+from world_model.core.errors import DataError
+from world_model.core.files import DAMAGED_NPZ, NPY_HEADER
+from world_model.core.grid import FREE, OCC3D
 
 WAYMO_CLASSES: dict[int, int] = {
     **{0: 0, 1: 4, 2: 7, 3: 15, 4: 2, 5: 15, 6: 15, 7: 8, 8: 2, 9: 6},

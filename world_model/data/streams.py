@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from world_model.data.ahead import read_ahead, to_device
+from world_model.core.errors import DataError
+from world_model.core.grid import OCC3D, VoxelGrid
 from world_model.data.augment import Flip, check_symmetric
 from world_model.data.index import SceneIndex
-from world_model.errors import DataError
-from world_model.grid import OCC3D, VoxelGrid
+from world_model.data.prefetch import read_ahead, to_device
 
 Flips = Literal["stream", "published", "none"]
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from world_model.core.errors import DataError, OutputError
+from world_model.core.files import NPY_HEADER, atomic_write, write_json
 from world_model.data.index import SceneIndex
-from world_model.errors import DataError, OutputError
-from world_model.files import NPY_HEADER, atomic_write, write_json
 
 META, SCENES = "meta.json", "scenes"
 FLAT, FLAT_DONE = "tokens.npy", "done.json"

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from world_model.errors import DataError
-from world_model.grid import FREE, IGNORE, NUM_CLASSES
+from world_model.core.errors import DataError
+from world_model.core.grid import FREE, IGNORE, NUM_CLASSES
 
 SEMANTIC: tuple[int, ...] = tuple(range(FREE))
 """The classes of the mean: all but free."""

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from world_model.evaluation.intervals import SCORES, Intervals
+from world_model.core.files import write_json, write_text
+from world_model.core.grid import CLASS_NAMES
 from world_model.evaluation.metrics import SEMANTIC, Confusion
 from world_model.evaluation.result import METRICS, SUBSETS, ForecastResult, ReconstructionResult, regime_of
-from world_model.files import write_json, write_text
-from world_model.grid import CLASS_NAMES
+from world_model.evaluation.statistics import SCORES, Intervals
 
 CONVENTIONS = (
     "All scores in percent, accumulated over the set, without visibility mask. IoU: occupied against free. mIoU: mean "
@@ -59,7 +59,7 @@ class Report:
         write_json(written[0], self.to_dict())
         write_text(written[1], self.to_markdown())
         if self.forecasting is not None:
-            from world_model.pictures.plots import plot_classes, plot_horizons, write_plot
+            from world_model.evaluation.plots import plot_classes, plot_horizons, write_plot
 
             written += [folder / "forecast_by_horizon.png", folder / "forecast_by_class.png"]
             write_plot(written[-2], plot_horizons(self.title, self.forecasting))

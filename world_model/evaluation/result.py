@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from world_model.errors import OptionError
+from world_model.core.errors import OptionError
+from world_model.core.grid import MOVABLE, STATIC, STEP_S
 from world_model.evaluation.metrics import SEMANTIC, TABLE, Confusion, rounded
-from world_model.grid import MOVABLE, STATIC, STEP_S
 
 BASELINES = {
     "copy-paste": "none",

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from world_model.errors import DataError
-from world_model.evaluation.intervals import LEAST_SCENES
+from world_model.core.errors import DataError
+from world_model.core.files import write_json, write_text
 from world_model.evaluation.report import WARP, table
-from world_model.files import write_json, write_text
+from world_model.evaluation.statistics import LEAST_SCENES
 
 PUBLISHED = "ii-world"
 """The published architecture, which the others are held against."""

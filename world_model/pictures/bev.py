@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from world_model.grid import (
+from world_model.core.grid import (
     CLASS_COLORS,
     EGO_LENGTH_M,
     EGO_REAR_OVERHANG_M,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from world_model.errors import ConfigError
+from world_model.core.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)

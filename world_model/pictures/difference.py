@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from world_model.errors import ConfigError
-from world_model.grid import FREE
+from world_model.core.errors import ConfigError
+from world_model.core.grid import FREE
 from world_model.pictures.bev import UNSEEN_COLOR, class_map
 
 AGREES, OTHER_CLASS, MISSED, INVENTED = 1, 2, 3, 4

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from world_model.grid import OCC3D, STEP_S, VoxelGrid
+from world_model.core.grid import OCC3D, STEP_S, VoxelGrid
 from world_model.pictures.bev import birds_eye
 from world_model.pictures.camera import Camera
 from world_model.pictures.difference import COLORS, NAMES, difference_picture

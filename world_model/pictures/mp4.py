@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from world_model.errors import ConfigError, OutputError
-from world_model.files import atomic_write
+from world_model.core.errors import ConfigError, OutputError
+from world_model.core.files import atomic_write
 from world_model.pictures.video import write_gif
 
 CODECS = ("libx264", "mpeg4")

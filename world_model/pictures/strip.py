@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from world_model.errors import ConfigError
-from world_model.grid import CLASS_COLORS, CLASS_NAMES, FREE
+from world_model.core.errors import ConfigError
+from world_model.core.grid import CLASS_COLORS, CLASS_NAMES, FREE
 
 BACKGROUND = (24, 27, 36)
 TEXT_COLOR = (232, 236, 244)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from world_model.grid import STEP_S
+from world_model.core.grid import STEP_S
 
 if TYPE_CHECKING:
     from world_model.data.index import Boxes

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from world_model.errors import ConfigError
-from world_model.files import atomic_write
+from world_model.core.errors import ConfigError
+from world_model.core.files import atomic_write
 
 
 def write_png(path: str | Path, image: np.ndarray) -> Path:

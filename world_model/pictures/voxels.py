@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image
 
-from world_model.grid import EGO_LENGTH_M, EGO_REAR_OVERHANG_M, EGO_WIDTH_M, FREE, GROUND, OCC3D, VoxelGrid
+from world_model.core.grid import EGO_LENGTH_M, EGO_REAR_OVERHANG_M, EGO_WIDTH_M, FREE, GROUND, OCC3D, VoxelGrid
 from world_model.pictures.bev import EGO_COLOR, PATH_COLOR, PICTURE_COLORS, ROUTE_COLOR
 from world_model.pictures.camera import Camera
 from world_model.pictures.raster import fill_quads

@@ -11,19 +11,19 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from world_model.errors import ActionError, ConfigError
-from world_model.grid import STEP_S
-from world_model.simulator import driver, traffic
-from world_model.simulator.crop import Crop, crop
-from world_model.simulator.geometry import wrap
-from world_model.simulator.labels import Labels, render
-from world_model.simulator.memory import blank_memory, remember
-from world_model.simulator.network import LANE
-from world_model.simulator.population import draw_density
-from world_model.simulator.sensor import Sight, look
-from world_model.simulator.spawn import spawn, start_ego
+from world_model.core.errors import ActionError, ConfigError
+from world_model.core.grid import STEP_S
+from world_model.simulator.polylines import wrap
+from world_model.simulator.sensing.crop import Crop, crop
+from world_model.simulator.sensing.labels import Labels, render
+from world_model.simulator.sensing.memory import blank_memory, remember
+from world_model.simulator.sensing.sensor import Sight, look
 from world_model.simulator.state import Ego, Floats, Movers, SimState
-from world_model.simulator.town import Town, build_town
+from world_model.simulator.town.network import LANE
+from world_model.simulator.town.town import Town, build_town
+from world_model.simulator.traffic import driver, traffic
+from world_model.simulator.traffic.population import draw_density
+from world_model.simulator.traffic.spawn import spawn, start_ego
 
 SUBSTEPS, LOOK_EVERY = 4, 2
 """A step is driven in so many parts; drivers look round before every second one, at 4 Hz for steps of half a second."""

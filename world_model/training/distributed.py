@@ -21,8 +21,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from world_model.errors import ConfigError, OptionError
-from world_model.runtime import choose_device
+from world_model.core.errors import ConfigError, OptionError
+from world_model.core.runtime import choose_device
 
 
 @dataclass(frozen=True, kw_only=True)

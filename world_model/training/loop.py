@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from world_model.errors import CheckpointError, ConfigError
-from world_model.files import atomic_write, write_text
+from world_model.core.errors import CheckpointError, ConfigError
+from world_model.core.files import atomic_write, write_text
 from world_model.training.batch_norm import StepBuffers, group_batch_norm
 from world_model.training.distributed import Ranks, Share
 from world_model.training.optim import OptimConfig, WeightAverage

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from world_model.errors import ConfigError
+from world_model.core.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from world_model.errors import OptionError
+from world_model.core.errors import OptionError
 
 Precision = Literal["auto", "float32", "bfloat16"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from world_model.tensor_state import TensorState
+from world_model.core.tensor_state import TensorState
 from world_model.worlds.build import WORLD_NAMES, build_world, pick_device
 from world_model.worlds.kinds import LEARNED_NAMES, resolve_world
 from world_model.worlds.protocol import Latent, Populated, SelfDriving, World, WorldState

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 
-from world_model.checkpoint import load_world, shared_geometric, with_faithful
-from world_model.errors import ConfigError, OptionError
-from world_model.grid import OCC3D, VoxelGrid
-from world_model.runtime import choose_device, keep_memory
+from world_model.checkpoints.checkpoint import load_world, shared_geometric, with_faithful
+from world_model.core.errors import ConfigError, OptionError
+from world_model.core.grid import OCC3D, VoxelGrid
+from world_model.core.runtime import choose_device, keep_memory
 from world_model.worlds.ensemble import EnsembleWorld, member_paths
 from world_model.worlds.kinds import GEOMETRIC, LEARNED, LEARNED_NAMES, member_kind
 from world_model.worlds.protocol import World
@@ -44,7 +44,8 @@ def build_world(
         device: "auto" (a GPU when there is one), "cpu", "cuda", "cuda:1", ...
         dtype: of the model, "auto", "float32" or "bfloat16". Auto is float32, and bfloat16 for "ii-world" on a GPU that
             has it; "geometric" runs in float32 only.
-        faithful: keep the mistakes of the published model, see `world_model.faithful`; None as the checkpoint says.
+        faithful: keep the mistakes of the published model, see `world_model.checkpoints.deviations`; None
+            as the checkpoint says.
         grid: voxel grid of the worlds that have no model.
 
     Raises:

@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from world_model.core.errors import ConfigError, OptionError
+from world_model.core.grid import FREE
+from world_model.core.tensor_state import TensorState
 from world_model.data.clips import Clips
-from world_model.errors import ConfigError, OptionError
-from world_model.grid import FREE
-from world_model.tensor_state import TensorState
 from world_model.worlds.protocol import World, WorldState
 
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from world_model.core.geometry import invert_pose
+from world_model.core.grid import STEP_S
+from world_model.core.tensor_state import TensorState
 from world_model.data.clips import Clips
-from world_model.geometric import GeometricForecaster, Observation
-from world_model.geometric.certainty import Certainty, certainty_of
-from world_model.geometric.evidence import Evidence, recall_forecast
-from world_model.geometry import invert_pose
-from world_model.grid import STEP_S
-from world_model.tensor_state import TensorState
+from world_model.models.geometric import GeometricForecaster, Observation
+from world_model.models.geometric.certainty import Certainty, certainty_of
+from world_model.models.geometric.evidence import Evidence, recall_forecast
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from world_model.checkpoint import FORECASTER_FILE, GEOMETRIC_FILE, TOKENIZER_FILE, bundled_path
-from world_model.errors import CheckpointError
+from world_model.checkpoints.checkpoint import FORECASTER_FILE, GEOMETRIC_FILE, TOKENIZER_FILE, bundled_path
+from world_model.core.errors import CheckpointError
 from world_model.worlds.ensemble import member_paths
 
 LEARNED, GEOMETRIC, II_WORLD = "learned", "geometric", "ii-world"

@@ -10,8 +10,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from world_model.core.grid import VoxelGrid
 from world_model.data.clips import Clips
-from world_model.grid import VoxelGrid
 
 WorldState = Any
 """A frozen dataclass of tensors, batch first, with ``clone()``, ``index(i)`` and ``expand(n)`` (see `TensorState`)."""

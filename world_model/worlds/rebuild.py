@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from world_model.core.errors import ConfigError, DataError
 from world_model.data.index import SceneIndex
-from world_model.errors import ConfigError, DataError
 from world_model.simulator import SimState
-from world_model.simulator.dataset import START_US, DatasetConfig, SceneDrive
+from world_model.simulator.dataset.config import START_US, DatasetConfig, SceneDrive
 from world_model.simulator.simulator import SimulatorConfig
 
 MARK_NAME = "synthetic.json"

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from world_model.core.errors import DataError
+from world_model.core.geometry import invert_pose, se2_matrix, warp_voxels, yaw_from_matrix
+from world_model.core.grid import OCC3D, VoxelGrid
+from world_model.core.tensor_state import TensorState
 from world_model.data.clips import Clips
-from world_model.errors import DataError
-from world_model.geometry import invert_pose, se2_matrix, warp_voxels, yaw_from_matrix
-from world_model.grid import OCC3D, VoxelGrid
-from world_model.tensor_state import TensorState
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,15 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from world_model.core.errors import ConfigError, DataError
+from world_model.core.geometry import invert_pose, se2_matrix, yaw_from_matrix
+from world_model.core.grid import FREE, OCC3D, VoxelGrid
+from world_model.core.tensor_state import TensorState
 from world_model.data.clips import Clips
-from world_model.errors import ConfigError, DataError
-from world_model.geometry import invert_pose, se2_matrix, yaw_from_matrix
-from world_model.grid import FREE, OCC3D, VoxelGrid
 from world_model.simulator import SimState, Simulator
-from world_model.simulator.dataset import GENERATOR_VERSION
-from world_model.simulator.network import CONNECTOR
-from world_model.simulator.town import Town, build_town
-from world_model.tensor_state import TensorState
+from world_model.simulator.dataset.config import GENERATOR_VERSION
+from world_model.simulator.town.network import CONNECTOR
+from world_model.simulator.town.town import Town, build_town
 from world_model.worlds.rebuild import generator_of, recorded_state
 
 TOWNS_KEPT = 16

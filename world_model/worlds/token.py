@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from world_model.core.errors import ConfigError
+from world_model.core.geometry import invert_pose
+from world_model.core.tensor_state import TensorState
 from world_model.data.clips import Clips
-from world_model.errors import ConfigError
-from world_model.forecaster import Forecaster, ForecastState
-from world_model.geometry import invert_pose
-from world_model.tensor_state import TensorState
-from world_model.tokenizer import Tokenizer
+from world_model.models.forecaster import Forecaster, ForecastState
+from world_model.models.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)

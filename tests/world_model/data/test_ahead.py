@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from world_model.data.ahead import feed, read_ahead, to_device
+from world_model.data.prefetch import feed, read_ahead, to_device
 
 
 def test_order_is_kept() -> None:
@@ -57,7 +57,7 @@ def test_batches_move_as_a_whole() -> None:
 
 def test_a_gpu_gets_each_batch_once_and_one_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     """The order of copies on a GPU, with the copies themselves replaced."""
-    from world_model.data import ahead
+    from world_model.data import prefetch as ahead
 
     copied: list[int] = []
     monkeypatch.setattr(ahead, "pinned", lambda batch: batch)

@@ -8,17 +8,17 @@ import pytest
 import torch
 from tiny_scenes import write_scenes
 
+from world_model.core.errors import ConfigError
+from world_model.core.geometry import pose_matrix, warp_voxels
+from world_model.core.grid import VoxelGrid
 from world_model.data.augment import Flip, check_symmetric
 from world_model.data.clips import load_clips
 from world_model.data.ego_motion import commands_from_poses, motion_from_poses
 from world_model.data.index import SceneIndex
 from world_model.data.streams import StreamPlan
-from world_model.errors import ConfigError
-from world_model.geometry import pose_matrix, warp_voxels
-from world_model.grid import VoxelGrid
+from world_model.models.tokenizer import TINY_GRID, Memory, tiny
+from world_model.models.tokenizer.memory import align
 from world_model.prepare import Prepare, prepare
-from world_model.tokenizer import TINY_GRID, Memory, tiny
-from world_model.tokenizer.memory import align
 
 FLIPS = [Flip(x, y) for x, y in itertools.product((False, True), repeat=2)]
 

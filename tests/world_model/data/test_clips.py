@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from world_model.core.errors import DataError, OptionError
+from world_model.core.grid import VoxelGrid
 from world_model.data.clips import load_clips, load_frame, windows
+from world_model.data.formats.nuscenes import read_nuscenes
 from world_model.data.index import SceneIndex
-from world_model.data.nuscenes import read_nuscenes
-from world_model.errors import DataError, OptionError
-from world_model.grid import VoxelGrid
 
 GRID = VoxelGrid(shape=(40, 40, 16), lower_m=(-8.0, -8.0, -1.0))
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from formats.uniocc import write_uniocc
 
+from world_model.core.errors import DataError
 from world_model.data import demo
 from world_model.data.balance import BalancedFrames
+from world_model.data.formats.nuscenes import read_nuscenes
 from world_model.data.index import SceneIndex
 from world_model.data.labels import read_labels
-from world_model.data.nuscenes import read_nuscenes
-from world_model.errors import DataError
 from world_model.prepare import Prepare, prepare
 
 

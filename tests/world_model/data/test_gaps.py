@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from tiny_scenes import write_scenes
 
+from world_model.core.errors import DataError
+from world_model.core.geometry import quat_to_matrix
 from world_model.data.clips import windows
-from world_model.data.gaps import keep_whole
+from world_model.data.formats.gaps import keep_whole
+from world_model.data.formats.nuscenes import read_nuscenes
+from world_model.data.formats.poses import poses_of_matrices
 from world_model.data.index import SceneIndex
-from world_model.data.nuscenes import read_nuscenes
-from world_model.data.poses import poses_of_matrices
-from world_model.errors import DataError
-from world_model.geometry import quat_to_matrix
 from world_model.prepare import Prepare, prepare
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from world_model.core.errors import DataError, OutputError
+from world_model.data.formats.nuscenes import read_nuscenes
 from world_model.data.index import INDEX_NAME, SceneIndex
-from world_model.data.nuscenes import read_nuscenes
-from world_model.errors import DataError, OutputError
 
 
 @pytest.fixture

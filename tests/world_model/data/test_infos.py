@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from formats.nuscenes import edit_infos, write_infos, write_stcocc
 
+from world_model.core.errors import DataError
+from world_model.data.formats.infos import find_infos, read_infos
+from world_model.data.formats.nuscenes import read_nuscenes
 from world_model.data.index import SceneIndex
-from world_model.data.infos import find_infos, read_infos
-from world_model.data.nuscenes import read_nuscenes
-from world_model.errors import DataError
 from world_model.prepare import Prepare, prepare
 
 SHAPE = (8, 8, 4)

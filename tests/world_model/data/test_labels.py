@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from world_model.core.errors import DataError
 from world_model.data.labels import read_labels
-from world_model.errors import DataError
 
 SHAPE = (8, 6, 4)
 

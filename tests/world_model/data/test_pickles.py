@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from world_model.data.pickles import load_object_array, load_pickle
-from world_model.errors import DataError
+from world_model.core.errors import DataError
+from world_model.data.formats.pickles import load_object_array, load_pickle
 
 # What numpy writes into pickles lies under another name in numpy 2.
 MULTIARRAY: Any = importlib.import_module(f"numpy.{'core' if np.__version__.startswith('1.') else '_core'}.multiarray")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from world_model.data import tables
-from world_model.data.tables import iterate_table, read_table
-from world_model.errors import DataError
+from world_model.core.errors import DataError
+from world_model.data.formats import tables
+from world_model.data.formats.tables import iterate_table, read_table
 
 ROWS = [{"token": f"t{i}", "name": 'a "quoted" }, { [name]' + "é" * i, "other": {"nested": [1, {}]}} for i in range(40)]
 

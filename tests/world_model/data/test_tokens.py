@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from tiny_scenes import write_scenes
 
+from world_model.core.errors import DataError
 from world_model.data.index import SceneIndex
 from world_model.data.tokens import TokenCache
-from world_model.errors import DataError
 from world_model.prepare import Prepare, prepare
 
 SHAPE = (3, 5, 4)

@@ -13,9 +13,9 @@ from formats.uniocc import CAR_MPS, write_uniocc
 from formats.waymo import pose
 from street import SMALL, street
 
-from world_model.data.uniocc import read_uniocc
-from world_model.errors import DataError
-from world_model.grid import CLASS_ID, VoxelGrid
+from world_model.core.errors import DataError
+from world_model.core.grid import CLASS_ID, VoxelGrid
+from world_model.data.formats.uniocc import read_uniocc
 from world_model.prepare import Prepare, prepare
 
 FEW = VoxelGrid(shape=(8, 8, 4), lower_m=(-1.6, -1.6, -1.0))

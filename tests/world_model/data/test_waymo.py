@@ -11,10 +11,10 @@ import pytest
 from formats.waymo import pose, time_us, write_waymo
 from street import SMALL, street
 
+from world_model.core.errors import DataError
+from world_model.core.grid import CLASS_ID
+from world_model.data.formats.waymo import read_waymo
 from world_model.data.index import SceneIndex
-from world_model.data.waymo import read_waymo
-from world_model.errors import DataError
-from world_model.grid import CLASS_ID
 from world_model.prepare import Prepare, prepare
 
 

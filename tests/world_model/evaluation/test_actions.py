@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from world_model.errors import OptionError
-from world_model.evaluation.actions import action_model, drive_by_actions
-from world_model.geometry import invert_pose, se2_matrix, yaw_from_matrix
+from world_model.core.errors import OptionError
+from world_model.core.geometry import invert_pose, se2_matrix, yaw_from_matrix
+from world_model.evaluation.forecasting.actions import action_model, drive_by_actions
 
 
 def drive(speed_mps: float, yaw_rate_rps: float, steps: int = 6) -> torch.Tensor:

@@ -3,11 +3,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from world_model.core.geometry import se2_matrix
+from world_model.core.grid import FREE, VoxelGrid
 from world_model.data.boxes import mask_of, moving
 from world_model.data.index import Boxes
-from world_model.evaluation.baselines import copy_paste, ego_warp, ego_warp_with_boxes
-from world_model.geometry import se2_matrix
-from world_model.grid import FREE, VoxelGrid
+from world_model.evaluation.forecasting.baselines import copy_paste, ego_warp, ego_warp_with_boxes
 
 GRID = VoxelGrid(shape=(40, 40, 16), lower_m=(-8.0, -8.0, -1.0))
 CAR, ROAD = 4, 11

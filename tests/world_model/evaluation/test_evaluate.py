@@ -9,14 +9,14 @@ import pytest
 from tiny_checkpoints import write_geometric
 from tiny_contest import save_models
 
-from world_model.errors import CheckpointError, DataError, OptionError, OutputError
+from world_model.core.errors import CheckpointError, DataError, OptionError, OutputError
 from world_model.evaluate import Evaluate, evaluate
-from world_model.evaluation.job import Bench
-from world_model.evaluation.partial import PartialResults
+from world_model.evaluation.forecasting.job import Bench
+from world_model.evaluation.forecasting.partial import PartialResults
 from world_model.evaluation.report import Report
 from world_model.evaluation.result import ForecastResult, ReconstructionResult
+from world_model.models.tokenizer import TINY_GRID
 from world_model.prepare import Prepare, prepare
-from world_model.tokenizer import TINY_GRID
 
 ROWS = ("copy-paste", "ego warp", "ego warp + CV boxes", "tokenizer", "ii-world gt-ego", "ii-world pred-ego")
 

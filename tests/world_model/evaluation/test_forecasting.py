@@ -8,19 +8,19 @@ import pytest
 import torch
 from tiny_contest import forecast, tiny_models
 
+from world_model.core.errors import DataError, OptionError
+from world_model.core.geometry import invert_pose
 from world_model.data.clips import Clips, load_frame, windows
+from world_model.data.formats.nuscenes import read_nuscenes
 from world_model.data.index import SceneIndex
-from world_model.data.nuscenes import read_nuscenes
-from world_model.errors import DataError, OptionError
-from world_model.evaluation.baselines import ego_warp
-from world_model.evaluation.forecasting import Contest, SceneScore, SceneWork, read_scene, score_scene
+from world_model.evaluation.forecasting.baselines import ego_warp
+from world_model.evaluation.forecasting.scene_data import load_scene
+from world_model.evaluation.forecasting.scoring import Contest, SceneScore, SceneWork, read_scene, score_scene
+from world_model.evaluation.forecasting.streams import scene_poses, scene_tokens, spread, with_tokens
 from world_model.evaluation.metrics import Confusion
 from world_model.evaluation.result import SUBSETS, ForecastResult, steps_of
-from world_model.evaluation.scene_data import load_scene
-from world_model.evaluation.streams import scene_poses, scene_tokens, spread, with_tokens
-from world_model.forecaster import Forecaster
-from world_model.geometry import invert_pose
-from world_model.tokenizer import Tokenizer
+from world_model.models.forecaster import Forecaster
+from world_model.models.tokenizer import Tokenizer
 from world_model.worlds import ReplayWorld, TransportWorld
 
 BASELINES = ("copy-paste", "ego warp", "ego warp + CV boxes")

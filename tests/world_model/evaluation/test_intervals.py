@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from world_model.evaluation.intervals import LEAST_SCENES, SCORES, bootstrap
 from world_model.evaluation.metrics import Confusion
 from world_model.evaluation.result import SUBSETS, ForecastResult
+from world_model.evaluation.statistics import LEAST_SCENES, SCORES, bootstrap
 
 ROWS = ("ego warp", "other")
 

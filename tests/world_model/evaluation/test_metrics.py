@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from world_model.errors import DataError
+from world_model.core.errors import DataError
+from world_model.core.grid import MOVABLE, STATIC
 from world_model.evaluation.metrics import Confusion, rounded
-from world_model.grid import MOVABLE, STATIC
 
 
 def labels(seed: int, shape: tuple[int, ...] = (4, 10, 9, 8), highest: int = 18) -> Tensor:

@@ -12,11 +12,11 @@ import pytest
 import torch
 from tiny_contest import save_models, tiny_models
 
-from world_model.errors import DataError, OptionError
+from world_model.core.errors import DataError, OptionError
 from world_model.evaluate import Evaluate, evaluate
-from world_model.evaluation.forecasting import SceneWork
-from world_model.evaluation.lanes import in_lanes, through
-from world_model.evaluation.parallel import Ranks, divided
+from world_model.evaluation.forecasting.lanes import in_lanes, through
+from world_model.evaluation.forecasting.parallel import Ranks, divided
+from world_model.evaluation.forecasting.scoring import SceneWork
 from world_model.prepare import Prepare, prepare
 
 ROOT = Path(__file__).parents[3]

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from world_model import verdict as command
-from world_model.data.nuscenes import read_nuscenes
-from world_model.errors import DataError
+from world_model.core.errors import DataError
+from world_model.core.files import write_json
+from world_model.data.formats.nuscenes import read_nuscenes
 from world_model.evaluation.verdict import judge, write_verdict
-from world_model.files import write_json
 from world_model.verdict import Verdict, verdict
 
 HORIZONS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from world_model.grid import CLASS_COLORS, CLASS_ID, EGO_LENGTH_M, FREE, VoxelGrid
+from world_model.core.grid import CLASS_COLORS, CLASS_ID, EGO_LENGTH_M, FREE, VoxelGrid
 from world_model.pictures.bev import EGO_COLOR, PATH_COLOR, birds_eye, class_map, ego_outline, height_map, relief
 
 SMALL = VoxelGrid(shape=(20, 30, 8), lower_m=(-4, -6, -1))

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from world_model.errors import ConfigError, OutputError
-from world_model.grid import CLASS_COLORS, FREE, VoxelGrid
+from world_model.core.errors import ConfigError, OutputError
+from world_model.core.grid import CLASS_COLORS, FREE, VoxelGrid
 from world_model.pictures.drive import drive_film, drive_strip, path_from, scene_picture
 from world_model.pictures.strip import beside, caption, legend, strip
 from world_model.pictures.video import write_gif, write_png

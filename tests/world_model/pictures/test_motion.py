@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from world_model.errors import ConfigError, OutputError
-from world_model.grid import CLASS_ID, FREE, VoxelGrid
+from world_model.core.errors import ConfigError, OutputError
+from world_model.core.grid import CLASS_ID, FREE, VoxelGrid
 from world_model.pictures import mp4
 from world_model.pictures.bev import birds_eye
 from world_model.pictures.difference import AGREES, INVENTED, MISSED, OTHER_CLASS, difference_map, difference_picture

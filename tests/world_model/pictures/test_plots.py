@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from world_model.errors import OutputError
+from world_model.core.errors import OutputError
+from world_model.core.grid import CLASS_NAMES
+from world_model.evaluation.plots import plot_classes, plot_horizons, write_plot
 from world_model.evaluation.result import ForecastResult
-from world_model.grid import CLASS_NAMES
-from world_model.pictures.plots import plot_classes, plot_horizons, write_plot
 
 ROWS = (
     "copy-paste",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from world_model.errors import ConfigError
-from world_model.grid import CLASS_ID, FREE, VoxelGrid
+from world_model.core.errors import ConfigError
+from world_model.core.grid import CLASS_ID, FREE, VoxelGrid
 from world_model.pictures.camera import Camera
 from world_model.pictures.voxels import CHASE, voxels_3d
 

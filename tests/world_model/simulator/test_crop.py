@@ -8,11 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from world_model.grid import FREE, OCC3D
-from world_model.simulator import SimState, Simulator, sensor
-from world_model.simulator.crop import complete_labels, crop, near_agents, top_levels, turned_cells
-from world_model.simulator.footprints import MARGIN_M, NX, NY, NZ, footprints
-from world_model.simulator.town import CELL_M, GROUND_LEVEL, build_town
+from world_model.core.grid import FREE, OCC3D
+from world_model.simulator import SimState, Simulator
+from world_model.simulator.sensing import sensor
+from world_model.simulator.sensing.crop import complete_labels, crop, near_agents, top_levels, turned_cells
+from world_model.simulator.sensing.footprints import MARGIN_M, NX, NY, NZ, footprints
+from world_model.simulator.town.town import CELL_M, GROUND_LEVEL, build_town
 
 SEED = 3
 LOW, V = OCC3D.lower_m, OCC3D.voxel_m

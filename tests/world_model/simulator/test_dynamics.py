@@ -8,11 +8,11 @@ import pickle
 import numpy as np
 import pytest
 
-from world_model.errors import ActionError, ConfigError
-from world_model.grid import CLASS_ID, DRIVEABLE, FREE, MOVABLE
+from world_model.core.errors import ActionError, ConfigError
+from world_model.core.grid import CLASS_ID, DRIVEABLE, FREE, MOVABLE
 from world_model.simulator import SimState, Simulator, SimulatorConfig
-from world_model.simulator.calibration import overlap, warp
-from world_model.simulator.labels import footprint
+from world_model.simulator.dataset.calibration import overlap, warp
+from world_model.simulator.sensing.labels import footprint
 
 SEED = 3
 

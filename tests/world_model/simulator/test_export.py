@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from world_model.core.errors import ConfigError, DataError, OutputError
 from world_model.data.labels import read_labels
-from world_model.errors import ConfigError, DataError, OutputError
-from world_model.simulator import export
-from world_model.simulator.calibration import report
-from world_model.simulator.dataset import DatasetConfig
-from world_model.simulator.export import claim, make_dataset, statistics_of, write_scene
+from world_model.simulator.dataset import export
+from world_model.simulator.dataset.calibration import report
+from world_model.simulator.dataset.config import DatasetConfig
+from world_model.simulator.dataset.export import claim, make_dataset, statistics_of, write_scene
 
 CONFIG = DatasetConfig(scenes=2, seed=4)
 

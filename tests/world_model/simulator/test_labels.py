@@ -7,13 +7,14 @@ import math
 import numpy as np
 import pytest
 
-from world_model.grid import FREE, OCC3D
-from world_model.simulator import SimState, Simulator, sensor
-from world_model.simulator import labels as module
-from world_model.simulator.crop import Crop, complete_labels, crop
-from world_model.simulator.footprints import NX, NY, NZ
-from world_model.simulator.memory import FORGET_HEIGHT_M, FORGET_RANGE, blank_memory, remember
-from world_model.simulator.town import CELL_M, build_town
+from world_model.core.grid import FREE, OCC3D
+from world_model.simulator import SimState, Simulator
+from world_model.simulator.sensing import labels as module
+from world_model.simulator.sensing import sensor
+from world_model.simulator.sensing.crop import Crop, complete_labels, crop
+from world_model.simulator.sensing.footprints import NX, NY, NZ
+from world_model.simulator.sensing.memory import FORGET_HEIGHT_M, FORGET_RANGE, blank_memory, remember
+from world_model.simulator.town.town import CELL_M, build_town
 
 SEED = 3
 TOPS_M = (np.arange(NZ) + 1) * OCC3D.voxel_m + OCC3D.lower_m[2]

@@ -8,11 +8,11 @@ import zipfile
 import numpy as np
 import pytest
 
-from world_model.files import DAMAGED_NPZ
-from world_model.grid import FREE, NUM_CLASSES, OCC3D
-from world_model.simulator.labels import Labels
-from world_model.simulator.packing import label_bytes, npz_bytes
-from world_model.simulator.statistics import levels_in, overlap, warp
+from world_model.core.files import DAMAGED_NPZ
+from world_model.core.grid import FREE, NUM_CLASSES, OCC3D
+from world_model.simulator.dataset.packing import label_bytes, npz_bytes
+from world_model.simulator.dataset.statistics import levels_in, overlap, warp
+from world_model.simulator.sensing.labels import Labels
 
 
 def random_labels(seed: int) -> Labels:

@@ -8,11 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from world_model.grid import CLASS_ID
-from world_model.simulator import SimState, Simulator, SimulatorConfig, perception, traffic
-from world_model.simulator.network import CONNECTOR, CROSSING, LANE, Network
-from world_model.simulator.perception import AHEAD_M, PERSON_M, SIDE_M, Drivers
-from world_model.simulator.town import build_town
+from world_model.core.grid import CLASS_ID
+from world_model.simulator import SimState, Simulator, SimulatorConfig
+from world_model.simulator.town.network import CONNECTOR, CROSSING, LANE, Network
+from world_model.simulator.town.town import build_town
+from world_model.simulator.traffic import perception, traffic
+from world_model.simulator.traffic.perception import AHEAD_M, PERSON_M, SIDE_M, Drivers
 
 SEED = 3
 

@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from world_model.core.errors import ConfigError
 from world_model.data.index import SceneIndex
-from world_model.errors import ConfigError
 from world_model.prepare import Prepare, prepare
-from world_model.simulator.calibration import report
-from world_model.simulator.dataset import DatasetConfig, scene_states
-from world_model.simulator.export import identity, make_dataset, statistics_of
-from world_model.simulator.picture import write_picture
-from world_model.simulator.roll import MAX_SPEED_MPS
-from world_model.simulator.wild import MANNERS, TAME_STEPS, WILD_STEPS, is_wild, wild_motion
+from world_model.simulator.dataset.calibration import report
+from world_model.simulator.dataset.config import DatasetConfig, scene_states
+from world_model.simulator.dataset.export import identity, make_dataset, statistics_of
+from world_model.simulator.dataset.picture import write_picture
+from world_model.simulator.traffic.roll import MAX_SPEED_MPS
+from world_model.simulator.traffic.wild import MANNERS, TAME_STEPS, WILD_STEPS, is_wild, wild_motion
 from world_model.worlds.rebuild import recorded_state
 
 CONFIG = DatasetConfig(scenes=4, seed=3, wild=0.5, val_fraction=0.25)

@@ -12,12 +12,12 @@ import torch
 from tiny_scenes import write_scenes
 
 from world_model import encode_tokens, refine_decoder, train_forecaster, train_tokenizer
-from world_model.checkpoint import load_tokenizer, load_world
+from world_model.checkpoints.checkpoint import load_tokenizer, load_world
+from world_model.core.errors import CheckpointError, DataError
 from world_model.data.augment import Flip
 from world_model.data.index import INDEX_NAME, SceneIndex
 from world_model.data.streams import StreamPlan
 from world_model.data.tokens import TokenCache
-from world_model.errors import CheckpointError, DataError
 from world_model.prepare import Prepare, prepare
 
 
@@ -172,7 +172,7 @@ def test_streams_are_a_function_of_the_iteration(data: Path) -> None:
 
 def test_flipped_streams_stay_consistent(data: Path) -> None:
     """A mirrored frame warped by the mirrored motion is the mirrored warp."""
-    from world_model.geometry import warp_voxels
+    from world_model.core.geometry import warp_voxels
 
     index = SceneIndex.load(data)
     plain = StreamPlan(index, "train", 1, seed=0, augment=False)

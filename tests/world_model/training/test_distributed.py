@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from world_model import encode_tokens
+from world_model.core.errors import CheckpointError, ConfigError
 from world_model.data.index import SceneIndex
 from world_model.data.tokens import TokenCache
-from world_model.errors import CheckpointError, ConfigError
 from world_model.training.batch_norm import group_batch_norm
 from world_model.training.distributed import Ranks, Share, draws
 

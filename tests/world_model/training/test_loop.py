@@ -6,8 +6,8 @@ import pytest
 import small_training as small
 import torch
 
+from world_model.core.errors import CheckpointError
 from world_model.data.index import SceneIndex
-from world_model.errors import CheckpointError
 from world_model.training.loop import Trainer
 
 

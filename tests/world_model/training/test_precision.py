@@ -8,9 +8,9 @@ import pytest
 import small_training as small
 import torch
 
+from world_model.core.errors import OptionError
 from world_model.data.index import SceneIndex
-from world_model.errors import OptionError
-from world_model.tokenizer.quantizer import Quantizer
+from world_model.models.tokenizer.quantizer import Quantizer
 from world_model.training.precision import resolve_precision
 
 CLOSE = 0.03
@@ -42,7 +42,7 @@ def test_tokenizer_in_bfloat16(index: SceneIndex, tmp_path: Path, monkeypatch: p
 
 
 def test_forecaster_in_bfloat16(index: SceneIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from world_model.forecaster import forecaster
+    from world_model.models.forecaster import forecaster
 
     warps: list[tuple[torch.dtype, bool]] = []
     whole = forecaster.warp_bev

@@ -9,9 +9,9 @@ import torch
 from street import SMALL, street_clips
 from tiny_checkpoints import TINY, write_geometric, write_tokens
 
-from world_model.errors import ConfigError, OptionError
-from world_model.geometry import invert_pose, se2_matrix
-from world_model.grid import FREE, VoxelGrid
+from world_model.core.errors import ConfigError, OptionError
+from world_model.core.geometry import invert_pose, se2_matrix
+from world_model.core.grid import FREE, VoxelGrid
 from world_model.worlds import Latent, ReplayWorld, SelfDriving, TransportWorld, build_world
 from world_model.worlds.ensemble import EnsembleWorld, disagreement, member_paths
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tiny_checkpoints import write_geometric, write_tokens
 
-from world_model.errors import CheckpointError, OptionError
+from world_model.core.errors import CheckpointError, OptionError
 from world_model.evaluation.fidelity.entrants import load_entrants
 from world_model.generate import Generate
 from world_model.worlds import build_world, resolve_world

@@ -12,14 +12,14 @@ import torch
 from street import street_clips, write_street
 from torch import Tensor
 
+from world_model.core.errors import ConfigError, DataError
+from world_model.core.geometry import invert_pose, se2_matrix
+from world_model.core.grid import FREE, OCC3D, VoxelGrid
 from world_model.data.clips import Clips, load_clips
 from world_model.data.demo import demo_root
 from world_model.data.index import SceneIndex
-from world_model.errors import ConfigError, DataError
-from world_model.geometry import invert_pose, se2_matrix
-from world_model.grid import FREE, OCC3D, VoxelGrid
-from world_model.simulator.dataset import KEEP_EVERY, DatasetConfig, scene_states
-from world_model.simulator.town import build_town
+from world_model.simulator.dataset.config import KEEP_EVERY, DatasetConfig, scene_states
+from world_model.simulator.town.town import build_town
 from world_model.worlds import Populated, SelfDriving, World, build_world
 from world_model.worlds.rebuild import dataset_config, recorded_state
 from world_model.worlds.simulated import SimulatedState, SimulatedWorld

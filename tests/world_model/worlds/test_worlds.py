@@ -7,16 +7,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from world_model.core.errors import ConfigError, DataError, OptionError
+from world_model.core.geometry import invert_pose, se2_matrix
+from world_model.core.grid import FREE, VoxelGrid
 from world_model.data.clips import Clips
-from world_model.errors import ConfigError, DataError, OptionError
-from world_model.forecaster import Forecaster
-from world_model.forecaster import tiny as tiny_forecaster
-from world_model.geometric import GeometricForecaster, forecaster
-from world_model.geometric import tiny as tiny_geometric
-from world_model.geometry import invert_pose, se2_matrix
-from world_model.grid import FREE, VoxelGrid
-from world_model.tokenizer import Tokenizer
-from world_model.tokenizer import tiny as tiny_tokenizer
+from world_model.models.forecaster import Forecaster
+from world_model.models.forecaster import tiny as tiny_forecaster
+from world_model.models.geometric import GeometricForecaster, forecaster
+from world_model.models.geometric import tiny as tiny_geometric
+from world_model.models.tokenizer import Tokenizer
+from world_model.models.tokenizer import tiny as tiny_tokenizer
 from world_model.worlds import ReplayWorld, TransportWorld, World, build_world
 from world_model.worlds.geometric import GeometricWorld
 from world_model.worlds.token import TokenWorld

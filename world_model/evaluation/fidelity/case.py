@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from world_model.core.grid import OCC3D, VoxelGrid
 from world_model.data.clips import Clips, load_clips, scene_of, windows
 from world_model.data.index import SceneIndex
 from world_model.evaluation.fidelity.chases import CHASE_STEPS, Chase, find_chases, seen_voxels
 from world_model.evaluation.fidelity.drives import Moment, Plan, plan
 from world_model.evaluation.fidelity.rolling import roll
-from world_model.evaluation.scene_data import PAST
-from world_model.grid import OCC3D, VoxelGrid
+from world_model.evaluation.forecasting.scene_data import PAST
 from world_model.worlds.protocol import World, WorldState
 from world_model.worlds.simulated import SimulatedState, SimulatedWorld
 

@@ -13,10 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from world_model.data.boxes import voxels_inside
-from world_model.data.index import Boxes, SceneIndex
-from world_model.evaluation.fidelity.drives import Moment, pursuit
-from world_model.grid import (
+from world_model.core.grid import (
     EGO_LENGTH_M,
     EGO_REAR_OVERHANG_M,
     EGO_WIDTH_M,
@@ -26,6 +23,9 @@ from world_model.grid import (
     STEP_S,
     VoxelGrid,
 )
+from world_model.data.boxes import voxels_inside
+from world_model.data.index import Boxes, SceneIndex
+from world_model.evaluation.fidelity.drives import Moment, pursuit
 from world_model.simulator import SimState, Simulator
 
 VEHICLES = (3, 4, 5, 9, 10)

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from world_model.core.geometry import invert_pose, se2_matrix, yaw_from_matrix
+from world_model.core.grid import DRIVEABLE, GROUND, OBSTACLE, OCC3D, STEP_S, VoxelGrid
 from world_model.data.clips import scene_of
 from world_model.data.index import SceneIndex
-from world_model.geometry import invert_pose, se2_matrix, yaw_from_matrix
-from world_model.grid import DRIVEABLE, GROUND, OBSTACLE, OCC3D, STEP_S, VoxelGrid
-from world_model.simulator.roll import ACCEL_MPS2, MAX_CURVATURE, MAX_SPEED_MPS, arc, roll, to_least
+from world_model.simulator.traffic.roll import ACCEL_MPS2, MAX_CURVATURE, MAX_SPEED_MPS, arc, roll, to_least
 
 ACTION_SETS = ("logged", "perturbed", "random", "towards obstacle", "off road")
 """The last two are the adversarial ones."""

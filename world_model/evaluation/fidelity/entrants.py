@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from world_model.errors import OptionError
+from world_model.core.errors import OptionError
 from world_model.evaluation.fidelity.result import TRUTH
-from world_model.evaluation.fingerprint import fingerprint
+from world_model.evaluation.forecasting.fingerprint import fingerprint
 from world_model.worlds import World, build_world
 from world_model.worlds.kinds import LEARNED_NAMES, WEIGHT_FILES, holds, resolve_world
 

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from world_model.core.grid import VoxelGrid
 from world_model.evaluation.fidelity.case import CHASE, Case, Task, Truth
 from world_model.evaluation.fidelity.chases import CHASE_STEPS, still_there
 from world_model.evaluation.fidelity.registration import recover_motion
 from world_model.evaluation.fidelity.rolling import roll
 from world_model.evaluation.metrics import Confusion
-from world_model.grid import VoxelGrid
 from world_model.worlds.protocol import World
 
 RESPONSE_STEPS = (1, 3, 6)

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from world_model.core.geometry import se2_matrix
+from world_model.core.grid import STEP_S
 from world_model.evaluation.fidelity.case import CHASE, Case, Task
 from world_model.evaluation.fidelity.measure import wanted_steps
 from world_model.evaluation.fidelity.rolling import roll
-from world_model.geometry import se2_matrix
-from world_model.grid import STEP_S
 from world_model.pictures.bev import birds_eye
 from world_model.pictures.difference import COLORS, NAMES, difference_picture
 from world_model.pictures.strip import key, strip

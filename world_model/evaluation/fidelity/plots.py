@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from world_model.evaluation.fidelity.drives import ACTION_SETS
 from world_model.evaluation.fidelity.result import TRUTH, WITHIN_DEG, WITHIN_M
-from world_model.pictures.plots import WORLD_COLORS
+from world_model.evaluation.plots import WORLD_COLORS
 
 if TYPE_CHECKING:
     from world_model.evaluation.fidelity.report import FidelityReport

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from world_model.geometry import invert_pose, se2_matrix, warp_bev
-from world_model.grid import OCC3D, VoxelGrid
+from world_model.core.geometry import invert_pose, se2_matrix, warp_bev
+from world_model.core.grid import OCC3D, VoxelGrid
 
 LAYERS: tuple[tuple[int, ...], ...] = ((1, 8, 15, 16), (11,), (13,), (12, 14))
 """Classes drawn on one map each: what stands, road, pavement, other ground."""

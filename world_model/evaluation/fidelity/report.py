@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from world_model.core.files import write_json, write_text
 from world_model.evaluation.fidelity.drives import ACTION_SETS
 from world_model.evaluation.fidelity.result import TRUTH, ResponseFigures, WorldResult, mean_until, ratio
-from world_model.files import write_json, write_text
 
 ARM_NAMES = ("frozen", "shuffled")
 NOTES = (
@@ -67,7 +67,7 @@ class FidelityReport:
     def save(self, folder: Path) -> list[Path]:
         """Write fidelity.json, fidelity.md and the plots, each atomically; returns their paths."""
         from world_model.evaluation.fidelity.plots import plot_persistence, plot_response, plot_scores
-        from world_model.pictures.plots import write_plot
+        from world_model.evaluation.plots import write_plot
 
         written = [folder / "fidelity.json", folder / "fidelity.md", folder / "scores.png", folder / "response.png"]
         write_json(written[0], self.to_dict())

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from world_model.core.grid import STEP_S
 from world_model.evaluation.fidelity.measure import Counts
 from world_model.evaluation.metrics import Confusion
-from world_model.grid import STEP_S
 
 TRUTH = "ground truth"
 """Row of what the truth itself is found to do."""

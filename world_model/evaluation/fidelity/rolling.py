@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from world_model.errors import DataError
+from world_model.core.errors import DataError
 from world_model.evaluation.fidelity.drives import Plan
 from world_model.worlds.protocol import World, WorldState
 

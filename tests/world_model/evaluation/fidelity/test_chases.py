@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from world_model.core.grid import FREE, OCC3D
 from world_model.data.demo import demo_root
 from world_model.data.index import SceneIndex
 from world_model.evaluation.fidelity.chases import GAP_M, find_chases, still_there
 from world_model.evaluation.fidelity.result import WorldResult
-from world_model.grid import FREE, OCC3D
 
 CAR = np.argwhere(np.ones((8, 4, 3), bool)) + np.array((120, 98, 3))
 

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from world_model.core.geometry import invert_pose
+from world_model.core.grid import FREE, OCC3D, STEP_S
 from world_model.data.clips import load_frame
 from world_model.data.demo import demo_root
 from world_model.data.index import SceneIndex
@@ -23,9 +25,7 @@ from world_model.evaluation.fidelity.drives import (
     pursuit,
     road_ends,
 )
-from world_model.geometry import invert_pose
-from world_model.grid import FREE, OCC3D, STEP_S
-from world_model.simulator.roll import GRIP_MPS2, MAX_CURVATURE, MAX_SPEED_MPS, arc
+from world_model.simulator.traffic.roll import GRIP_MPS2, MAX_CURVATURE, MAX_SPEED_MPS, arc
 
 
 @pytest.fixture(scope="module")

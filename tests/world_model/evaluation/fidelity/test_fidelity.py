@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 import world_model.fidelity as command
+from world_model.core.errors import OptionError
+from world_model.core.grid import FREE, MOVABLE, VoxelGrid
 from world_model.data.clips import Clips
 from world_model.data.demo import demo_root
 from world_model.data.index import INDEX_NAME, SceneIndex
-from world_model.errors import OptionError
 from world_model.evaluation.fidelity.report import FidelityReport, arm_ratios
 from world_model.evaluation.fidelity.result import TRUTH, ResponseFigures, WorldResult
 from world_model.fidelity import Fidelity, fidelity
-from world_model.grid import FREE, MOVABLE, VoxelGrid
 from world_model.worlds import TransportWorld
 from world_model.worlds.transport import TransportState
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from world_model.core.geometry import se2_matrix, warp_voxels
+from world_model.core.grid import FREE, MOVABLE
 from world_model.data.clips import load_frame
 from world_model.data.demo import demo_root
 from world_model.data.index import SceneIndex
 from world_model.evaluation.fidelity.registration import recover_motion
-from world_model.geometry import se2_matrix, warp_voxels
-from world_model.grid import FREE, MOVABLE
 
 
 @pytest.fixture(scope="module")

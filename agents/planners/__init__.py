@@ -1,0 +1,1 @@
+"""Planners: scripted, IDM, and trained policies."""

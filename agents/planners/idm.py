@@ -1,0 +1,127 @@
+"""The Intelligent Driver Model (Treiber et al., Phys. Rev. E 62, 2000) on occupancy, steering by pure pursuit.
+
+It reads the forecast only: the gap is the free way along the route, and the speed of the vehicle ahead is how that gap
+changes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ii_world_env.ego.actions import MAX_BRAKE_MPS2
+from ii_world_env.ego.footprint import FRONT_M, band, columns_at, in_body
+from ii_world_env.engine import Engine, State
+from ii_world_env.state.route import points_at
+from world_model.core.grid import EGO_WIDTH_M, OBSTACLE, STEP_S
+from world_model.core.planar import into, inverse
+
+
+@dataclass(frozen=True, kw_only=True)
+class IDMConfig:
+    """Parameters of the driver.
+
+    Args:
+        speed_mps: wanted speed on a free road.
+        headway_s: time gap to the vehicle ahead.
+        gap_m: distance kept at standstill.
+        accel_mps2, brake_mps2: comfortable acceleration and braking.
+        lateral_mps2: the wanted speed drops in bends so that the lateral acceleration stays below this.
+        side_m: free width wanted on each side of the body.
+        look_m: how far ahead the corridor is searched.
+        min_voxels: obstacle voxels within a metre of the corridor from which on it is blocked.
+    """
+
+    speed_mps: float = 8.0
+    headway_s: float = 1.3
+    gap_m: float = 2.5
+    accel_mps2: float = 1.8
+    brake_mps2: float = 2.5
+    lateral_mps2: float = 2.0
+    side_m: float = 0.2
+    look_m: float = 34.0
+    min_voxels: int = 3
+
+
+class IDM:
+    """Follows the route, keeps its distance.
+
+    Args:
+        engine: says which actions there are and what the grid is.
+        config: the driver's parameters.
+    """
+
+    name = "idm"
+
+    def __init__(self, engine: Engine, config: IDMConfig | None = None) -> None:
+        self.mode, self.grid, self.footprint = engine.action_mode, engine.world.grid, engine.config.footprint
+        self.config = config or IDMConfig()
+        self._gap: Tensor | None = None
+
+    def reset(self, state: State) -> None:
+        """Forget the gap of the last step."""
+        self._gap = None
+
+    def act(self, state: State) -> Tensor:
+        config, speed = self.config, state.speed_mps
+        gap = self.free_way(state)
+        leader = self._leader_speed(gap, speed)
+        self._gap = gap
+        curvature, bend = self._curvature(state)
+        wanted = (config.lateral_mps2 / bend.clamp(min=1e-3)).sqrt().clamp(max=config.speed_mps)
+        braking = speed * (speed - leader) / (2 * (config.accel_mps2 * config.brake_mps2) ** 0.5)
+        distance = config.gap_m + (speed * config.headway_s + braking).clamp(min=0)
+        accel = config.accel_mps2 * (1 - (speed / wanted) ** 4 - (distance / gap.clamp(min=0.1)).square())
+        accel = accel.clamp(-MAX_BRAKE_MPS2, config.accel_mps2)
+        faster = (speed + accel * STEP_S).clamp(min=0)
+        way = (speed + faster) / 2 * STEP_S
+        turn = curvature * way
+        target = torch.stack((way * torch.sinc(turn / torch.pi), way * turn / 2, turn), -1)
+        return self.mode.inverse(target, speed)
+
+    def free_way(self, state: State) -> Tensor:
+        """(B,) metres from the front bumper to the first obstacle in the corridor along the route; 100 if free."""
+        config, voxel = self.config, self.grid.voxel_m
+        ahead = torch.arange(0.0, config.look_m, voxel, device=state.pose.device)
+        at = state.progress_m[:, None] + FRONT_M + ahead
+        middle, following = points_at(state.route, at), points_at(state.route, at + 0.5)
+        along = torch.nn.functional.normalize(following - middle, dim=-1)
+        left = torch.stack((-along[..., 1], along[..., 0]), -1)
+        half = EGO_WIDTH_M / 2 + config.side_m
+        aside = torch.linspace(-half, half, int(2 * half / voxel) + 2, device=left.device)
+        points = (middle[:, :, None] + left[:, :, None] * aside[:, None]).flatten(1, 2)
+        local = into(state.pose, points)
+        low, high = band(self.footprint.band_m, self.grid)
+        column = columns_at(state.labels[..., low:high], local, self.grid)
+        obstacle = torch.zeros(256, device=column.device)
+        obstacle[list(OBSTACLE)] = 1
+        solid = obstacle[column.int()].sum(-1)
+        # What stood in the ego's own place at reset is label noise for the engine, too.
+        solid = solid * ~in_body(into(inverse(state.pose), local), self.footprint.spawn_margin_m)
+        per_row = solid.view(len(at), len(ahead), -1).sum(-1)
+        reach = max(1, round(1.0 / voxel))
+        blocked = (
+            per_row.cumsum(1) - torch.nn.functional.pad(per_row.cumsum(1), (reach, 0))[:, :-reach] >= config.min_voxels
+        )
+        free = torch.where(blocked, ahead - 1.0, torch.full_like(ahead, 100.0)).amin(1)
+        return free.clamp(min=0.0)
+
+    def _leader_speed(self, gap: Tensor, speed: Tensor) -> Tensor:
+        """(B,) speed of what is ahead; standing where it was not seen before."""
+        if self._gap is None:
+            return torch.zeros_like(speed)
+        seen = (gap < 99) & (self._gap < 99)
+        return torch.where(seen, speed + (gap - self._gap) / STEP_S, torch.zeros_like(speed)).clamp(0, 15)
+
+    def _curvature(self, state: State) -> tuple[Tensor, Tensor]:
+        """(B,) curvature that leads back to the route, and the largest curvature of the route ahead."""
+        look = (state.speed_mps * 1.0).clamp(min=5.0)
+        point = into(state.pose, points_at(state.route, (state.progress_m + look)[:, None]))[:, 0]
+        curvature = 2 * point[:, 1] / point.square().sum(-1).clamp(min=1.0)
+        ahead = torch.arange(0.0, 21.0, 3.0, device=look.device)
+        steps = points_at(state.route, state.progress_m[:, None] + ahead).diff(dim=1)
+        heading = torch.atan2(steps[..., 1], steps[..., 0])
+        turn = torch.remainder(heading.diff(dim=1) + torch.pi, 2 * torch.pi) - torch.pi
+        return curvature, (turn.abs() / 3.0).amax(1)

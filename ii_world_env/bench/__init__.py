@@ -1,0 +1,1 @@
+"""Timing: ``python -m ii_world_env.bench``."""

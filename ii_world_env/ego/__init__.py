@@ -1,0 +1,1 @@
+"""The ego vehicle: action modes, footprint, sensor noise."""

@@ -1,0 +1,278 @@
+"""The ways to act: what an agent's numbers mean as a motion of the ego vehicle over one step of 0.5 s.
+
+Continuous modes take floats in [-1, 1] (values outside are clipped), discrete ones whole numbers (others are refused).
+
+Legend: B environments, A components of an action, H waypoints of a plan, N choices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ii_world_env.state.route import points_at, project
+from world_model.core.errors import ActionError
+from world_model.core.grid import EGO_WHEELBASE_M, STEP_S
+from world_model.core.planar import compose, into
+from world_model.core.vehicle import (
+    DELTA_DX_M,
+    DELTA_DY_M,
+    DELTA_YAW_RAD,
+    GRIP_MPS2,
+    KINEMATIC_TRACKING,
+    MAX_ACCEL_MPS2,
+    MAX_BRAKE_MPS2,
+    MAX_SPEED_MPS,
+    MAX_STEER_RAD,
+    SUBSTEP_S,
+    SUBSTEPS,
+    Motion,
+    along,
+    arc,
+    delta,
+    delta_for,
+    in_metres,
+    kinematic,
+    kinematic_for,
+)
+
+if TYPE_CHECKING:
+    from ii_world_env.engine import State
+
+PLAN_STEPS = 6
+"""Waypoints H of a plan: three seconds."""
+PLAN_SUBSTEPS = 5
+"""Poses per waypoint at which a plan is tested: at most 1.6 m apart, so that the body misses nothing between them."""
+MANOEUVRES = {
+    "keep": (0.0, 0.0),
+    "faster": (2.0, 0.0),
+    "slower": (-2.0, 0.0),
+    "stop": (-5.0, 0.0),
+    "left": (0.0, 1.0),
+    "right": (0.0, -1.0),
+}
+"""Acceleration in m/s², and metres to the left by which the line along the route is shifted."""
+COMMAND_CHOICES = ("right", "left", "straight")
+"""High-level commands in the order of the data sets."""
+LOOK_AHEAD_S, LEAST_LOOK_AHEAD_M = 1.0, 4.0
+TURN_RAD = 0.1
+"""A motion that turns by more than this in a step counts as a turn when a command has to be chosen for it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActionMode:
+    """One way to act.
+
+    Attributes:
+        name: as in ``gym.make(..., action=name)``.
+        shape: of one action; () for a discrete one.
+        choices: what the numbers 0..N-1 of a discrete action mean; empty for a continuous one.
+        width: numbers by which the last action is remembered, each in [-1, 1] (see `remember`).
+        move: (B, A) actions and (B,) speeds -> `Motion`; None where the motion needs more than that (see `drive`).
+        follow: (B, A) actions and the engine's state -> `Motion`, for modes that follow the route; else None.
+        inverse: (B, 3) wanted dx, dy, yaw and (B,) speeds -> the actions (B, A) that come closest.
+        tracking: share of the missing distance that a follower should make up in one step, see `KINEMATIC_TRACKING`.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    choices: tuple[str, ...] = ()
+    width: int
+    move: Callable[[Tensor, Tensor], Motion] | None = None
+    follow: Callable[[Tensor, State], Motion] | None = None
+    inverse: Callable[[Tensor, Tensor], Tensor]
+    tracking: float
+
+    @property
+    def size(self) -> int:
+        """Components A of an action as the engine takes it."""
+        return int(torch.Size(self.shape).numel())
+
+    @property
+    def discrete(self) -> bool:
+        """Whether an action is one of `choices`."""
+        return bool(self.choices)
+
+    @property
+    def left_to_world(self) -> bool:
+        """Whether the world itself drives, and an action only tells it where to."""
+        return self.move is None and self.follow is None
+
+    def drive(self, actions: Tensor, state: State) -> Motion:
+        """The motion of checked actions (B, A).
+
+        Raises:
+            ActionError: the motion is the world's to choose.
+        """
+        if self.follow is not None:
+            return self.follow(actions, state)
+        if self.move is None:
+            raise ActionError(
+                f"action={self.name!r} without a world", "a world that drives by itself", "step the world"
+            )
+        return self.move(actions, state.speed_mps)
+
+    def remember(self, actions: Tensor) -> Tensor:
+        """(B, W) float32 in [-1, 1]: one-hot choices, or what of a continuous action was executed."""
+        if self.discrete:
+            return F.one_hot(actions[:, 0], len(self.choices)).float()
+        return actions[:, : self.width]
+
+    def checked(self, actions: Tensor, batch: int, device: torch.device) -> Tensor:
+        """Actions as the engine takes them: (B, A), float32 in [-1, 1] or int64 in 0..N-1.
+
+        Args:
+            actions: (B, A) or (B, *shape) numbers; (B,) will do for a discrete mode.
+
+        Raises:
+            ActionError: wrong type or shape, values that are not finite, or no such choice.
+        """
+        if not isinstance(actions, Tensor) or not self._fits(tuple(actions.shape), batch):
+            came = f"shape {tuple(actions.shape)}" if hasattr(actions, "shape") else f"a {type(actions).__name__}"
+            wanted = f"a tensor of shape {(batch, *self.shape)} for action={self.name!r}"
+            raise ActionError(f"actions of {came}", wanted, "reshape them")
+        actions = actions.reshape(batch, self.size).to(device)
+        if actions.is_complex() or not bool(torch.isfinite(actions).all()):
+            found = f"actions that are not finite: {actions.tolist()}"
+            raise ActionError(found, self.meaning, "look for NaN in the policy")
+        if not self.discrete:
+            return actions.to(torch.float32).clamp(-1, 1)
+        whole = actions.long()
+        if not bool(((whole == actions) & (whole >= 0) & (whole < len(self.choices))).all()):
+            raise ActionError(f"actions {actions[:, 0].tolist()}", self.meaning, "choose one of them")
+        return whole
+
+    @property
+    def meaning(self) -> str:
+        """The values that an action may take, in words."""
+        if not self.discrete:
+            return "numbers in [-1, 1]"
+        return "one of " + ", ".join(f"{number} {name}" for number, name in enumerate(self.choices))
+
+    def _fits(self, shape: tuple[int, ...], batch: int) -> bool:
+        return shape in ((batch, *self.shape), (batch, self.size))
+
+
+def waypoints(actions: Tensor, speed_mps: Tensor) -> Motion:
+    """A plan of H links, each a `delta` motion in the frame of the waypoint before; the first is driven.
+
+    Args:
+        actions: (B, 3 H) in [-1, 1], link by link.
+        speed_mps: (B,) speed at the beginning.
+    """
+    links = in_metres(actions.unflatten(1, (-1, 3)))
+    here = torch.zeros_like(links[:, 0])
+    plan = []
+    for link in links[:, 1:].unbind(1):
+        dx, dy, yaw = link.unbind(-1)
+        steps = arc(dx, dy, yaw, PLAN_SUBSTEPS)
+        plan.append(compose(here[:, None].expand_as(steps), steps))
+        here = plan[-1][:, -1]
+    return replace(along(links[:, 0], speed_mps), plan=torch.cat(plan, 1))
+
+
+def waypoints_for(target: Tensor, speed_mps: Tensor) -> Tensor:
+    """The plan (B, 3 H) that repeats the motion ``target`` (B, 3): the same arc, driven on."""
+    return delta_for(target, speed_mps).repeat(1, PLAN_STEPS)
+
+
+def waypoints_through(poses: Tensor) -> Tensor:
+    """The action of a planned trajectory.
+
+    Args:
+        poses: (B, H, 3) x, y in metres and yaw in rad at 0.5, 1, ... s, all in the current ego frame.
+
+    Returns:
+        (B, H, 3) in [-1, 1]; links beyond the bounds of `delta` are cut to them.
+    """
+    before = torch.cat((torch.zeros_like(poses[:, :1]), poses[:, :-1]), 1)
+    place = into(before, poses[..., None, :2])[..., 0, :]
+    turn = poses[..., 2:] - before[..., 2:]
+    turn = torch.atan2(turn.sin(), turn.cos())
+    links = torch.cat((place, turn), -1)
+    return delta_for(links.flatten(0, 1), links[..., 0].flatten()).view_as(poses)
+
+
+def meta(actions: Tensor, state: State) -> Motion:
+    """A manoeuvre of `MANOEUVRES` (B, 1): drive along the route, beside it by what the ego is beside it now.
+
+    A bicycle model steers by pure pursuit to the point one second ahead on the line parallel to the route; "left" and
+    "right" move that line by a metre, again and again as they are repeated.
+    """
+    table = torch.tensor(list(MANOEUVRES.values()), device=actions.device)[actions[:, 0]]
+    along_m, aside_m = project(state.route, state.pose[:, :2], state.progress_m)
+    ahead = (state.speed_mps * LOOK_AHEAD_S).clamp(min=LEAST_LOOK_AHEAD_M)
+    near, far = points_at(state.route, torch.stack((along_m + ahead - 0.5, along_m + ahead + 0.5), 1)).unbind(1)
+    middle, direction = (near + far) / 2, F.normalize(far - near, dim=-1)
+    left = torch.stack((-direction[:, 1], direction[:, 0]), -1)
+    goal = into(state.pose, (middle + left * (aside_m + table[:, 1])[:, None])[:, None])[:, 0]
+    curvature = 2 * goal[:, 1] / goal.square().sum(-1).clamp(min=1.0)
+    steer = torch.atan(curvature * EGO_WHEELBASE_M) / MAX_STEER_RAD
+    accel = torch.where(table[:, 0] > 0, table[:, 0] / MAX_ACCEL_MPS2, table[:, 0] / MAX_BRAKE_MPS2)
+    return kinematic(torch.stack((accel, steer), -1).clamp(-1, 1), state.speed_mps)
+
+
+def meta_for(target: Tensor, speed_mps: Tensor) -> Tensor:
+    """The manoeuvre (B, 1) whose distance comes closest; steering is left to the route."""
+    accel = torch.tensor([pull for pull, _ in list(MANOEUVRES.values())[:4]], device=target.device)
+    faster = (speed_mps[:, None] + accel * STEP_S).clamp(0, MAX_SPEED_MPS)
+    distance = (speed_mps[:, None] + faster) / 2 * STEP_S
+    return (distance - target[:, :1]).abs().argmin(1, keepdim=True)
+
+
+def command_for(target: Tensor, speed_mps: Tensor) -> Tensor:
+    """The command (B, 1) that names the turn of a motion."""
+    yaw = target[:, 2:]
+    straight = torch.full_like(yaw, 2, dtype=torch.long)
+    return torch.where(yaw > TURN_RAD, 1, torch.where(yaw < -TURN_RAD, 0, straight))
+
+
+_MODES = (
+    ActionMode(
+        name="kinematic", shape=(2,), width=2, move=kinematic, inverse=kinematic_for, tracking=KINEMATIC_TRACKING
+    ),
+    ActionMode(name="delta", shape=(3,), width=3, move=delta, inverse=delta_for, tracking=1.0),
+    ActionMode(
+        name="waypoints", shape=(PLAN_STEPS, 3), width=3, move=waypoints, inverse=waypoints_for, tracking=1.0
+    ),
+    ActionMode(
+        name="meta", shape=(), choices=tuple(MANOEUVRES), width=len(MANOEUVRES), follow=meta, inverse=meta_for,
+        tracking=KINEMATIC_TRACKING,
+    ),
+    ActionMode(
+        name="command", shape=(), choices=COMMAND_CHOICES, width=len(COMMAND_CHOICES), inverse=command_for, tracking=1.0
+    ),
+)  # fmt: skip
+ACTION_MODES: dict[str, ActionMode] = {mode.name: mode for mode in _MODES}
+
+__all__ = [
+    "ACTION_MODES",
+    "COMMAND_CHOICES",
+    "DELTA_DX_M",
+    "DELTA_DY_M",
+    "DELTA_YAW_RAD",
+    "GRIP_MPS2",
+    "MANOEUVRES",
+    "MAX_ACCEL_MPS2",
+    "MAX_BRAKE_MPS2",
+    "MAX_SPEED_MPS",
+    "MAX_STEER_RAD",
+    "PLAN_STEPS",
+    "SUBSTEPS",
+    "SUBSTEP_S",
+    "ActionMode",
+    "Motion",
+    "arc",
+    "command_for",
+    "delta",
+    "kinematic",
+    "kinematic_for",
+    "meta",
+    "waypoints",
+    "waypoints_through",
+]

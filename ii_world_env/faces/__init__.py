@@ -1,0 +1,1 @@
+"""What the single, the vector and the SB3 environment share."""

@@ -1,0 +1,79 @@
+"""What can be chosen when an environment is made: one list for the single, the vector and the SB3 environment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ii_world_env.task.rewards import RewardFunction
+from world_model.core.errors import KeywordError, OptionError
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvConfig:
+    """Keywords of ``gym.make("IIWorld-nuScenes-v0", ...)``; plain values, since specs are copied and written as JSON.
+
+    Args:
+        world: "learned" (what the checkpoint holds: "geometric", else "ii-world"), "geometric", "ii-world",
+            "transport", "replay", "simulated", or "package.module:Class".
+        checkpoint: folder of a trained model; None is the bundled one; several (a list, or names separated by commas)
+            make an ensemble, whose disagreement is part of the forecast trust.
+        index: index file of `python -m world_model.prepare`.
+        data_root: folder of the data; without it and ``index`` the bundled demo scenes.
+        split: "train", "val" or "all".
+        dataset: "any", or what the index must hold: "nuscenes", "stcocc", "waymo" or "uniocc". The environment ids of
+            single data sets set it; with anything but "any" there are no demo scenes to fall back on.
+        action: name of the action mode.
+        observation: name of the observation mode.
+        reward: name of a preset, a callable from `Outcome` to named terms, or its import path.
+        horizon: steps of 0.5 s until truncation.
+        pessimism: what a step without any forecast trust costs, see `Pessimistic`; only in worlds that have a trust.
+        least_trust: forecasts below this trust end the episode as "untrusted"; only in worlds that have a trust.
+        device: "auto", "cpu", "cuda", "cuda:1", ...
+        dtype: "auto", "float32" or "bfloat16".
+        faithful: keep the mistakes of the published model (`world_model.checkpoints.deviations`), for published
+            weights; None as the checkpoint says. Only in learned worlds.
+    """
+
+    world: str = "learned"
+    checkpoint: str | list[str] | None = None
+    index: str | None = None
+    data_root: str | None = None
+    split: str = "val"
+    dataset: str = "any"
+    action: str = "kinematic"
+    observation: str = "bev"
+    reward: str | RewardFunction = "default"
+    horizon: int = 16
+    pessimism: float = 0.0
+    least_trust: float = 0.0
+    device: str = "auto"
+    dtype: str = "auto"
+    faithful: bool | None = None
+
+    def __post_init__(self) -> None:
+        names = ("world", "split", "dataset", "action", "observation", "device", "dtype")
+        paths = ("checkpoint", "index", "data_root")
+        for name in (*names, *paths):
+            value, path = getattr(self, name), name in paths
+            several = name == "checkpoint" and isinstance(value, (list, tuple)) and value
+            good = (value is None or isinstance(value, (str, Path))) if path else isinstance(value, str)
+            if not good and not (several and all(isinstance(one, (str, Path)) for one in several)):
+                expected = "a path, or None" if path else "a name"
+                raise OptionError(f"{name}={value!r} of type {type(value).__name__}", expected, "give a string")
+        if self.faithful is not None and not isinstance(self.faithful, bool):
+            raise OptionError(f"faithful={self.faithful!r}", "None, True or False", "leave it out")
+
+    @classmethod
+    def of(cls, options: dict[str, Any]) -> EnvConfig:
+        """From the keywords of a constructor.
+
+        Raises:
+            KeywordError: an unknown keyword, in Python's words: TorchRL tries a keyword and reads the refusal.
+        """
+        known = [field.name for field in fields(cls)]
+        if unknown := sorted(set(options) - set(known)):
+            found = f"unexpected keyword argument {', '.join(map(repr, unknown))}"
+            raise KeywordError(found, ", ".join(known), "remove or rename it")
+        return cls(**options)

@@ -1,0 +1,1 @@
+"""What an agent sees: one object per observation mode."""

@@ -1,0 +1,1 @@
+"""The state of a batch of environments, and what one step was like."""

@@ -1,0 +1,197 @@
+"""The state of B environments: frozen, complete, and free to copy, pick, repeat, mend and keep on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ii_world_env.state.outcome import CAUSES
+from ii_world_env.state.route import Route
+from ii_world_env.state.saved import load_tree, save_tree
+from world_model.core.errors import ConfigError, DataError
+from world_model.core.grid import FREE
+from world_model.data.index import COMMANDS
+from world_model.worlds import TensorState, WorldState
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class State(TensorState):
+    """B environments at one moment. Everything that the next step depends on is here.
+
+    Attributes:
+        world: the world's own state.
+        decoded: (B, X, Y, Z) uint8 occupancy in the current ego frame, or None where nobody has needed it yet; it
+            follows from ``world``, see `Engine.decoded`.
+        ground: (B, X, Y) int8 votes of the observed frames for drivable (> 0) or other ground (< 0), start frame.
+        pose: (B, 3) x, y in metres and yaw in rad of the ego in the start frame (the ego frame at reset).
+        speed_mps, accel_mps2, lateral_mps2, yaw_rate_rps: (B,) the ego's motion over the last step.
+        last_action: (B, A) float32.
+        commands: (B, F + 1) int64 command at each step.
+        route: the recorded route.
+        progress_m: (B,) arc length along the route.
+        steps: (B,) int64 steps since the reset.
+        cause: (B,) int64 why the episode ended, index into `CAUSES`; 0 while it runs. The first cause stays.
+        scene, frame: (B,) int64 scene and frame number in the index where the episode began.
+        noise: (B,) float32 standard deviation of the noise on actions.
+        seed: (B,) int64 what that noise depends on beside the step.
+    """
+
+    world: WorldState
+    decoded: Tensor | None
+    ground: Tensor
+    pose: Tensor
+    speed_mps: Tensor
+    accel_mps2: Tensor
+    lateral_mps2: Tensor
+    yaw_rate_rps: Tensor
+    last_action: Tensor
+    commands: Tensor
+    route: Route
+    progress_m: Tensor
+    steps: Tensor
+    cause: Tensor
+    scene: Tensor
+    frame: Tensor
+    noise: Tensor
+    seed: Tensor
+
+    @property
+    def batch(self) -> int:
+        """Number of environments B."""
+        return self.pose.shape[0]
+
+    @property
+    def labels(self) -> Tensor:
+        """(B, X, Y, Z) uint8 occupancy in the current ego frame.
+
+        Raises:
+            ConfigError: nobody has needed it yet.
+        """
+        if self.decoded is None:
+            raise ConfigError(
+                "labels of a state that was not decoded, since the reward needs no labels",
+                "a state with its occupancy",
+                "take engine.occupancy(state), or engine.decoded(state).labels",
+            )
+        return self.decoded
+
+    def put(self, rows: Sequence[int], new: State) -> State:
+        """The state with some environments replaced; this one stays as it is.
+
+        Args:
+            rows: (N) which environments.
+            new: N environments of the same engine. The occupancy stays decoded only if both are.
+        """
+        decoded = None if self.decoded is None or new.decoded is None else put(self.decoded, rows, new.decoded)
+        mixed = put(replace(self, decoded=None), rows, replace(new, decoded=None))
+        return replace(mixed, decoded=decoded)
+
+    def save(self, path: str | Path) -> None:
+        """Write everything to a file, atomically and to the bit; the counterpart is `load`.
+
+        Raises:
+            OutputError: the file cannot be written.
+            ConfigError: a user's own world keeps something that cannot be written.
+        """
+        save_tree(path, self)
+
+    @staticmethod
+    def load(path: str | Path, like: State) -> State:
+        """Read what `save` wrote.
+
+        Args:
+            path: the file. Nothing in it can execute.
+            like: any state of an engine with the same world and action mode, of any batch size, for instance right
+                after a reset: the file must have the same fields, types and dimensions; only the occupancy may be
+                decoded in one of the two alone. Its device is taken.
+
+        Raises:
+            DataError: no such file, a damaged one, or the state of another kind of engine.
+        """
+        state = load_tree(path, like, optional=("decoded",))
+        _check_ranges(state, path)
+        return state if state.decoded is None else replace(state, decoded=state.decoded.to(like.pose.device))
+
+
+def _check_ranges(state: State, path: str | Path) -> None:
+    """Refuse values that no engine writes: they would fail or mislead somewhere deep inside a step."""
+    motion = (state.pose, state.speed_mps, state.accel_mps2, state.lateral_mps2, state.yaw_rate_rps, state.noise)
+    finite = all(bool(torch.isfinite(value).all()) for value in (*motion, state.last_action, state.progress_m))
+    for name, good in (
+        ("pose, motion or last_action", finite),
+        ("decoded", state.decoded is None or _are_labels(state.decoded, state.ground)),
+        ("commands", bool(((state.commands >= 0) & (state.commands < len(COMMANDS))).all())),
+        ("steps", int(state.steps.min()) >= 0),
+        ("cause", bool(((state.cause >= 0) & (state.cause < len(CAUSES))).all())),
+    ):
+        if not good:
+            raise DataError(f"{path}: {name} out of range", "what State.save() wrote", "write the file again")
+
+
+def _are_labels(decoded: object, ground: Tensor) -> bool:
+    """Whether that is an occupancy over a map of the ground (B, X, Y)."""
+    if not isinstance(decoded, Tensor) or decoded.dtype != torch.uint8 or decoded.ndim != 4:
+        return False
+    shaped = decoded.shape[1:3] == ground.shape[1:]
+    return shaped and int(decoded.max()) <= FREE
+
+
+def difference(old: Any, new: Any, name: str = "state") -> str:
+    """Where two batched states are made of different things, in words; "" if `put` can lay one into the other.
+
+    Batch sizes may differ, and whatever is None in one of them may be there in the other.
+    """
+    if old is None or new is None:
+        return ""
+    if type(old) is not type(new):
+        return f"{name} is a {type(new).__name__}, not a {type(old).__name__}"
+    if is_dataclass(old):
+        found = (difference(getattr(old, f.name), getattr(new, f.name), f"{name}.{f.name}") for f in fields(old))
+        return next(filter(None, found), "")
+    if isinstance(old, (Tensor, np.ndarray)) and (old.dtype, old.shape[1:]) != (new.dtype, new.shape[1:]):
+        return f"{name} is {new.dtype} of shape {tuple(new.shape)}, not {old.dtype} of {tuple(old.shape)}"
+    return ""
+
+
+def put(old: T, rows: Sequence[int], new: T) -> T:
+    """A batched state with some rows replaced, whatever it is made of; nothing is changed in place.
+
+    Args:
+        old: tensors or arrays with a leading batch axis, sequences with one item per environment, or dataclasses of
+            these.
+        rows: (N) which rows.
+        new: the same with N rows.
+
+    Raises:
+        ConfigError: a world keeps something else.
+    """
+    if old is None or new is None:
+        return old if new is None else new
+    if isinstance(old, Tensor):
+        at = torch.as_tensor(list(rows), device=old.device)
+        # index_copy makes one new tensor; the old one may still be part of a kept state.
+        return old.index_copy(0, at, new.to(old.dtype))  # type: ignore[attr-defined, return-value]
+    if isinstance(old, np.ndarray):
+        changed = old.copy()
+        changed[list(rows)] = new
+        return changed
+    if hasattr(old, "put") and not isinstance(old, State):
+        return old.put(rows, new)
+    if is_dataclass(old) and not isinstance(old, type):
+        return replace(old, **{f.name: put(getattr(old, f.name), rows, getattr(new, f.name)) for f in fields(old)})
+    if isinstance(old, (list, tuple)):
+        by_row = dict(zip(rows, new, strict=True))  # type: ignore[call-overload]
+        return type(old)(by_row.get(i, item) for i, item in enumerate(old))
+    raise ConfigError(
+        f"a world state that holds a {type(old).__name__}",
+        "tensors, arrays, sequences with one item per environment, or dataclasses of these",
+        "give the state a method put(rows, new), or run the environments one by one",
+    )

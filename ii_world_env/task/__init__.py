@@ -1,0 +1,1 @@
+"""What is wanted of the ego: rewards, episode ends, forecast trust."""

@@ -1,0 +1,34 @@
+"""Fast scans against what they mean."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from world_model.core.grid import FREE, GROUND, MOVABLE, NUM_CLASSES, OBSTACLE, STATIC
+from world_model.core.sparse import member, occupied_at, positive_at, quotient, true_at
+
+LABELS = torch.from_numpy(np.random.default_rng(0).integers(0, NUM_CLASSES, (3, 6, 5, 8)).astype(np.uint8))
+
+
+@pytest.mark.parametrize("labels", [LABELS, LABELS[1:, :, 1:, 2:5], LABELS[:0]])
+def test_scans_list_positions_in_order(labels: torch.Tensor) -> None:
+    flat = labels.flatten().tolist()
+    assert occupied_at(labels).tolist() == [n for n, label in enumerate(flat) if label != FREE]
+    assert true_at(labels > 8).tolist() == [n for n, label in enumerate(flat) if label > 8]
+    assert positive_at(labels.float() - 8.5).tolist() == [n for n, label in enumerate(flat) if label > 8]
+
+
+@pytest.mark.parametrize("classes", [MOVABLE, OBSTACLE, GROUND, STATIC, (0,), (FREE,), (9, 2, 5)])
+def test_member_means_membership(classes: tuple[int, ...]) -> None:
+    everything = torch.arange(256)
+    for labels in (everything.to(torch.uint8), everything, everything.to(torch.uint8)[7::3]):
+        assert member(labels, classes).tolist() == [label in classes for label in labels.tolist()]
+
+
+@pytest.mark.parametrize("size", [1, 6, 8, 64, 96])
+def test_quotient_is_division(size: int) -> None:
+    values = torch.arange(1000)
+    whole, rest = quotient(values, size)
+    assert torch.equal(whole, values // size) and torch.equal(rest, values % size)

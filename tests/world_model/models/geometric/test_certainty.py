@@ -1,0 +1,71 @@
+"""Figures of how sure a geometric forecast is: what they mean, and that they follow the forecast."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from street import street_clips
+from tiny_checkpoints import TINY, write_geometric
+
+from world_model.core.geometry import invert_pose, se2_matrix
+from world_model.models.geometric.certainty import expected_iou
+from world_model.worlds import build_world
+from world_model.worlds.geometric import GeometricWorld
+
+STRAIGHT = torch.tensor([2])
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> GeometricWorld:
+    checkpoint: Path = write_geometric(tmp_path_factory.mktemp("moved"))
+    made = build_world("geometric", checkpoint=checkpoint, device="cpu")
+    assert isinstance(made, GeometricWorld)
+    return made
+
+
+def move(*steps_m: float) -> torch.Tensor:
+    dx = torch.tensor(steps_m)
+    return invert_pose(se2_matrix(dx, 0 * dx, 0 * dx))
+
+
+def test_expected_iou_is_that_of_truths_drawn_from_the_scores() -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = 3 * torch.randn(2, 40, 50, generator=generator) - 1
+    forecast = (scores > 0).flatten(1)
+    truth = torch.rand(400, 2, 2000, generator=generator) < scores.sigmoid().flatten(1)
+    both, either = (truth & forecast).sum(2), (truth | forecast).sum(2)
+    torch.testing.assert_close(expected_iou(scores), both.sum(0) / either.sum(0), atol=2e-3, rtol=0)
+
+
+def test_expected_iou_at_its_ends() -> None:
+    sure = torch.tensor([[50.0, -50.0, 50.0]])
+    assert expected_iou(sure).item() == pytest.approx(1)
+    assert expected_iou(torch.full((1, 9), float("-inf"))).item() == 1  # empty, and surely so
+    doubtful = torch.tensor([[0.1, -0.1]])
+    assert 0.3 < expected_iou(doubtful).item() < 0.4  # one voxel of two, each a coin toss: 0.5 / 1.5
+
+
+@torch.inference_mode()
+def test_unseen_counts_what_the_observation_does_not_reach(world: GeometricWorld) -> None:
+    start = world.reset(street_clips(TINY, speed_mps=2.0))
+    assert world.trust_figures(start) == {"unseen": 0, "expected_iou": 1}
+    state = start
+    for passed in (4, 8, 12):  # of 16 m
+        state = world.step(state, move(4.0), STRAIGHT)
+        assert float(state.certainty.unseen) == pytest.approx(passed / 16, abs=0.03)
+    back = world.step(state, move(-12.0), STRAIGHT)
+    assert float(back.certainty.unseen) == pytest.approx(0, abs=0.03)
+    assert 0 < float(state.certainty.expected_iou) < 1
+
+
+@torch.inference_mode()
+def test_rows_of_a_batch_do_not_mix(world: GeometricWorld) -> None:
+    start = world.reset(street_clips(TINY, batch=2))
+    both = world.step(start, move(0.5, 6.0), STRAIGHT.expand(2))
+    for row, step_m in enumerate((0.5, 6.0)):
+        alone = world.trust_figures(world.step(start.index(row), move(step_m), STRAIGHT))
+        for name, value in world.trust_figures(both).items():
+            assert value.shape == (2,) and torch.allclose(alone[name][0], value[row], atol=1e-5), name
+    assert both.certainty.unseen[0] < both.certainty.unseen[1]

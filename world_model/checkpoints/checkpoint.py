@@ -1,0 +1,305 @@
+"""Save and load trained models: safetensors with the configuration inside.
+
+A checkpoint is a folder that holds ``geometric.safetensors``, or ``tokenizer.safetensors`` and
+``forecaster.safetensors``, or all three; each is complete in itself: weights, configuration, format version, and the
+fingerprint of the data it was trained on. Nothing in it can execute.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialize
+from torch import Tensor, nn
+
+from world_model.core.errors import CheckpointError, ConfigError, OptionError
+from world_model.core.files import atomic_write
+from world_model.core.grid import VoxelGrid
+from world_model.models.forecaster import Forecaster, ForecasterConfig
+from world_model.models.geometric import GeometricConfig, GeometricForecaster
+from world_model.models.tokenizer import Tokenizer, TokenizerConfig
+
+VERSION = 1
+TOKENIZER_FILE = "tokenizer.safetensors"
+FORECASTER_FILE = "forecaster.safetensors"
+GEOMETRIC_FILE = "geometric.safetensors"
+
+
+class _DataclassInstance(Protocol):
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+Config = TypeVar("Config", bound=_DataclassInstance)
+
+
+def bundled_path() -> Path:
+    """Folder of the checkpoint that ships with the package."""
+    return Path(__file__).parents[1] / "assets" / "nano"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorldModel:
+    """A tokenizer and the forecaster that was trained on its tokens, in evaluation mode.
+
+    Attributes:
+        tokenizer: labels <-> tokens.
+        forecaster: tokens -> next tokens.
+        card: what the checkpoint says about itself; ``card["data_source"]`` names the training data.
+    """
+
+    tokenizer: Tokenizer
+    forecaster: Forecaster
+    card: dict[str, Any]
+
+
+def config_to_json(config: _DataclassInstance) -> dict[str, Any]:
+    """A configuration as plain JSON values."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def config_from_json(kind: type[Config], values: dict[str, Any]) -> Config:
+    """A configuration from plain JSON values.
+
+    Raises:
+        CheckpointError: fields are missing or unknown.
+    """
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    if isinstance(values.get("grid"), dict):
+        # The grid's own fields are checked by its constructor.
+        grid: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values["grid"].items()}
+        values["grid"] = VoxelGrid(**grid)
+    known = {f.name for f in dataclasses.fields(kind)}
+    if "faithful" in known and "faithful" not in values:
+        # Checkpoints of version 0.1 know the switch by its first part, or not at all.
+        values["faithful"] = values.pop("align_corner", False)
+    if set(values) != known:
+        raise CheckpointError(
+            f"configuration fields {sorted(set(values) ^ known)} do not match",
+            f"the fields of {kind.__name__} in this version",
+            "use the version of the package that wrote the checkpoint, or train again",
+        )
+    try:
+        return kind(**values)
+    except (ConfigError, TypeError) as error:
+        raise CheckpointError(f"the configuration is not valid ({error})", f"a valid {kind.__name__}") from error
+
+
+def tokens_hash(weights: dict[str, Tensor]) -> str:
+    """Short hash of the part of a tokenizer's state dict that makes tokens: all but the decoder.
+
+    It ties token caches and forecasters to the tokenizer whose tokens they hold; refining the decoder keeps it.
+    """
+    return weights_hash({name: value for name, value in weights.items() if not name.startswith("decoder.")})
+
+
+def weights_hash(weights: dict[str, Tensor]) -> str:
+    """Short hash of a state dict: identifies a trained model."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode())
+        digest.update(weights[name].detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def save_model(
+    path: str | Path,
+    model: Tokenizer | Forecaster | GeometricForecaster,
+    weights: dict[str, Tensor],
+    card: dict[str, Any],
+) -> None:
+    """Write weights with their configuration, atomically.
+
+    Args:
+        path: the file.
+        model: a model with a ``config`` dataclass.
+        weights: the state dict to store (the averaged one, say).
+        card: plain JSON values: data, figures, recipe.
+    """
+    kind = type(model).__name__
+    meta = {"format": "iiworld", "version": VERSION, "kind": kind, "config": config_to_json(model.config), "card": card}
+    plain = {k: v.detach().cpu().contiguous() for k, v in weights.items()}
+    with atomic_write(path) as stream:
+        stream.write(serialize(plain, metadata={"iiworld": json.dumps(meta)}))
+
+
+def _read(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    token_files = f"{TOKENIZER_FILE} and {FORECASTER_FILE}"
+    files = GEOMETRIC_FILE if kind == GeometricForecaster.__name__ else token_files
+    remedy = f"give a folder that the training commands wrote (it holds {files})"
+    if not path.exists():
+        raise CheckpointError(f"no checkpoint at {path}", f"a {kind} in safetensors", remedy)
+    try:
+        with safe_open(str(path), framework="pt") as archive:
+            meta = json.loads((archive.metadata() or {}).get("iiworld", "null"))
+            weights = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged ({error})", "an intact safetensors file", remedy) from error
+    if not isinstance(meta, dict) or meta.get("format") != "iiworld":
+        raise CheckpointError(f"{path} carries no iiworld metadata", f"a {kind} written by this package", remedy)
+    if meta["version"] != VERSION or meta["kind"] != kind:
+        found = f"{path} holds a {meta['kind']}, format version {meta['version']}"
+        raise CheckpointError(found, f"a {kind}, format version {VERSION}", remedy)
+    return meta, weights
+
+
+def _fill(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
+    own = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+    given = {k: tuple(v.shape) for k, v in weights.items()}
+    if own != given:
+        wrong = sorted(k for k in {*own, *given} if own.get(k) != given.get(k))
+        raise CheckpointError(
+            f"{path}: {len(wrong)} parameters do not fit its own configuration, first {wrong[0]}: "
+            f"{given.get(wrong[0], 'missing')}",
+            str(own.get(wrong[0], "no such parameter")),
+            "fetch or train the checkpoint again",
+        )
+    if bad := next((k for k, v in weights.items() if v.is_floating_point() and not torch.isfinite(v).all()), None):
+        raise CheckpointError(f"{path}: {bad} holds values that are not finite", "finite weights", "train it again")
+    model.load_state_dict(weights)
+
+
+Model = TypeVar("Model", Tokenizer, Forecaster, GeometricForecaster)
+
+
+def _load(
+    kind: type[Model],
+    config: type[Any],
+    name: str,
+    path: str | Path | None,
+    device: torch.device | str,
+) -> tuple[Model, dict[str, Any], dict[str, Tensor]]:
+    """A model in evaluation mode, its card with the hash of its weights, and the weights."""
+    path = Path(path) if path is not None else bundled_path()
+    path = path / name if path.is_dir() or not path.suffix else path
+    meta, weights = _read(path, kind.__name__)
+    model = kind(config_from_json(config, meta["config"]))
+    _fill(model, weights, path)
+    return model.to(device).eval(), {**meta["card"], "weights": weights_hash(weights)}, weights
+
+
+def load_tokenizer(
+    path: str | Path | None = None, device: torch.device | str = "cpu"
+) -> tuple[Tokenizer, dict[str, Any]]:
+    """Read a tokenizer (a file, or a folder that holds one; None is the bundled one) and its card.
+
+    Raises:
+        CheckpointError: missing, damaged, of another version, or not fitting its own configuration.
+    """
+    model, card, weights = _load(Tokenizer, TokenizerConfig, TOKENIZER_FILE, path, device)
+    return model, {**card, "tokens": tokens_hash(weights)}
+
+
+def load_forecaster(
+    path: str | Path | None = None, device: torch.device | str = "cpu"
+) -> tuple[Forecaster, dict[str, Any]]:
+    """Read a forecaster and its card, as `load_tokenizer`."""
+    return _load(Forecaster, ForecasterConfig, FORECASTER_FILE, path, device)[:2]
+
+
+def load_geometric(
+    path: str | Path | None = None, device: torch.device | str = "cpu"
+) -> tuple[GeometricForecaster, dict[str, Any]]:
+    """Read a geometry-first forecaster and its card, as `load_tokenizer`."""
+    return _load(GeometricForecaster, GeometricConfig, GEOMETRIC_FILE, path, device)[:2]
+
+
+@functools.lru_cache(maxsize=4)
+def _cached_geometric(path: str, stamp: tuple[int, ...], device: str) -> tuple[GeometricForecaster, dict[str, Any]]:
+    model, card = load_geometric(path, device)
+    return model.requires_grad_(False), card
+
+
+def shared_geometric(
+    checkpoint: str | Path | None = None, device: torch.device | str = "cpu"
+) -> tuple[GeometricForecaster, dict[str, Any]]:
+    """`load_geometric` for forecasting only: loaded once per process for each (checkpoint, device).
+
+    Raises:
+        CheckpointError: as `load_geometric`.
+    """
+    path = Path(checkpoint) if checkpoint is not None else bundled_path()
+    return _cached_geometric(str(path), _stamp(path, GEOMETRIC_FILE), str(device))
+
+
+def _stamp(path: Path, *names: str) -> tuple[int, ...]:
+    """When the files of a checkpoint were written: one that is trained anew is read anew."""
+    files = [path / name for name in names] if path.is_dir() else [path]
+    return tuple(f.stat().st_mtime_ns for f in files if f.exists())
+
+
+@functools.lru_cache(maxsize=4)
+def _cached(path: str, stamp: tuple[int, ...], device: str, dtype: torch.dtype) -> WorldModel:
+    tokenizer, tokenizer_card = load_tokenizer(path, device)
+    forecaster, card = load_forecaster(path, device)
+    if card.get("tokens") != tokenizer_card["tokens"]:
+        raise CheckpointError(
+            f"{path}: the forecaster was trained on tokens {card.get('tokens')}, "
+            f"but the tokenizer beside it makes tokens {tokenizer_card['tokens']}",
+            "a forecaster and its own tokenizer in one folder",
+            "encode tokens with this tokenizer and train the forecaster on them",
+        )
+    for model in (tokenizer, forecaster):
+        model.to(dtype).requires_grad_(False)
+    return WorldModel(tokenizer=tokenizer, forecaster=forecaster, card={**card, "tokenizer": tokenizer_card})
+
+
+def load_world(
+    checkpoint: str | Path | None = None, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> WorldModel:
+    """Read a tokenizer and its forecaster. Loaded once per process for each (checkpoint, device, dtype).
+
+    Args:
+        checkpoint: folder with both files; None is the bundled one.
+        device: where the models are put.
+        dtype: number format of the weights.
+
+    Raises:
+        CheckpointError: anything is missing, damaged, or does not belong together.
+    """
+    path = Path(checkpoint) if checkpoint is not None else bundled_path()
+    return _cached(str(path), _stamp(path, TOKENIZER_FILE, FORECASTER_FILE), str(device), dtype)
+
+
+def with_faithful(model: WorldModel, faithful: bool | None) -> WorldModel:
+    """The same weights with another ``faithful`` switch (`world_model.checkpoints.deviations`); shared, not copied.
+
+    Args:
+        model: what `load_world` gave.
+        faithful: for tokenizer and forecaster; None keeps the checkpoint's own.
+
+    Raises:
+        OptionError: these weights cannot be read that way.
+    """
+    if faithful is None:
+        return model
+    try:
+        return dataclasses.replace(
+            model, tokenizer=_switched(model.tokenizer, faithful), forecaster=_switched(model.forecaster, faithful)
+        )
+    except (ConfigError, RuntimeError) as error:  # torch says RuntimeError where shapes differ
+        own = model.forecaster.config.faithful
+        raise OptionError(
+            f"faithful={faithful} for a checkpoint of faithful={own} ({error})",
+            f"faithful=None, or {own}",
+            "leave faithful= out: it comes with the checkpoint",
+        ) from error
+
+
+Switchable = TypeVar("Switchable", Tokenizer, Forecaster)
+
+
+def _switched(model: Switchable, faithful: bool) -> Switchable:
+    if model.config.faithful == faithful:
+        return model
+    first = next(model.parameters())
+    other = type(model)(dataclasses.replace(model.config, faithful=faithful)).to(first.device, first.dtype)
+    other.load_state_dict(model.state_dict(), assign=True)
+    return other.requires_grad_(False).eval()

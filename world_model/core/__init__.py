@@ -1,0 +1,1 @@
+"""What everything stands on: grid, geometry, errors, files, devices."""

@@ -1,0 +1,91 @@
+"""Atomic writes: a result is either whole at its place or not there at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import tempfile
+import threading
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from world_model.core.errors import OutputError
+
+NPY_HEADER = threading.Lock()
+"""To be held where threads have numpy read the header of an array: it is read as a Python literal, and Python 3.11
+mixes up the depths of syntax trees that several threads build at once ("AST constructor recursion depth mismatch")."""
+DAMAGED_NPZ = (
+    OSError,
+    ValueError,
+    EOFError,
+    KeyError,
+    RuntimeError,
+    OverflowError,
+    SyntaxError,
+    struct.error,
+    zlib.error,
+    zipfile.BadZipFile,
+)
+"""What numpy and zipfile raise for one or another kind of damage to an npz file."""
+
+
+@contextmanager
+def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
+    """Open a temporary file beside ``path`` for binary writing and rename it over ``path`` on success.
+
+    An earlier file at ``path`` stays untouched until the new one is complete and flushed to disk.
+
+    Raises:
+        OutputError: the folder cannot be created or written, or the disk is full.
+    """
+    path = Path(path)
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        # mkstemp makes files private to the user; results are meant to be shared like any other file.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        with os.fdopen(handle, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+        temporary = None
+    except OSError as error:
+        if isinstance(error, OutputError):
+            raise
+        raise OutputError(
+            f"could not write {path}: {error.strerror or error}",
+            "a writable folder with free space",
+            "free space, choose another output folder, or fix its permissions; earlier files are untouched",
+        ) from error
+    finally:
+        if temporary is not None and os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write ``value`` as indented JSON, atomically."""
+    with atomic_write(path) as stream:
+        stream.write((json.dumps(value, indent=1) + "\n").encode())
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write UTF-8 text, atomically."""
+    with atomic_write(path) as stream:
+        stream.write(text.encode())
+
+
+def write_npz(path: str | Path, **arrays: np.ndarray) -> None:
+    """Write a compressed npz, atomically."""
+    with atomic_write(path) as stream:
+        np.savez_compressed(stream, **arrays)

@@ -1,0 +1,218 @@
+"""SE(2)/SE(3), quaternions, and warps of bird's-eye maps and voxel grids.
+
+Conventions
+    Quaternions are (w, x, y, z), Hamilton product, and rotate column vectors.
+    A pose is a 4x4 matrix ego -> global. ``target_to_source`` maps points of the frame we want to fill to the
+    frame we sample from, so a warp is one gather.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from world_model.core.grid import FREE, OCC3D, VoxelGrid
+from world_model.core.sparse import true_at
+
+
+def quat_multiply(a: Tensor, b: Tensor) -> Tensor:
+    """Hamilton product a ⊗ b. Both (..., 4) in (w, x, y, z)."""
+    aw, ax, ay, az = a.unbind(-1)
+    bw, bx, by, bz = b.unbind(-1)
+    return torch.stack(
+        (
+            aw * bw - ax * bx - ay * by - az * bz,
+            aw * bx + ax * bw + ay * bz - az * by,
+            aw * by - ax * bz + ay * bw + az * bx,
+            aw * bz + ax * by - ay * bx + az * bw,
+        ),
+        dim=-1,
+    )
+
+
+def quat_conjugate(q: Tensor) -> Tensor:
+    """Inverse of a unit quaternion (..., 4)."""
+    return torch.cat((q[..., :1], -q[..., 1:]), dim=-1)
+
+
+def quat_to_matrix(q: Tensor) -> Tensor:
+    """Rotation matrix (..., 3, 3) of a quaternion (..., 4); the quaternion is normalised first."""
+    w, x, y, z = F.normalize(q, dim=-1).unbind(-1)
+    rows = (
+        torch.stack((1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)), -1),
+        torch.stack((2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)), -1),
+        torch.stack((2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)), -1),
+    )
+    return torch.stack(rows, -2)
+
+
+def quat_from_yaw(yaw_rad: Tensor) -> Tensor:
+    """Quaternion (..., 4) of a rotation about z by ``yaw_rad`` (...)."""
+    half = yaw_rad / 2
+    zero = torch.zeros_like(half)
+    return torch.stack((half.cos(), zero, zero, half.sin()), -1)
+
+
+def yaw_from_quat(q: Tensor) -> Tensor:
+    """Heading in rad (...) of a (w, x, y, z) quaternion (..., 4): the direction of the rotated x axis."""
+    w, x, y, z = q.unbind(-1)
+    return torch.atan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
+
+
+def yaw_from_matrix(pose: Tensor) -> Tensor:
+    """Heading in rad (...) of a pose or rotation matrix (..., 3|4, 3|4)."""
+    return torch.atan2(pose[..., 1, 0], pose[..., 0, 0])
+
+
+def pose_matrix(translation: Tensor, rotation: Tensor) -> Tensor:
+    """Pose (..., 4, 4) from a translation (..., 3) in metres and a quaternion (..., 4)."""
+    pose = torch.zeros(*translation.shape[:-1], 4, 4, dtype=translation.dtype, device=translation.device)
+    pose[..., :3, :3] = quat_to_matrix(rotation)
+    pose[..., :3, 3] = translation
+    pose[..., 3, 3] = 1
+    return pose
+
+
+def se2_matrix(dx_m: Tensor, dy_m: Tensor, dyaw_rad: Tensor) -> Tensor:
+    """Pose (..., 4, 4) of a planar motion; all arguments (...)."""
+    translation = torch.stack((dx_m, dy_m, torch.zeros_like(dx_m)), -1)
+    return pose_matrix(translation, quat_from_yaw(dyaw_rad))
+
+
+def invert_pose(pose: Tensor) -> Tensor:
+    """Inverse of rigid transforms (..., 4, 4), without a general matrix inversion."""
+    rotation = pose[..., :3, :3].transpose(-1, -2)
+    inverse = torch.zeros_like(pose)
+    inverse[..., :3, :3] = rotation
+    inverse[..., :3, 3] = -(rotation @ pose[..., :3, 3:])[..., 0]
+    inverse[..., 3, 3] = 1
+    return inverse
+
+
+def warp_bev(
+    maps: Tensor,
+    target_to_source: Tensor,
+    lower_m: tuple[float, float],
+    cell_m: float,
+    z_m: float,
+    *,
+    offset: float = 0.5,
+) -> Tensor:
+    """Bilinear warp of bird's-eye maps into another frame, zero outside.
+
+    Args:
+        maps: (B, C, X, Y) in the source frame.
+        target_to_source: (B, 4, 4) rigid (or affine) transforms, metres.
+        lower_m: lower corner (x0, y0) of the map in metres.
+        cell_m: edge of a cell in metres.
+        z_m: height of the plane that is warped, so that tilt shifts x and y.
+        offset: where in its cell a sample stands, in cells: 0.5 is the centre (right), 0 the corner (the original).
+
+    Returns:
+        (B, C, X, Y) in the target frame.
+    """
+    size_x, size_y = maps.shape[-2:]
+    dtype, device = target_to_source.dtype, maps.device
+    x = lower_m[0] + cell_m * (torch.arange(size_x, dtype=dtype, device=device) + offset)
+    y = lower_m[1] + cell_m * (torch.arange(size_y, dtype=dtype, device=device) + offset)
+    rotation, shift = target_to_source[:, :2, :2], target_to_source[:, :2, 2] * z_m + target_to_source[:, :2, 3]
+    points = torch.stack(torch.meshgrid(x, y, indexing="ij"), -1)
+    source = torch.einsum("bij,xyj->bxyi", rotation, points) + shift[:, None, None]
+    cell_x = (source[..., 0] - lower_m[0]) / cell_m - offset
+    cell_y = (source[..., 1] - lower_m[1]) / cell_m - offset
+    # grid_sample wants the fast axis (Y) first, scaled so that -1 and 1 are the first and last cell.
+    normal = torch.stack((2 * cell_y / (size_y - 1) - 1, 2 * cell_x / (size_x - 1) - 1), -1)
+    # In half precision the sampling points themselves would be off by a tenth of a cell near the edges.
+    wide = torch.promote_types(maps.dtype, torch.float32)
+    moved = F.grid_sample(maps.to(wide), normal.to(wide), mode="bilinear", padding_mode="zeros", align_corners=True)
+    return moved.to(maps.dtype)
+
+
+TIE = 1e-3
+"""Voxels. Centres that fall between two voxels all go the same way: a shift by half a voxel would otherwise sieve the
+labels by rounding errors, and thin walls would vanish."""
+
+
+def warp_voxels(labels: Tensor, target_to_source: Tensor, grid: VoxelGrid = OCC3D, fill: int = FREE) -> Tensor:
+    """Nearest-neighbour warp of voxel labels into another frame.
+
+    Args:
+        labels: (B, X, Y, Z) integer labels in the source frame.
+        target_to_source: (B, 4, 4), metres.
+        grid: the voxel grid of both frames.
+        fill: label of voxels that come from outside the source grid.
+
+    Returns:
+        (B, X, Y, Z) labels in the target frame, same dtype.
+    """
+    batch, (size_x, size_y, size_z) = labels.shape[0], labels.shape[1:]
+    device = labels.device
+    matrix = target_to_source.to(torch.float32)
+    lower = torch.tensor(grid.lower_m, device=device)
+    axes = [
+        lower[i] + grid.voxel_m * (torch.arange(n, device=device) + 0.5) for i, n in enumerate((size_x, size_y, size_z))
+    ]
+    planar = bool(
+        (matrix[:, :2, 2].abs() < 1e-6).all()
+        and (matrix[:, 2, :2].abs() < 1e-6).all()
+        and (matrix[:, 2, 3].abs() < 1e-6).all()
+    )
+    if planar:
+        # Whole columns move together: one index per column instead of one per voxel.
+        x = (
+            matrix[:, 0, 0, None, None] * axes[0][:, None]
+            + matrix[:, 0, 1, None, None] * axes[1]
+            + matrix[:, 0, 3, None, None]
+        )
+        y = (
+            matrix[:, 1, 0, None, None] * axes[0][:, None]
+            + matrix[:, 1, 1, None, None] * axes[1]
+            + matrix[:, 1, 3, None, None]
+        )
+        i = ((x - lower[0]) / grid.voxel_m + TIE).floor().long()
+        j = ((y - lower[1]) / grid.voxel_m + TIE).floor().long()
+        inside = (i >= 0) & (i < size_x) & (j >= 0) & (j < size_y)
+        row = torch.arange(batch, device=device)[:, None, None] * size_x
+        flat = (row + i.clamp(0, size_x - 1)) * size_y + j.clamp(0, size_y - 1)
+        return take_columns(labels, flat, inside, fill)
+    points = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).view(-1, 3)
+    source = points @ matrix[:, :3, :3].transpose(1, 2) + matrix[:, None, :3, 3]
+    index = ((source - lower) / grid.voxel_m + TIE).floor().long()
+    size = torch.tensor((size_x, size_y, size_z), device=device)
+    inside = ((index >= 0) & (index < size)).all(-1)
+    index = torch.minimum(index.clamp(min=0), size - 1)
+    flat = (index[..., 0] * size_y + index[..., 1]) * size_z + index[..., 2]
+    moved = labels.reshape(batch, -1).gather(1, flat)
+    return torch.where(inside, moved, torch.full_like(moved[:1, :1], fill)).view(labels.shape)
+
+
+def take_columns(labels: Tensor, index: Tensor, inside: Tensor, fill: int = FREE) -> Tensor:
+    """Whole columns of label grids.
+
+    Args:
+        labels: (B, X, Y, Z) integer labels.
+        index: (...) int64 positions (b * X + x) * Y + y of columns in all grids.
+        inside: (...) bool, False where a column is filled instead.
+        fill: label of such columns, 0..127.
+
+    Returns:
+        (..., Z), same dtype.
+    """
+    size_z = labels.shape[-1]
+    moved = packed(labels.reshape(-1, size_z)).index_select(0, index.reshape(-1)).view(labels.dtype).view(-1, size_z)
+    words = packed(moved, most=8)
+    word = fill if words.dtype == labels.dtype else int.from_bytes(bytes([fill] * 8), "little")
+    words.index_fill_(0, true_at(~inside), word)
+    return moved.view(*index.shape, size_z)
+
+
+def packed(columns: Tensor, most: int = 16) -> Tensor:
+    """Columns (..., Z) of bytes as numbers of up to ``most`` bytes: 16 (complex128), 8 (int64), or as they are.
+
+    The numbers mean nothing; what travels together is moved at once. Contiguous columns share memory with the result.
+    """
+    for size, kind in ((16, torch.complex128), (8, torch.int64)):
+        if columns.element_size() == 1 and size <= most and columns.shape[-1] % size == 0:
+            return columns.contiguous().view(kind)
+    return columns.contiguous()

@@ -1,0 +1,1 @@
+"""Foreign data formats, one file each, read into `Recording`s."""

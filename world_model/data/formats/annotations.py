@@ -1,0 +1,167 @@
+"""nuScenes annotations as index columns: boxes of every keyframe, in its ego frame, with velocities."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from world_model.core.errors import DataError
+from world_model.data.formats.categories import class_of_category
+from world_model.data.formats.tables import Row, iterate_table, lookup, read_by_token
+
+MAX_VELOCITY_GAP_S = 1.5
+"""Longest time between two annotations of an object that still gives a velocity (twice that for a central one)."""
+WIDTH = {"translation": 3, "size": 3, "rotation": 4}
+"""Numbers in the columns of an annotation."""
+
+
+def read_boxes(
+    folder: Path, frames: Sequence[str], ego_to_global: np.ndarray, sample_time_us: dict[str, int]
+) -> dict[str, np.ndarray]:
+    """The box columns of a `SceneIndex`.
+
+    Args:
+        folder: the folder of the nuScenes version.
+        frames: (F) sample tokens of the index's frames.
+        ego_to_global: (F, 4, 4) their ego poses.
+        sample_time_us: timestamps of all samples of the tables.
+
+    Returns:
+        ``box_start`` (F + 1,) and, over N boxes sorted by frame, ``box_center_m`` (N, 3), ``box_size_m`` (N, 3: length,
+        width, height), ``box_yaw_rad`` (N,), ``box_velocity_mps`` (N, 2), ``box_class`` (N,), ``box_instance`` (N,).
+
+    Raises:
+        DataError: a table is missing or broken, a reference leads nowhere, or a number is not finite.
+    """
+    classes, instances = _read_instances(folder)
+    table = _read_annotations(folder, instances, {token: i for i, token in enumerate(sample_time_us)})
+    time_s = np.array(list(sample_time_us.values()), np.int64) * 1e-6
+    frame_of_sample = np.full(len(time_s), -1, np.int64)
+    position = {token: i for i, token in enumerate(frames)}
+    frame_of_sample[[i for i, token in enumerate(sample_time_us) if token in position]] = [
+        position[token] for token in sample_time_us if token in position
+    ]
+    frame = frame_of_sample[table.sample]
+    rows = np.flatnonzero(frame >= 0)
+    rows = rows[np.argsort(frame[rows], kind="stable")]
+    frame = frame[rows]
+
+    rotation = ego_to_global[frame, :3, :3]
+    # Column vectors are rotated into the ego frame by the transposed rotation: sum over the first matrix index.
+    heading = np.einsum("nji,nj->ni", rotation, _heading(table.rotation[rows]))
+    velocity = np.einsum("nji,nj->ni", rotation, _velocities(table, time_s, rows))
+    center = np.einsum("nji,nj->ni", rotation, table.translation[rows] - ego_to_global[frame, :3, 3])
+    return {
+        "box_start": np.searchsorted(frame, np.arange(len(frames) + 1)).astype(np.int64),
+        "box_center_m": center.astype(np.float32),
+        "box_size_m": table.size[rows][:, [1, 0, 2]].astype(np.float32),
+        "box_yaw_rad": np.arctan2(heading[:, 1], heading[:, 0]).astype(np.float32),
+        "box_velocity_mps": velocity[:, :2].astype(np.float32),
+        "box_class": np.array(classes, np.uint8)[table.instance[rows]],
+        "box_instance": table.instance[rows],
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Annotations:
+    """A million rows in columns: as dictionaries they would take gigabytes. Links are row numbers, -1 for none."""
+
+    sample: np.ndarray
+    instance: np.ndarray
+    numbers: np.ndarray
+    before: np.ndarray
+    after: np.ndarray
+
+    @property
+    def translation(self) -> np.ndarray:
+        return self.numbers[:, :3]
+
+    @property
+    def size(self) -> np.ndarray:
+        return self.numbers[:, 3:6]
+
+    @property
+    def rotation(self) -> np.ndarray:
+        return self.numbers[:, 6:]
+
+
+def _read_annotations(folder: Path, instances: dict[str, int], samples: dict[str, int]) -> _Annotations:
+    by_instance = f"{folder / 'instance.json'}, named by sample_annotation.json"
+    by_sample = f"{folder / 'sample.json'}, named by sample_annotation.json"
+    # Every token gets a number when it is first seen, as a row or as a neighbour of one, so it is kept only once.
+    number_of: dict[str, int] = {}
+    own, links, sample, instance, numbers = array("q"), array("q"), array("q"), array("q"), array("d")
+    for row in iterate_table(folder, "sample_annotation"):
+        own.append(number_of.setdefault(row["token"], len(number_of)))
+        for side in ("prev", "next"):
+            links.append(number_of.setdefault(row[side], len(number_of)) if row[side] else -1)
+        sample.append(lookup(samples, row["sample_token"], by_sample))
+        instance.append(lookup(instances, row["instance_token"], by_instance))
+        for column, width in WIDTH.items():
+            _extend(numbers, folder, row, column, width)
+    row_of = np.full(len(number_of) + 1, -1, np.int64)  # the last entry answers for -1
+    row_of[np.frombuffer(own, np.int64)] = np.arange(len(own))
+    if (row_of[np.frombuffer(own, np.int64)] != np.arange(len(own))).any():
+        raise DataError(
+            f"{folder / 'sample_annotation.json'} has rows with the same token", "every token once", "fetch it again"
+        )
+    linked = np.frombuffer(links, np.int64).reshape(-1, 2)
+    rows = row_of[linked]
+    lost = (rows < 0) & (linked >= 0)
+    if lost.any():
+        token = list(number_of)[int(linked[lost][0])]
+        lookup({}, token, f"{folder / 'sample_annotation.json'}, named by prev or next of another annotation")
+    return _Annotations(
+        sample=np.frombuffer(sample, np.int64),
+        instance=np.frombuffer(instance, np.int64),
+        numbers=np.frombuffer(numbers, np.float64).reshape(-1, sum(WIDTH.values())),
+        before=rows[:, 0],
+        after=rows[:, 1],
+    )
+
+
+def _extend(numbers: array[float], folder: Path, row: Row, column: str, width: int) -> None:
+    value = row[column]
+    if isinstance(value, list) and len(value) == width:
+        try:
+            if all(map(math.isfinite, value)):
+                numbers.extend(value)
+                return
+        except TypeError:
+            pass
+    raise DataError(
+        f"{folder / 'sample_annotation.json'}: annotation {row['token']} has {column} = {value}",
+        f"a list of {width} finite numbers",
+        "fetch sample_annotation.json again, or remove the annotation",
+    )
+
+
+def _read_instances(folder: Path) -> tuple[list[int], dict[str, int]]:
+    """Class id of every instance number, and the instance number of every token."""
+    category = read_by_token(folder, "category")
+    instance = read_by_token(folder, "instance")
+    where = f"{folder / 'category.json'}, named by instance.json"
+    names = [lookup(category, row["category_token"], where)["name"] for row in instance.values()]
+    return [class_of_category(name) for name in names], {token: i for i, token in enumerate(instance)}
+
+
+def _velocities(table: _Annotations, time_s: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """(N, 3) global velocities in m/s: central differences, one-sided at the ends of a track, NaN where unknown."""
+    first = np.where(table.before[rows] >= 0, table.before[rows], rows)
+    last = np.where(table.after[rows] >= 0, table.after[rows], rows)
+    dt_s = time_s[table.sample[last]] - time_s[table.sample[first]]
+    limit = MAX_VELOCITY_GAP_S * ((table.before[rows] >= 0).astype(float) + (table.after[rows] >= 0))
+    known = (dt_s > 0) & (dt_s <= limit)
+    moved = table.translation[last] - table.translation[first]
+    return np.where(known[:, None], moved / np.where(known, dt_s, 1.0)[:, None], np.nan)
+
+
+def _heading(quaternion: np.ndarray) -> np.ndarray:
+    """(N, 3) direction of the rotated x axis of (N, 4) quaternions (w, x, y, z)."""
+    w, x, y, z = (quaternion / np.linalg.norm(quaternion, axis=1, keepdims=True)).T
+    return np.stack((1 - 2 * (y * y + z * z), 2 * (x * y + w * z), 2 * (x * z - w * y)), -1)

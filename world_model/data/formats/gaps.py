@@ -1,0 +1,185 @@
+"""What is missing from a data set, and how its scenes are cut so that every scene that is left is whole.
+
+A world model takes half a second from frame to frame for granted, and its memory takes it for granted that no frame
+was left out. So a scene is cut wherever a label file is missing, wherever the data say that a frame is missing, and
+wherever the clock shows it; nothing is bridged silently.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from world_model.core.errors import DataError
+from world_model.data.index import SceneIndex
+
+USUAL_STEP_S = (0.35, 0.65)
+"""Time between keyframes that needs no mention (real ones: 0.40 to 0.60 s)."""
+LONGEST_STEP_S = 0.75
+"""One and a half steps: between two frames further apart than this, one is missing."""
+SHORTEST_PART = 2
+"""Frames of the shortest part of a cut scene that is kept: a single frame has no motion."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportReport:
+    """What a person should know about an import beyond the index.
+
+    Attributes:
+        frames: frames that the data set names.
+        missing_labels: frames without a label file (or without the file of the true labels), which were left out.
+        missing_by_split: the same number for every split.
+        examples: the first missing files.
+        broken_steps: places where the data say that frames between two frames are missing; scenes are cut there.
+        long_steps: steps longer than `LONGEST_STEP_S`; scenes are cut there.
+        unusual_steps: steps between frames of one scene in the index that are longer or shorter than `USUAL_STEP_S`.
+        cut_scenes: scenes of which only parts are left, as NAME, NAME#2, ...
+        dropped_scenes: scenes of which nothing is left.
+        empty_splits: those of train and val that have no scenes.
+        scene_frames: the shortest and the longest scene of the index, in frames.
+    """
+
+    frames: int
+    missing_labels: int = 0
+    missing_by_split: dict[str, int] = field(default_factory=dict)
+    examples: tuple[str, ...] = ()
+    broken_steps: int = 0
+    long_steps: int = 0
+    unusual_steps: int = 0
+    cut_scenes: int = 0
+    dropped_scenes: int = 0
+    empty_splits: tuple[str, ...] = ()
+    scene_frames: tuple[int, int] = (0, 0)
+
+    def lines(self) -> list[str]:
+        """The report for people: nothing if all is well but the lengths of the scenes."""
+        low, high = USUAL_STEP_S
+        lines = [f"scenes of {self.scene_frames[0]}..{self.scene_frames[1]} frames"]
+        if self.missing_labels:
+            shares = ", ".join(f"{split} {count}" for split, count in sorted(self.missing_by_split.items()))
+            lines.append(f"WARNING: {self.missing_labels} of {self.frames} frames without labels left out ({shares}):")
+            lines += [f"    {path}" for path in self.examples]
+        if self.broken_steps:
+            lines.append(f"WARNING: frames are missing at {self.broken_steps} places between frames that are there")
+        if self.long_steps:
+            lines.append(f"WARNING: {self.long_steps} steps longer than {LONGEST_STEP_S} s: a frame is missing there")
+        if self.cut_scenes or self.dropped_scenes:
+            lines.append(
+                f"WARNING: {self.cut_scenes} scenes cut into whole parts (NAME, NAME#2, ...), {self.dropped_scenes} "
+                "scenes dropped; --strict refuses such data"
+            )
+        if self.unusual_steps:
+            lines.append(f"NOTE: {self.unusual_steps} steps between frames lie outside {low}..{high} s")
+        lines += [f"NOTE: split {split!r} is empty: {_WHAT_FAILS[split]}" for split in self.empty_splits]
+        return lines
+
+
+_WHAT_FAILS = {
+    "train": "evaluate and drive with it, but train on other data",
+    "val": "evaluate with --split train, and make environments with split='train'",
+}
+
+
+def keep_whole(
+    index: SceneIndex,
+    *,
+    strict: bool,
+    follows: np.ndarray | None = None,
+    longest_step_s: float = LONGEST_STEP_S,
+) -> tuple[SceneIndex, ImportReport]:
+    """Leave out frames whose label files are missing, and cut scenes wherever something is missing.
+
+    Args:
+        index: all frames that a data set names.
+        strict: raise if anything is missing.
+        follows: (F,) bool, False for frames before which the data say that frames are missing.
+        longest_step_s: longer steps mean a missing frame; infinity to keep everything together.
+
+    Raises:
+        DataError: something is missing and ``strict`` is set, or no frame is left.
+    """
+    missing = _missing(index)
+    total = len(index.token)
+    step_s = np.diff(index.timestamp_us, prepend=index.timestamp_us[:1]) * 1e-6
+    first = np.zeros(total, bool)
+    first[index.scene_start[:-1]] = True
+    broken = np.zeros(total, bool) if follows is None else ~follows & ~first
+    long = (step_s > longest_step_s) & ~first & ~broken
+    runs, cut, dropped = [], 0, 0
+    for scene, name in enumerate(index.scene_name.tolist()):
+        frames = index.frames(scene)
+        parts = [p for p in _parts(frames, missing, broken | long) if len(p) >= min(SHORTEST_PART, len(frames))]
+        cut += bool(parts) and parts != [frames]
+        dropped += not parts
+        runs += [(name if n == 1 else f"{name}#{n}", part) for n, part in enumerate(parts, start=1)]
+    paths = _paths(index, np.flatnonzero(missing)[:5])
+    if not runs:
+        listed = "\n    ".join(paths)
+        remedy = "unpack the labels there; --label-folder and --truth-folder name other folders"
+        raise DataError(f"no frame has labels, the first that are missing:\n    {listed}", "label files", remedy)
+    kept = index if not (missing.any() or broken.any() or long.any()) else index.part(runs)
+    starts = np.zeros(len(kept.token), bool)
+    starts[kept.scene_start[:-1]] = True
+    step_s = np.diff(kept.timestamp_us, prepend=kept.timestamp_us[:1])[~starts] * 1e-6
+    lengths = np.diff(kept.scene_start)
+    owner = np.repeat(index.scene_split, np.diff(index.scene_start))
+    report = ImportReport(
+        frames=total,
+        missing_labels=int(missing.sum()),
+        missing_by_split={str(s): int((missing & (owner == s)).sum()) for s in np.unique(owner[missing])},
+        examples=paths,
+        broken_steps=int(broken.sum()),
+        long_steps=int(long.sum()),
+        unusual_steps=int(((step_s < USUAL_STEP_S[0]) | (step_s > USUAL_STEP_S[1])).sum()),
+        cut_scenes=cut,
+        dropped_scenes=dropped,
+        empty_splits=tuple(s for s in ("train", "val") if s not in kept.scene_split),
+        scene_frames=(int(lengths.min()), int(lengths.max())),
+    )
+    if strict and kept is not index:
+        told = [line.removeprefix("WARNING: ") for line in report.lines() if not line.startswith(("scenes of", "NOTE"))]
+        found = "\n  ".join(line.removesuffix("; --strict refuses such data") for line in told)
+        raise DataError(
+            f"data with gaps, refused by --strict:\n  {found}",
+            "every frame with its labels",
+            "complete the data, or leave --strict out to cut scenes",
+        )
+    return kept, report
+
+
+def _missing(index: SceneIndex) -> np.ndarray:
+    """(F,) bool: the file of the labels, or that of the true labels, is not there."""
+    gone = np.zeros(len(index.token), bool)
+    for column in _columns(index):
+        gone |= np.array([not (path and os.path.isfile(_where(index, path))) for path in column.tolist()], bool)
+    return gone
+
+
+def _paths(index: SceneIndex, frames: np.ndarray) -> tuple[str, ...]:
+    """The missing files of some frames."""
+    files = [_where(index, str(column[frame])) for frame in frames for column in _columns(index)]
+    return tuple(file for file in files if not os.path.isfile(file))
+
+
+def _columns(index: SceneIndex) -> list[np.ndarray]:
+    return [index.label_path] if index.truth_path is None else [index.label_path, index.truth_path]
+
+
+def _where(index: SceneIndex, path: str) -> str:
+    # The folder of the index may not exist yet, so its ".." cannot be left to the file system.
+    return os.path.normpath(os.path.join(index.root, path))
+
+
+def _parts(frames: range, missing: np.ndarray, cut: np.ndarray) -> list[range]:
+    """The longest runs of frames of one scene with nothing missing in between."""
+    parts: list[range] = []
+    for frame in frames:
+        if missing[frame]:
+            continue
+        if parts and parts[-1].stop == frame and not cut[frame]:
+            parts[-1] = range(parts[-1].start, frame + 1)
+        else:
+            parts.append(range(frame, frame + 1))
+    return parts

@@ -1,0 +1,243 @@
+"""Read pickles that other people made, without running anything in them.
+
+A pickle is a program: whoever wrote it chooses what is imported and called when it is read. The reader here knows
+builtin containers and numbers, numpy arrays, scalars and dtypes (written by numpy 1 and 2 alike), and nothing else.
+What numpy itself would call while unpickling is replaced by functions below that take only what numpy writes, so even
+the admitted names cannot be used for anything but data.
+"""
+
+from __future__ import annotations
+
+import collections
+import math
+import pickle
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any, ClassVar, TypeGuard
+
+import numpy as np
+
+from world_model.core.errors import DataError
+
+_DTYPE = re.compile(r"[<>|=]?[?bBhHiIlLqQefdgFDGSUaVOMm?biufcSUmM]\d{0,6}(\[[A-Za-z0-9]{1,6}\])?")
+_REMEDY = "take the file from its publisher again; never load it with pickle.load"
+
+
+class _Refused(pickle.UnpicklingError):
+    """The pickle asks for something that is not data."""
+
+
+class _Name:
+    """Stands for an importable name in a pickle. It has no attributes, so a pickle cannot change it."""
+
+    __slots__ = ()
+
+
+class _NdarrayType(_Name):
+    """numpy.ndarray, where a pickle only mentions it."""
+
+    __slots__ = ()
+
+
+_NDARRAY = _NdarrayType()
+
+
+class _Dtype:
+    """A dtype in the making: its type, then (by ``__setstate__``) its byte order."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: np.dtype[Any]) -> None:
+        self.value = value
+
+    def __setstate__(self, state: object) -> None:
+        # (version, byte order, subdtype, names, fields, size, alignment, flags[, metadata]); plain types only.
+        if not isinstance(state, tuple) or len(state) < 8 or state[1] not in ("<", ">", "|", "="):
+            raise _Refused(f"a numpy dtype with the state {str(state)[:60]}")
+        if any(part is not None for part in state[2:5]):
+            raise _Refused("a structured numpy dtype")
+        self.value = self.value.newbyteorder(state[1])
+
+
+class _Array(np.ndarray):
+    """An array whose contents come in ``__setstate__``, checked there."""
+
+    def __setstate__(self, state: Any) -> None:
+        if not isinstance(state, tuple) or len(state) != 5:
+            raise _Refused("a numpy array with a state of another kind")
+        _, shape, dtype, fortran, raw = state
+        if not isinstance(dtype, _Dtype) or not _is_shape(shape):
+            raise _Refused(f"a numpy array of shape {str(shape)[:60]}")
+        kind, count = dtype.value, math.prod(shape)
+        whole = isinstance(raw, list) and len(raw) == count if kind.hasobject else _holds(raw, count * kind.itemsize)
+        if not whole:
+            raise _Refused(f"a numpy array of shape {shape} whose contents have another size")
+        super().__setstate__((1, shape, kind, bool(fortran), raw))
+
+
+def _is_shape(value: object) -> TypeGuard[tuple[int, ...]]:
+    return isinstance(value, tuple) and len(value) <= 8 and all(type(n) is int and n >= 0 for n in value)
+
+
+def _holds(raw: object, size: int) -> bool:
+    return isinstance(raw, (bytes, bytearray)) and len(raw) == size
+
+
+class _MakeArray(_Name):
+    __slots__ = ()
+
+    def __call__(self, kind: object, shape: object, typecode: object) -> np.ndarray:
+        if kind is not _NDARRAY or shape != (0,) or typecode not in (b"b", "b"):
+            raise _Refused("a numpy array made in an unusual way")
+        return np.ndarray.__new__(_Array, (0,), np.int8)
+
+
+class _MakeDtype(_Name):
+    __slots__ = ()
+
+    def __call__(self, text: object, align: object = False, copy: object = True) -> _Dtype:
+        if not isinstance(text, str) or not _DTYPE.fullmatch(text):
+            raise _Refused(f"the numpy dtype {str(text)[:60]!r}")
+        return _Dtype(np.dtype(text))
+
+
+class _MakeScalar(_Name):
+    __slots__ = ()
+
+    def __call__(self, dtype: object, raw: object = b"") -> Any:
+        if not isinstance(dtype, _Dtype) or dtype.value.hasobject or not _holds(raw, dtype.value.itemsize):
+            raise _Refused("a numpy scalar of another size or kind")
+        return np.frombuffer(raw, dtype.value, 1)[0]  # type: ignore[call-overload]
+
+
+class _FromBuffer(_Name):
+    """Arrays as pickle protocol 5 writes them."""
+
+    __slots__ = ()
+
+    def __call__(
+        self, raw: object, dtype: object, shape: object, order: object = "C", axes: object = None
+    ) -> np.ndarray:
+        if not isinstance(dtype, _Dtype) or dtype.value.hasobject or not _is_shape(shape) or order not in ("C", "F"):
+            raise _Refused("a numpy array made in an unusual way")
+        if axes is not None or not _holds(raw, math.prod(shape) * dtype.value.itemsize):
+            raise _Refused(f"a numpy array of shape {shape} whose contents have another size")
+        return np.frombuffer(raw, dtype.value).reshape(shape, order=order).copy()  # type: ignore[call-overload]
+
+
+class _Encode(_Name):
+    """How protocols below 3 write bytes: as text and the name of an encoding."""
+
+    __slots__ = ()
+
+    def __call__(self, text: object, encoding: object = "latin1") -> bytes:
+        if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
+            raise _Refused("bytes in an unusual encoding")
+        return text.encode("latin1")
+
+
+class _Builtin(_Name):
+    """A container or number whose making can do no harm: called only with finite builtin data."""
+
+    __slots__ = ()
+
+    make: ClassVar[Callable[..., Any]]
+
+    def __call__(self, *arguments: Any) -> Any:
+        if len(arguments) > 2 or not all(isinstance(a, (list, tuple, dict, str, bytes, float, int)) for a in arguments):
+            raise _Refused(f"{type(self).make} of unusual contents")
+        if self.make in (bytes, bytearray) and any(isinstance(a, int) for a in arguments):
+            raise _Refused("a buffer of a given size")
+        return type(self).make(*arguments)
+
+
+def _builtin(kind: Callable[..., Any]) -> _Builtin:
+    return type("_Builtin", (_Builtin,), {"make": staticmethod(kind), "__slots__": ()})()
+
+
+_BUILTINS: tuple[type, ...] = (set, frozenset, complex, bytes, bytearray)
+_NUMPY = {
+    ("multiarray", "_reconstruct"): _MakeArray(),
+    ("multiarray", "scalar"): _MakeScalar(),
+    ("numeric", "_frombuffer"): _FromBuffer(),
+}
+_ADMITTED: dict[tuple[str, str], Any] = {
+    ("numpy", "ndarray"): _NDARRAY,
+    ("numpy", "dtype"): _MakeDtype(),
+    # numpy 2 renamed numpy.core to numpy._core; files of both are about.
+    **{(f"numpy.{core}.{file}", name): call for core in ("core", "_core") for (file, name), call in _NUMPY.items()},
+    ("_codecs", "encode"): _Encode(),
+    ("collections", "OrderedDict"): _builtin(collections.OrderedDict),
+    **{("builtins", kind.__name__): _builtin(kind) for kind in _BUILTINS},
+    **{("__builtin__", kind.__name__): _builtin(kind) for kind in _BUILTINS},
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return _ADMITTED[module, name]
+        except KeyError:
+            raise _Refused(f"it asks for {module}.{name}") from None
+
+    def persistent_load(self, pid: object) -> Any:
+        raise _Refused("it refers to things outside itself")
+
+
+def load_pickle(path: str | Path) -> Any:
+    """The data in a pickle file; arrays are numpy arrays.
+
+    Raises:
+        DataError: the file is missing or damaged, or it asks for anything but builtin data and numpy arrays; nothing
+            in it has been run.
+    """
+    try:
+        with open(path, "rb") as stream:
+            return read_pickle(stream, str(path))
+    except FileNotFoundError as error:
+        raise DataError(f"{path} does not exist", "a pickle file", "check the path") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error})", "a pickle file", "check the path") from error
+
+
+def read_pickle(stream: IO[bytes], name: str) -> Any:
+    """The next pickle of an open stream; see `load_pickle`.
+
+    Args:
+        stream: open for reading.
+        name: what to call it in messages.
+
+    Raises:
+        DataError: as `load_pickle`.
+    """
+    try:
+        return _Unpickler(stream).load()
+    except _Refused as error:
+        raise DataError(
+            f"{name} holds more than data ({error}); nothing in it was run", "builtin types and numpy arrays", _REMEDY
+        ) from error
+    except OSError:
+        raise
+    # A damaged pickle can make the reader raise nearly anything; all of it means the same.
+    except Exception as error:
+        raise DataError(
+            f"{name} cannot be read ({type(error).__name__}: {error})", "an intact pickle", _REMEDY
+        ) from error
+
+
+def load_object_array(stream: IO[bytes], name: str) -> Any:
+    """An ``.npy`` member of an npz that holds pickled objects, through the restricted reader.
+
+    Raises:
+        DataError: as `load_pickle`.
+    """
+    try:
+        version = np.lib.format.read_magic(stream)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        dtype = read(stream)[2]
+    except (ValueError, EOFError, OSError, SyntaxError) as error:
+        raise DataError(f"{name} cannot be read ({error})", "an array of objects", _REMEDY) from error
+    if not dtype.hasobject:
+        raise DataError(f"{name} is an array of {dtype}", "an array of objects", _REMEDY)
+    return read_pickle(stream, name)

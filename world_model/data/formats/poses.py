@@ -1,0 +1,97 @@
+"""Ego poses from outside: checked, and as the index wants them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from world_model.core.errors import DataError
+
+REMEDY = "fetch the file again; poses must be rigid transforms ego -> global in metres"
+
+
+def checked_poses(
+    translation: Sequence[object] | np.ndarray,
+    rotation: Sequence[object] | np.ndarray,
+    where: str,
+    names: Sequence[str],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Translations and unit quaternions out of a file.
+
+    Args:
+        translation: N times 3 numbers, metres.
+        rotation: N times 4 numbers (w, x, y, z).
+        where: file and key, for messages.
+        names: (N) what each pose belongs to, for messages.
+
+    Returns:
+        (N, 3) float64 and (N, 4) float64, normalised.
+
+    Raises:
+        DataError: a pose has another length, is not finite, or its quaternion is no unit quaternion.
+    """
+    count = len(names)
+    try:
+        moved = np.array(translation, np.float64).reshape(count, 3)
+        turned = np.array(rotation, np.float64).reshape(count, 4)
+    except (ValueError, TypeError) as error:
+        expected = "3 numbers of translation and 4 of rotation"
+        raise DataError(f"{where}: poses of uneven length ({error})", expected, REMEDY) from error
+    norm = np.linalg.norm(turned, axis=1, keepdims=True)
+    bad = ~(np.isfinite(moved).all(1) & np.isfinite(turned).all(1) & (np.abs(norm[:, 0] - 1) < 1e-2))
+    if bad.any():
+        i = int(np.flatnonzero(bad)[0])
+        found = (
+            f"{where}: {int(bad.sum())} poses are broken, e.g. {moved[i].tolist()} {turned[i].tolist()} of {names[i]}"
+        )
+        raise DataError(found, "finite translations and unit quaternions", REMEDY)
+    return moved, turned / norm
+
+
+def poses_of_matrices(matrices: Sequence[object], where: str, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Translations and unit quaternions of 4 x 4 poses.
+
+    Args:
+        matrices: N poses ego -> global.
+        where: file and key, for messages.
+        names: (N) what each pose belongs to, for messages.
+
+    Returns:
+        (N, 3) and (N, 4) float64.
+
+    Raises:
+        DataError: a pose is not a finite rigid transform (a mirrored one is not).
+    """
+    try:
+        pose = np.array([np.asarray(matrix, np.float64) for matrix in matrices], np.float64).reshape(len(names), 4, 4)
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{where}: poses that are not 4 x 4 numbers ({error})", "4 x 4 matrices", REMEDY) from error
+    turn = pose[:, :3, :3]
+    with np.errstate(invalid="ignore", over="ignore"):
+        off = np.abs(turn @ turn.transpose(0, 2, 1) - np.eye(3)).max((1, 2))
+        bad = ~(np.isfinite(pose).all((1, 2)) & (off < 1e-2) & (np.linalg.det(np.nan_to_num(turn)) > 0))
+    bad |= (np.abs(pose[:, 3] - (0, 0, 0, 1)) > 1e-6).any(1)
+    if bad.any():
+        i = int(np.flatnonzero(bad)[0])
+        found = f"{where}: {int(bad.sum())} poses are broken, e.g. {pose[i].tolist()} of {names[i]}"
+        raise DataError(found, "rigid transforms: a right-handed rotation, a finite translation, 0 0 0 1", REMEDY)
+    return pose[:, :3, 3].copy(), _quaternions(turn)
+
+
+def _quaternions(turn: np.ndarray) -> np.ndarray:
+    """(N, 4) unit quaternions with w >= 0 of (N, 3, 3) rotations, from the largest of their four components."""
+    m = turn.transpose(1, 2, 0)
+    # Four times the products of each pair of components, as a symmetric 4 x 4 matrix per rotation.
+    products = np.array(
+        [
+            [1 + m[0, 0] + m[1, 1] + m[2, 2], m[2, 1] - m[1, 2], m[0, 2] - m[2, 0], m[1, 0] - m[0, 1]],
+            [m[2, 1] - m[1, 2], 1 + m[0, 0] - m[1, 1] - m[2, 2], m[1, 0] + m[0, 1], m[0, 2] + m[2, 0]],
+            [m[0, 2] - m[2, 0], m[1, 0] + m[0, 1], 1 - m[0, 0] + m[1, 1] - m[2, 2], m[2, 1] + m[1, 2]],
+            [m[1, 0] - m[0, 1], m[0, 2] + m[2, 0], m[2, 1] + m[1, 2], 1 - m[0, 0] - m[1, 1] + m[2, 2]],
+        ]
+    )
+    largest = np.argmax(products[range(4), range(4)], axis=0)
+    quaternion = products[largest, :, np.arange(len(turn))]
+    quaternion *= np.where(quaternion[:, :1] < 0, -1.0, 1.0)
+    return quaternion / np.linalg.norm(quaternion, axis=1, keepdims=True)

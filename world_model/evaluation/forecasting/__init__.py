@@ -1,0 +1,1 @@
+"""Forecasting scores by the usual protocol, in any number of processes."""

@@ -1,0 +1,158 @@
+"""Share the scenes of an evaluation among processes: every scene is scored by exactly one of them.
+
+Two ways. Processes on this machine are started here and take scenes one after another. Under ``torchrun`` the
+processes are there already: each takes a fixed part, and the integer sums are added over all of them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from datetime import timedelta
+from multiprocessing import get_context
+from multiprocessing.queues import Queue
+from typing import TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from world_model.core.errors import IIWorldError, OptionError
+from world_model.core.runtime import keep_memory
+from world_model.data.prefetch import read_ahead
+from world_model.evaluation.forecasting.job import Bench, Job
+from world_model.evaluation.forecasting.lanes import one_thread
+from world_model.evaluation.forecasting.scoring import SceneScore, SceneWork
+
+Value = TypeVar("Value")
+
+
+class WorkerError(IIWorldError, RuntimeError):
+    """A process that shared the work has died."""
+
+
+def divided(work: Sequence[SceneWork], parts: int) -> list[list[SceneWork]]:
+    """Scenes in ``parts`` parts of nearly equal work: the longest first, each to the part with the least so far."""
+    cost, share = [0] * parts, [[] for _ in range(parts)]  # type: ignore[var-annotated]
+    for scene in sorted(work, key=lambda w: (-_cost(w), w.scene)):
+        least = cost.index(min(cost))
+        cost[least] += _cost(scene)
+        share[least].append(scene)
+    return [sorted(part, key=lambda w: w.scene) for part in share]
+
+
+def _cost(work: SceneWork) -> int:
+    """In model calls, roughly: a window is a dozen steps and half a dozen decodings, a scene forty frames."""
+    return 40 + 20 * len(work.frames) + 40 * work.reconstruct
+
+
+def score_here(bench: Bench, work: Sequence[SceneWork]) -> Iterator[tuple[SceneWork, SceneScore]]:
+    """Score scenes in this process; the next one is read meanwhile."""
+    with one_thread(bench.device):
+        scenes = read_ahead(lambda n: bench.read(work[n]), range(len(work)), 1)
+        for asked, scene in zip(work, scenes, strict=True):
+            yield asked, bench.score(scene, asked)
+
+
+def score_in_processes(job: Job, work: Sequence[SceneWork], processes: int) -> Iterator[tuple[SceneWork, SceneScore]]:
+    """Score scenes in processes started for it, in the order in which they are finished.
+
+    Raises:
+        WorkerError: a process was killed.
+        IIWorldError: what went wrong in one of them.
+    """
+    context = get_context("spawn")  # a forked process cannot use a GPU, nor locks that other threads hold
+    numbers: Queue[int] = context.Queue()
+    for number in range(processes):
+        numbers.put(number)
+    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_begin, initargs=(job, numbers))
+    try:
+        futures = {pool.submit(_score, asked): asked for asked in work}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    except BrokenProcessPool as error:
+        raise WorkerError(
+            "a worker process was killed, most likely for want of memory",
+            f"{processes} processes that live until the end",
+            "give the same command again with a smaller --workers; finished scenes are kept",
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+_bench: Bench | None = None
+
+
+def _begin(job: Job, numbers: Queue[int]) -> None:
+    global _bench
+    keep_memory()
+    _bench = Bench(job, numbers.get())
+
+
+def _score(work: SceneWork) -> SceneScore:
+    assert _bench is not None
+    with one_thread(_bench.device):
+        return _bench.score(_bench.read(work), work)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranks:
+    """The processes that ``torchrun`` has started, or this one alone.
+
+    Attributes:
+        rank: number of this process.
+        size: how many there are.
+        local: number of this process on its machine.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local: int = 0
+
+    @classmethod
+    def join(cls) -> Ranks:
+        """Meet the others.
+
+        Raises:
+            OptionError: what torchrun should have set is not there.
+        """
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            return cls()
+        if not dist.is_initialized():
+            try:
+                # The sums are small and lie on the CPU, so gloo serves GPUs as well. Nobody knows how long the others
+                # take to the end of their part.
+                dist.init_process_group("gloo", timeout=timedelta(days=7))
+            except (ValueError, RuntimeError) as error:
+                raise OptionError(
+                    f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but the processes do not meet ({error})",
+                    "the environment that torchrun sets",
+                    "start with torchrun --nproc-per-node N -m world_model.evaluate, or unset WORLD_SIZE",
+                ) from error
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        return cls(rank=dist.get_rank(), size=dist.get_world_size(), local=local)
+
+    def same(self, make: Callable[[], Value]) -> Value:
+        """What the first process makes, for all."""
+        box = [make() if self.rank == 0 else None]
+        if self.size > 1:
+            dist.broadcast_object_list(box)
+        found: Value = box[0]  # type: ignore[assignment]
+        return found
+
+    def add(self, counts: np.ndarray) -> np.ndarray:
+        """Sum of int64 arrays of one shape over all processes."""
+        if self.size == 1:
+            return counts
+        nccl = dist.get_backend() == "nccl"
+        total = torch.from_numpy(counts.copy()).to("cuda" if nccl else "cpu")
+        dist.all_reduce(total)
+        return total.cpu().numpy()
+
+    def leave(self) -> None:
+        """Part from the others, when all is done."""
+        if self.size > 1 and dist.is_initialized():
+            dist.destroy_process_group()

@@ -1,0 +1,137 @@
+"""What the windows of one scene share: labels as observed, labels to score against, poses, boxes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from world_model.core.geometry import invert_pose
+from world_model.core.grid import STEP_S, VoxelGrid
+from world_model.data.boxes import mask_of, moving
+from world_model.data.clips import Clips, load_frame
+from world_model.data.index import SceneIndex
+
+MOVING_MARGIN_M = 0.5
+"""The moving subset: voxels in boxes of moving objects, grown by this much."""
+PAST = 4
+"""Observed keyframes before the current one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneData:
+    """The first N frames of a scene.
+
+    Attributes:
+        index: the data set.
+        grid: grid of the labels.
+        scene: number of the scene.
+        first: number of its first frame in the index.
+        labelled: those of the N frames where labels were observed, ascending.
+        known: those of the N frames whose true labels are known, ascending.
+        observed: (N, X, Y, Z) uint8 labels that a model sees; all zero where there are none.
+        truth: (N, X, Y, Z) uint8 labels to score against; the same tensor unless the data set has others.
+        poses: (N, 4, 4) float64 ego -> global.
+        tokens: (N, C, Xl, Yl) of a tokenizer that has run along the scene, on its device.
+    """
+
+    index: SceneIndex
+    grid: VoxelGrid
+    scene: int
+    first: int
+    labelled: list[int]
+    known: list[int]
+    observed: Tensor
+    truth: Tensor
+    poses: Tensor
+    tokens: Tensor | None = None
+
+    def moving_voxels(self, frame: int) -> Tensor:
+        """(V,) int64 flat numbers of the voxels in and closely around moving objects."""
+        mask = mask_of(moving(self.index.boxes(self.first + frame)), self.grid, MOVING_MARGIN_M)
+        return torch.from_numpy(np.flatnonzero(mask))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """One forecast to be scored.
+
+    Attributes:
+        scene: where.
+        now: number of the current frame in the scene.
+        number: which of the windows asked of the scene this is.
+    """
+
+    scene: SceneData
+    now: int
+    number: int
+
+    def motion(self, step: int) -> Tensor:
+        """(4, 4) float32 true motion: ego frame ``step`` steps from now -> ego frame one later."""
+        poses = self.scene.poses
+        return (invert_pose(poses[self.now + step + 1]) @ poses[self.now + step]).float()
+
+    def place(self, step: int) -> Tensor:
+        """(4, 4) float64 true ego pose ``step`` steps from now, in the current ego frame."""
+        return invert_pose(self.scene.poses[self.now]) @ self.scene.poses[self.now + step]
+
+    def seconds(self, step: int) -> float:
+        """Recorded time from now to ``step`` steps later."""
+        time_us = self.scene.index.timestamp_us[self.scene.first + self.now + np.array([0, step])]
+        return float(time_us[1] - time_us[0]) * 1e-6
+
+    def command(self, step: int) -> int:
+        """The logged command, ``step`` steps from now."""
+        return int(self.scene.index.command[self.scene.first + self.now + step])
+
+
+def load_scene(index: SceneIndex, scene: int, frames: int, grid: VoxelGrid) -> SceneData:
+    """Read the first ``frames`` frames of a scene.
+
+    Raises:
+        DataError: a label file is missing or damaged.
+    """
+    first = index.frames(scene).start
+    labelled = [n for n in range(frames) if index.label_path[first + n]]
+    observed = torch.zeros(frames, *grid.shape, dtype=torch.uint8)
+    for n in labelled:
+        observed[n] = load_frame(index, first + n, grid)
+    known, truth = labelled, observed
+    if index.truth_path is not None:
+        known = [n for n in range(frames) if index.truth_path[first + n]]
+        truth = torch.zeros_like(observed)
+        for n in known:
+            truth[n] = load_frame(index, first + n, grid, truth=True)
+    return SceneData(
+        index=index,
+        grid=grid,
+        scene=scene,
+        first=first,
+        labelled=labelled,
+        known=known,
+        observed=observed,
+        truth=truth,
+        poses=torch.from_numpy(index.ego_to_global[first : first + frames]),
+    )
+
+
+def clips_of(windows: list[Window], future: int, with_future_labels: bool) -> Clips:
+    """Windows as the batch that a `World` starts from; labels of the future are the true ones."""
+    reach = range(-PAST, future + 1)
+    rows = [[w.scene.first + w.now + k for k in reach] for w in windows]
+    index = windows[0].scene.index
+    later = [w.scene.truth[w.now + 1 : w.now + 1 + future] for w in windows]
+    return Clips(
+        occupancy=torch.stack([w.scene.observed[w.now - PAST : w.now + 1] for w in windows]),
+        ego_to_global=torch.stack([w.scene.poses[w.now - PAST : w.now + 1 + future] for w in windows]),
+        command=torch.from_numpy(index.command[rows].astype(np.int64)),
+        motion=torch.from_numpy(index.motion[rows].astype(np.float32)),
+        dt_s=torch.full((len(windows), len(reach) - 1), STEP_S),
+        valid=torch.ones(len(windows), len(reach), dtype=torch.bool),
+        scene=[w.scene.scene for w in windows],
+        frame=[w.scene.first + w.now for w in windows],
+        future_occupancy=torch.stack(later) if with_future_labels else None,
+        index=index,
+    )

@@ -1,0 +1,174 @@
+"""Forecasts whose error is known: held-out drives along the log and beside it, scored against the recording.
+
+Beside the log the recording is seen from the new pose; voxels that the recorded frame does not reach are left out. The
+other agents do not react there, which is right as long as the two drives stay close.
+
+Legend: W windows, H steps, D drives of a window (the logged one first), N = W · D · H samples, K figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from world_model.core.errors import ConfigError, DataError
+from world_model.core.geometry import invert_pose, se2_matrix, warp_voxels
+from world_model.data.clips import Clips, load_clips
+from world_model.data.index import SceneIndex
+from world_model.evaluation.metrics import Confusion
+from world_model.evaluation.trust.figures import figures_for
+from world_model.generation.trajectories import Edit, edited, planar_motions
+from world_model.worlds.protocol import World
+from world_model.worlds.replay import planar_from
+
+EDITS = (
+    Edit(speed=0.5),
+    Edit(speed=1.4),
+    Edit(shift_m=2.5),
+    Edit(shift_m=-2.5),
+    Edit(stop_s=3.0),
+    Edit(mirror=True),
+)
+"""Each window is also driven one of these ways, by its frame number."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """N forecasts.
+
+    Attributes:
+        names: (K) of the figures.
+        figures: (N, K) float64.
+        iou, miou: (N,) against what was recorded, as fractions.
+        scene, frame: (N,) where the drive began.
+        step: (N,) steps since the observation; 0 is the reconstruction of the observation itself.
+        edited: (N,) bool, not along the log.
+    """
+
+    names: tuple[str, ...]
+    figures: np.ndarray
+    iou: np.ndarray
+    miou: np.ndarray
+    scene: np.ndarray
+    frame: np.ndarray
+    step: np.ndarray
+    edited: np.ndarray
+
+    def pick(self, rows: np.ndarray) -> Samples:
+        """Some of the samples, by numbers or a mask."""
+        columns = ("figures", "iou", "miou", "scene", "frame", "step", "edited")
+        return Samples(names=self.names, **{name: getattr(self, name)[rows] for name in columns})
+
+    def __len__(self) -> int:
+        return len(self.iou)
+
+
+def starts_of(index: SceneIndex, split: str, steps: int, stride: int, past: int = 4) -> list[int]:
+    """Frames to start from: every ``stride``-th of every scene that has ``past`` frames before and ``steps`` after it.
+
+    Raises:
+        DataError: no scene is long enough.
+    """
+    found = []
+    for number, scene in enumerate(index.scenes(split)):
+        frames = index.frames(scene)
+        first = frames.start + past
+        last = frames.stop - 1 - steps
+        # Different scenes start at different times, so that no moment is special.
+        found += list(range(first + (5 * number) % min(stride, max(1, last - first + 1)), last + 1, stride))
+    if not found:
+        raise DataError(
+            f"no scene of split {split!r} has {past + 1 + steps} frames", "longer scenes", "ask for fewer --steps"
+        )
+    return found
+
+
+@torch.inference_mode()
+def collect(
+    world: World,
+    index: SceneIndex,
+    starts: Sequence[int],
+    steps: int,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Samples:
+    """Drive from every start, and note figures and errors after every step.
+
+    Raises:
+        ConfigError: the world has no figures to judge it by.
+    """
+    figures_of = figures_for(world)
+    if figures_of is None:
+        raise ConfigError(
+            f"a {type(world).__name__} without figures of its own",
+            "a learned world, an ensemble, or a world with a method trust_figures(state)",
+            "calibrate the learned world",
+        )
+    rows: list[tuple[float, ...]] = []
+    figures: list[list[float]] = []
+    names: tuple[str, ...] = ()
+    for number, start in enumerate(starts):
+        clips = load_clips(index, [start], future=steps, with_future_labels=True, grid=world.grid)
+        scene = clips.scene[0]
+        motions = _drives(
+            clips, index.ego_to_global[start : index.frames(scene).stop], steps, EDITS[start % len(EDITS)]
+        )
+        state = world.reset(clips).expand(motions.shape[1])
+        labels = world.occupancy(state)
+        names = tuple(figures_of(state))
+        for step in range(steps + 1):
+            if step:
+                command = clips.command[:, clips.past + step - 1].to(labels.device).expand(motions.shape[1])
+                state = world.step(state, motions[step - 1].float().to(labels.device), command)
+                labels = world.occupancy(state)
+            # At the start both drives are the same.
+            for drive in range(motions.shape[1] if step else 1):
+                truth, seen = _truth(clips, motions, step, drive, world)
+                confusion = Confusion()
+                confusion.add(labels[drive].cpu(), truth, seen)
+                rows.append((confusion.iou(), confusion.miou(), scene, start, step, drive))
+            values = torch.stack([v.double() for v in figures_of(state).values()], -1).cpu()
+            figures += values[: motions.shape[1] if step else 1].tolist()
+        progress(number + 1)
+    table = np.array(rows)
+    good = np.isfinite(table).all(1) & np.isfinite(figures).all(1)
+    columns = table[good].T
+    return Samples(
+        names=names,
+        figures=np.array(figures)[good],
+        iou=columns[0],
+        miou=columns[1],
+        scene=columns[2].astype(int),
+        frame=columns[3].astype(int),
+        step=columns[4].astype(int),
+        edited=columns[5] > 0,
+    )
+
+
+def _drives(clips: Clips, ahead: np.ndarray, steps: int, edit: Edit) -> Tensor:
+    """(H, D, 4, 4) float64 current ego frame -> next ego frame, the logged drive and an edited one."""
+    pose = clips.ego_to_global[0, clips.past :]
+    logged = invert_pose(pose[1:]) @ pose[:-1]
+    other = se2_matrix(*torch.from_numpy(edited(planar_motions(ahead), edit, steps)).unbind(-1))
+    return torch.stack((logged, invert_pose(other)), 1)
+
+
+def _truth(clips: Clips, motions: Tensor, step: int, drive: int, world: World) -> tuple[Tensor, Tensor | None]:
+    """Recorded labels (X, Y, Z) as seen from a drive, and the voxels (X, Y, Z) that the recorded frame reaches."""
+    if step == 0:
+        return clips.occupancy[0, -1], None
+    later = clips.future_occupancy
+    assert later is not None
+    if drive == 0:
+        return later[0, step - 1], None
+    pose = torch.eye(4, dtype=torch.float64)
+    for motion in motions[:step, drive]:
+        pose = pose @ invert_pose(motion)
+    logged = planar_from(clips.ego_to_global[:, clips.past :])[0, step]
+    ego_to_log = (invert_pose(logged) @ pose).float()[None]
+    truth = warp_voxels(later[:, step - 1], ego_to_log, world.grid)[0]
+    seen = warp_voxels(torch.zeros_like(later[:, 0, :, :, :1]), ego_to_log, world.grid, fill=1)[0] == 0
+    return truth, seen.expand_as(truth)

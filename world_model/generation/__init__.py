@@ -1,0 +1,1 @@
+"""Generated drives: which way to go, and what is written of them."""

@@ -1,0 +1,188 @@
+"""One drive on disk: arrays, strips, vectors of motion, a film, and a summary that comes last."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from world_model.core.files import write_json, write_npz
+from world_model.core.grid import STEP_S, VoxelGrid
+from world_model.data.clips import Clips
+from world_model.data.index import SceneIndex
+from world_model.generation.trajectories.planar import planar_motions
+from world_model.pictures.drive import drive_film, drive_strip
+from world_model.pictures.mp4 import write_film
+from world_model.pictures.vectors import PROPOSED_COLOR, Vectors, box_vectors, ego_vector
+from world_model.pictures.video import write_png
+from world_model.rollouts.rollout import Rollout
+
+ARRAYS, ABOVE, VOXELS, MOTION, FILM, SUMMARY = (
+    "forecast.npz",
+    "birds_eye.png",
+    "voxels.png",
+    "motion.png",
+    "drive",
+    "summary.json",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """Which results to write beside the arrays and the summary."""
+
+    pictures: bool = True
+    """The strips and the picture of the motion."""
+    film: str = "gif"
+    """gif, mp4 (needs ffmpeg; without one a GIF is written and said so) or none."""
+    labels: bool = False
+    """Also every forecast frame as an Occ3D labels.npz, in folders 001, 002, ... under labels/."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drive:
+    """A finished rollout and what it was about.
+
+    Attributes:
+        rollout: the forecast.
+        clips: the clip it started from, with its recorded future.
+        index: where the clip is from.
+        world: name of the world.
+        control: how it was driven, for titles.
+        grid: of the labels.
+        asked: the question that it answers, stored with it.
+        same_way: the recorded drive has the same poses, so the two can be compared voxel by voxel.
+    """
+
+    rollout: Rollout
+    clips: Clips
+    index: SceneIndex
+    world: str
+    control: str
+    grid: VoxelGrid
+    asked: dict[str, object] = field(default_factory=dict)
+    same_way: bool = False
+
+    @property
+    def film(self) -> list[np.ndarray]:
+        """Labels of the start and of every step."""
+        return [self.rollout.start, *self.rollout.occupancy]
+
+    @property
+    def motions(self) -> np.ndarray:
+        """(H, 3) planar motion of every step."""
+        return planar_motions(self.rollout.ego_to_global)
+
+    @property
+    def recorded(self) -> list[np.ndarray | None]:
+        """Labels as recorded, None beyond the end of the scene; the start first."""
+        later, valid = self.clips.future_occupancy, self.clips.valid[0, self.clips.past + 1 :]
+        assert later is not None
+        return [self.rollout.start, *(v.numpy() if ok else None for v, ok in zip(later[0], valid, strict=True))]
+
+
+def write_drive(folder: Path, drive: Drive, wanted: Wanted) -> None:
+    """Write everything; ``summary.json`` comes last and marks the folder as finished.
+
+    Raises:
+        OutputError: a file cannot be written.
+    """
+    _write_arrays(folder, drive)
+    if wanted.labels:
+        for step, labels in enumerate(drive.rollout.occupancy, 1):
+            write_npz(folder / "labels" / f"{step:03d}" / "labels.npz", semantics=labels)
+    if wanted.pictures:
+        _write_pictures(folder, drive)
+    film = ""
+    if wanted.film != "none":
+        frames = drive_film(drive.film, drive.rollout.ego_to_global, title=drive.control, grid=drive.grid)
+        film = write_film(folder / f"{FILM}.{wanted.film}", frames).name
+    write_json(folder / SUMMARY, _summary(drive, film))
+
+
+def is_finished(folder: Path, asked: dict[str, object], wanted: Wanted) -> bool:
+    """Whether the folder answers this question with all the files wanted."""
+    try:
+        summary = json.loads((folder / SUMMARY).read_text())
+        steps, film = int(summary["steps"]), str(summary["film"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    needed = [ARRAYS, *((ABOVE, VOXELS, MOTION) if wanted.pictures else ())]
+    needed += [f"labels/{step:03d}/labels.npz" for step in range(1, steps + 1) if wanted.labels]
+    # Where there was no ffmpeg, the GIF that was written instead is as good as it gets.
+    films = {"none": (), "gif": (f"{FILM}.gif",), "mp4": (film or f"{FILM}.mp4",)}[wanted.film]
+    return summary.get("asked") == asked and all((folder / name).exists() for name in (*needed, *films))
+
+
+def _write_arrays(folder: Path, drive: Drive) -> None:
+    rollout = drive.rollout
+    proposed = {} if rollout.proposed is None else {"proposed_motion": rollout.proposed}
+    write_npz(
+        folder / ARRAYS,
+        occupancy=rollout.occupancy,
+        start=rollout.start,
+        ego_to_global=rollout.ego_to_global,
+        command=rollout.command,
+        time_s=np.arange(1, len(rollout.occupancy) + 1) * STEP_S,
+        control=np.array(drive.control),
+        meta=np.array(json.dumps(drive.asked)),
+        **proposed,
+    )
+
+
+def _write_pictures(folder: Path, drive: Drive) -> None:
+    ours, theirs = drive.world, "recorded" if drive.same_way else "recorded drive"
+    rows: dict[str, Sequence[np.ndarray | None]] = {ours: drive.film, theirs: drive.recorded}
+    logged = drive.clips.ego_to_global[0, drive.clips.past :].numpy()
+    poses = {ours: drive.rollout.ego_to_global, theirs: logged}
+    title = f"{drive.asked.get('scene', '')} ({drive.index.source}), control: {drive.control}"
+    compare = (ours, theirs) if drive.same_way else None
+    strip: Callable[..., np.ndarray] = drive_strip
+    write_png(folder / ABOVE, strip(rows, poses, title=title, grid=drive.grid, compare=compare))
+    write_png(folder / VOXELS, strip(rows, poses, title=title, view="voxels", columns=5, grid=drive.grid))
+    arrows = {ours: _ego_arrows(drive), theirs: _recorded_arrows(drive, logged)}
+    what, proposed = "driven (green), recorded agents (white), all for 2 s", drive.rollout.proposed
+    if proposed is not None:
+        own = np.allclose(proposed, drive.motions, atol=1e-3)
+        what = f"driven as the model proposes{what[6:]}" if own else f"the model's own proposal (yellow), {what}"
+    picture = strip(rows, poses, title=f"{title}: {what}", columns=3, height=2 * 200, grid=drive.grid, vectors=arrows)
+    write_png(folder / MOTION, picture)
+
+
+def _ego_arrows(drive: Drive) -> list[list[Vectors]]:
+    """For every moment the motion that follows, and the one that the model would have chosen."""
+    arrows: list[list[Vectors]] = []
+    for step, motion in enumerate(drive.motions):
+        proposed = drive.rollout.proposed
+        own = [] if proposed is None else [ego_vector(proposed[step], PROPOSED_COLOR)]
+        arrows.append([*own, ego_vector(motion)])
+    return [*arrows, []]
+
+
+def _recorded_arrows(drive: Drive, logged: np.ndarray) -> list[list[Vectors]]:
+    arrows = []
+    motions, first = planar_motions(logged), drive.clips.frame[0]
+    for step, ok in enumerate(drive.clips.valid[0, drive.clips.past :].tolist()):
+        boxes = [box_vectors(drive.index.boxes(first + step))] if ok else []
+        arrows.append([*boxes, *([ego_vector(motions[step])] if step < len(motions) else [])])
+    return arrows
+
+
+def _summary(drive: Drive, film: str) -> dict[str, object]:
+    poses, steps = drive.rollout.ego_to_global, len(drive.rollout.occupancy)
+    moved = np.linalg.norm(np.diff(poses[:, :2, 3], axis=0), axis=1)
+    end = np.linalg.inv(poses[0]) @ poses[-1]
+    return {
+        "asked": drive.asked,
+        "steps": steps,
+        "seconds": steps * STEP_S,
+        "distance_m": round(float(moved.sum()), 3),
+        "top_speed_mps": round(float(moved.max() / STEP_S), 3),
+        "end_x_m": round(float(end[0, 3]), 3),
+        "end_y_m": round(float(end[1, 3]), 3),
+        "end_yaw_rad": round(float(np.arctan2(end[1, 0], end[0, 0])), 4),
+        "film": film,
+    }

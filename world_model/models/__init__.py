@@ -1,0 +1,1 @@
+"""The networks: tokenizer, forecaster, geometry-first forecaster, and what they share."""

@@ -1,0 +1,158 @@
+"""What geometry can't know: which of the moved voxels to believe, and what comes into view.
+
+For every voxel the network weighs the moved label (a gate) against its own expectation (a generated logit), so a voxel
+of the past stays as crisp as it was seen and what was never seen is drawn. Occupied or free is decided first, for all
+voxels; the class only for the occupied ones, one voxel in twenty.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from world_model.core.grid import FREE, NUM_CLASSES
+from world_model.core.sparse import occupied_at, positive_at, quotient
+from world_model.models.geometric.config import GeometricConfig
+from world_model.models.geometric.evidence import OBSERVED, RECALLED, Evidence
+from world_model.models.layers import group_norm
+from world_model.models.tokenizer.tokenizer import best_class
+from world_model.models.unet import LabelStem, UNet, from_cells, to_cells
+
+TIME_SCALE_S = 3.0
+SHIFT_SCALE_M = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fused:
+    """What the read-outs work on, in cells of ``slots`` voxels.
+
+    Attributes:
+        features: (B, Xc, Yc, C).
+        labels, memory: (B, Xc, Yc, slots) uint8 evidence.
+    """
+
+    features: Tensor
+    labels: Tensor
+    memory: Tensor
+
+
+class FusionNet(nn.Module):
+    """Evidence -> scores -> labels."""
+
+    place: Tensor
+
+    def __init__(self, config: GeometricConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, slots = config.width, config.slots
+        self.stem = LabelStem(slots, width)
+        self.memory_stem = LabelStem(slots, width)
+        self.enter = nn.Conv2d(10, width, 1)
+        self.body = UNet(width)
+        self.norm = group_norm(width)
+        self.scores = nn.Conv2d(width, 3 * slots, 1)
+        heights = config.grid.shape[2]
+        self.classes = nn.Linear(width, heights * config.class_embed)
+        self.table = nn.Parameter(torch.randn(NUM_CLASSES - 1, config.class_embed) * 0.3)
+        self.trust_class = nn.Parameter(torch.full((NUM_CLASSES,), 5.0))
+        self.trust_memory = nn.Parameter(torch.full((NUM_CLASSES,), 2.0))
+        self._expect_what_was_seen()
+        x, y = (torch.linspace(-1 + 1 / n, 1 - 1 / n, n) for n in config.cells)
+        place = torch.stack((x[:, None].expand(*config.cells), y[None].expand(*config.cells)))
+        self.register_buffer("place", torch.cat((place, place.norm(dim=0, keepdim=True))), persistent=False)
+
+    @torch.no_grad()
+    def _expect_what_was_seen(self) -> None:
+        """Start from the ego warp: moved voxels are there, all others free."""
+        slots = self.config.slots
+        assert self.scores.bias is not None
+        self.scores.weight.mul_(0.1)
+        self.scores.bias[:slots], self.scores.bias[slots : 2 * slots], self.scores.bias[2 * slots :] = -4.0, 5.0, 2.0
+
+    def forward(self, evidence: Evidence) -> Fused:
+        patch = self.config.patch
+        labels, memory = to_cells(evidence.labels, patch), to_cells(evidence.memory, patch)
+        batch, (rows, columns) = labels.shape[0], self.config.cells
+        reach = torch.stack([(evidence.reach == kind).float() for kind in (OBSERVED, RECALLED)], 1)
+        shift = evidence.displacement_m.permute(0, 3, 1, 2) / SHIFT_SCALE_M
+        maps = F.avg_pool2d(torch.cat((reach, shift), 1), patch)
+        time = evidence.elapsed_s / TIME_SCALE_S
+        clock = torch.stack((time, time.clamp(max=1), 1 / (1 + time)), 1)[..., None, None].expand(-1, 3, rows, columns)
+        place = self.place.expand(batch, -1, -1, -1)
+        seen = (self.stem(labels) + self.memory_stem(memory)).permute(0, 3, 1, 2)
+        x = self.enter(torch.cat((maps, place, clock), 1)) + seen
+        features = F.silu(self.norm(self.body(x))).permute(0, 2, 3, 1).contiguous()
+        return Fused(features=features, labels=labels, memory=memory)
+
+    def occupied_logits(self, fused: Fused) -> Tensor:
+        """Logits (B, Xc, Yc, slots) that the voxels are occupied."""
+        weight, slots = self.scores.weight[:, :, 0, 0], self.config.slots
+        drawn, gate, memory_gate = F.linear(fused.features, weight, self.scores.bias).split(slots, -1)
+        seen, remembered = fused.labels != FREE, fused.memory != FREE
+        return drawn + gate * seen + memory_gate * (remembered & ~seen)
+
+    def class_logits(self, fused: Fused, voxel: Tensor) -> Tensor:
+        """Class logits (N, 17) of some voxels (N,), positions in the flattened cells, given that they are occupied."""
+        return self._class_logits(fused, voxel)[:FREE].t()
+
+    def log_probabilities(self, fused: Fused, voxel: Tensor) -> Tensor:
+        """Log-probabilities (N, 18) of some voxels (N,), positions in the flattened cells."""
+        occupied = self.occupied_logits(fused).reshape(-1)[voxel].float()
+        classes = F.log_softmax(self.class_logits(fused, voxel).float(), 1)
+        return torch.cat((F.logsigmoid(occupied)[:, None] + classes, F.logsigmoid(-occupied)[:, None]), 1)
+
+    def labels(self, fused: Fused, logits: Tensor | None = None) -> Tensor:
+        """The most probable labels (B, X, Y, Z) uint8: occupied where that is likelier than free, then the class.
+
+        Args:
+            fused: what the read-outs work on.
+            logits: `quick_logits` of it, where somebody has them already.
+        """
+        voxel = positive_at((self.quick_logits(fused) if logits is None else logits).view(-1))
+        out = torch.full((fused.labels.numel(),), FREE, dtype=torch.uint8, device=fused.labels.device)
+        out[voxel] = best_class(self._class_logits(fused, voxel)[:FREE])
+        return from_cells(out.view(fused.labels.shape), self.config.patch, self.config.grid)
+
+    def quick_logits(self, fused: Fused) -> Tensor:
+        """`occupied_logits` (B, Xc, Yc, slots) up to rounding: gates are read where there is evidence only."""
+        slots, weight, bias = self.config.slots, self.scores.weight[:, :, 0, 0], self.scores.bias
+        assert bias is not None
+        logits = F.linear(fused.features, weight[:slots], bias[:slots]).view(-1)
+        seen, remembered = occupied_at(fused.labels), occupied_at(fused.memory)
+        gate, memory_gate = (slice(part * slots, (part + 1) * slots) for part in (1, 2))
+        here = logits.index_select(0, seen) + self._at(fused, seen, weight[gate], bias[gate], 1)[:, 0]
+        memory = self._at(fused, remembered, weight[memory_gate], bias[memory_gate], 1)[:, 0]
+        logits.index_add_(0, remembered, memory)
+        # Where both speak, only what was seen counts.
+        logits.index_copy_(0, seen, here)
+        return logits.view(fused.labels.shape)
+
+    def _class_logits(self, fused: Fused, voxel: Tensor) -> Tensor:
+        """Class logits (18, N) of voxels (N,); the last row takes what free evidence adds, and means nothing."""
+        rows = self._at(fused, voxel, self.classes.weight, self.classes.bias, self.config.class_embed)
+        drawn = F.pad(self.table, (0, 0, 0, 1)) @ rows.t()
+        for cells, trust in ((fused.labels, self.trust_class), (fused.memory, self.trust_memory)):
+            label = cells.reshape(-1).index_select(0, voxel).long()
+            drawn = drawn.scatter_add(0, label[None], trust.index_select(0, label)[None])
+        return drawn
+
+    def _at(self, fused: Fused, voxel: Tensor, weight: Tensor, bias: Tensor, width: int) -> Tensor:
+        """A linear read-out of the cells' features at some voxels only.
+
+        Args:
+            fused: features.
+            voxel: (N,) positions in the flattened cells, ascending or not.
+            weight, bias: to ``width`` numbers for each row of a cell: a row is a voxel, or the voxels of one height.
+
+        Returns:
+            (N, width).
+        """
+        features = fused.features.view(-1, fused.features.shape[-1])
+        cell, slot = quotient(voxel, self.config.slots)
+        some, place = torch.unique_consecutive(cell, return_inverse=True)
+        rows = weight.shape[0] // width
+        table = F.linear(features.index_select(0, some), weight, bias).view(-1, width)
+        return table.index_select(0, place * rows + quotient(slot, rows)[1])

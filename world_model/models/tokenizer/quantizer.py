@@ -1,0 +1,104 @@
+"""The intra-inter vector quantizer: residual quantization over scales, then over remembered frames.
+
+One codebook serves every stage (I2-World, ICCV 2025; residual stages over scales after VAR, Tian et al., NeurIPS 2024).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from world_model.models.tokenizer.config import TokenizerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantized:
+    """What the quantizer returns.
+
+    Attributes:
+        token: (B, C, Xl, Yl) the continuous map that the forecaster reads.
+        codes: per stage (B, x, y) long code numbers; spatial stages coarse to fine, then the temporal stages.
+        vq_loss: scalar, codebook plus commitment loss over the spatial stages.
+        inputs: per stage (B, x, y, C), what was quantized, without gradient.
+    """
+
+    token: Tensor
+    codes: list[Tensor]
+    vq_loss: Tensor
+    inputs: list[Tensor]
+
+
+class Quantizer(nn.Module):
+    """Spatial stages at rising resolution, then one stage per remembered frame."""
+
+    def __init__(self, config: TokenizerConfig, beta: float = 1.0) -> None:
+        super().__init__()
+        width = config.latent
+        self.beta = beta
+        self.spatial_divisors = config.spatial_divisors
+        self.embedding = nn.Embedding(config.codes, width)
+        self.quant_conv = nn.Conv2d(width, width, 1)
+        self.post_quant_conv = nn.Conv2d(width, width, 1)
+        self.recover_scale_conv = nn.ModuleList(nn.Conv2d(width, width, 1) for _ in config.spatial_divisors)
+        self.recover_time_conv = nn.ModuleList(nn.Conv2d(width, width, 1) for _ in range(config.memory))
+        nn.init.uniform_(self.embedding.weight, -1 / config.codes, 1 / config.codes)
+
+    def nearest(self, cells: Tensor) -> Tensor:
+        """Code numbers (...) nearest to vectors (..., C), by squared distance in float32."""
+        flat = cells.detach().reshape(-1, cells.shape[-1])
+        if flat.dtype in (torch.bfloat16, torch.float16):
+            flat = flat.float()
+        book = self.embedding.weight.detach().to(flat.dtype)
+        # |z|^2 is the same for every code, so it never decides.
+        distance = torch.addmm(book.square().sum(1), flat, book.t(), alpha=-2)
+        return distance.argmin(1).view(cells.shape[:-1])
+
+    def _stage(self, z: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Quantize (B, C, x, y): straight-through codes, the plain codes, and their numbers."""
+        code = self.nearest(z.permute(0, 2, 3, 1)) if given is None else given
+        plain = self.embedding(code).permute(0, 3, 1, 2).to(z.dtype)
+        return z + (plain - z).detach(), plain, code
+
+    def forward(self, latent: Tensor, history: Tensor, codes: Sequence[Tensor] | None = None) -> Quantized:
+        """Quantize encoder outputs.
+
+        The memory is encoder output, is not passed through quant_conv, and adds no loss (deviation 10).
+
+        Args:
+            latent: (B, C, Xl, Yl) encoder output.
+            history: (B, M, C, Xl, Yl) aligned memory, newest first.
+            codes: per stage (B, x, y) long, to be taken instead of the nearest ones.
+        """
+        size = latent.shape[-2:]
+        residual = self.quant_conv(latent)
+        total = torch.zeros_like(residual)
+        given = iter(codes if codes is not None else ())
+        chosen, inputs, losses = [], [], []
+        for divisor, recover in zip(self.spatial_divisors, self.recover_scale_conv, strict=True):
+            scaled = (size[0] // divisor, size[1] // divisor)
+            z = residual if divisor == 1 else _resize(residual, scaled)
+            through, plain, code = self._stage(z, next(given, None))
+            losses.append(F.mse_loss(plain.detach(), z) + self.beta * F.mse_loss(plain, z.detach()))
+            quantized = through if divisor == 1 else _resize(through, size)
+            total = total + recover(quantized)
+            residual = residual - quantized
+            chosen.append(code)
+            inputs.append(z.detach().permute(0, 2, 3, 1))
+        for i, recover in enumerate(self.recover_time_conv):
+            z = residual + history[:, i].to(residual.dtype)
+            through, _, code = self._stage(z, next(given, None))
+            total = total + recover(through)
+            residual = residual - through
+            chosen.append(code)
+            inputs.append(z.detach().permute(0, 2, 3, 1))
+        return Quantized(
+            token=self.post_quant_conv(total), codes=chosen, vq_loss=torch.stack(losses).mean(), inputs=inputs
+        )
+
+
+def _resize(x: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
+    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)

@@ -1,0 +1,76 @@
+"""A small U-Net on bird's-eye maps (Ronneberger et al., MICCAI 2015), and the sparse entry of labels into it."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from world_model.core.geometry import packed
+from world_model.core.grid import NUM_CLASSES, VoxelGrid
+from world_model.core.sparse import occupied_at, quotient
+from world_model.models.layers import ResidualBlock
+
+
+class LabelStem(nn.Module):
+    """Labels as a bird's-eye map: every occupied voxel adds a learned row for its class and place in the cell.
+
+    The same as embedding all voxels and a linear map per cell, at the cost of the one in twenty that is occupied.
+
+    Args:
+        slots: voxels of a cell.
+        channels: width of the map.
+    """
+
+    def __init__(self, slots: int, channels: int) -> None:
+        super().__init__()
+        self.slots, self.channels = slots, channels
+        self.rows = nn.Parameter(torch.randn(slots * NUM_CLASSES, channels) * 0.1)
+
+    def forward(self, cells: Tensor) -> Tensor:
+        """Labels in cells (B, Xc, Yc, slots) -> (B, Xc, Yc, C)."""
+        flat = cells.reshape(-1)
+        occupied = occupied_at(flat)
+        cell, slot = quotient(occupied, self.slots)
+        row = slot * NUM_CLASSES + flat.index_select(0, occupied)
+        count = torch.bincount(cell, minlength=len(flat) // self.slots)
+        total = F.embedding_bag(row, self.rows, count.cumsum(0) - count, mode="sum")
+        return total.view(*cells.shape[:3], self.channels)
+
+
+class UNet(nn.Module):
+    """Three levels, (B, width, X, Y) -> same; X and Y divisible by four. Levels are joined by sums, not by stacking."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.fine = nn.Conv2d(width, width, 3, padding=1)
+        self.down_1 = nn.Conv2d(width, 2 * width, 3, stride=2, padding=1)
+        self.middle = ResidualBlock(2 * width, 2 * width)
+        self.down_2 = nn.Conv2d(2 * width, 3 * width, 3, stride=2, padding=1)
+        self.coarse = nn.Sequential(ResidualBlock(3 * width, 3 * width), ResidualBlock(3 * width, 3 * width))
+        self.up_2 = nn.Conv2d(3 * width, 2 * width, 1)
+        self.middle_up = ResidualBlock(2 * width, 2 * width)
+        self.up_1 = nn.Conv2d(2 * width, width, 1)
+        self.fine_up = ResidualBlock(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        fine = x + self.fine(F.silu(x))
+        middle = self.middle(self.down_1(fine))
+        coarse = self.coarse(self.down_2(middle))
+        middle = self.middle_up(middle + F.interpolate(self.up_2(coarse), scale_factor=2.0))
+        return self.fine_up(fine + F.interpolate(self.up_1(middle), scale_factor=2.0))
+
+
+def to_cells(labels: Tensor, patch: int) -> Tensor:
+    """(B, X, Y, Z) -> (B, X/patch, Y/patch, patch * patch * Z)."""
+    batch, size_x, size_y, _ = labels.shape
+    columns = packed(labels)
+    split = columns.view(batch, size_x // patch, patch, size_y // patch, patch, -1).transpose(2, 3).contiguous()
+    return split.view(torch.uint8).view(batch, size_x // patch, size_y // patch, -1)
+
+
+def from_cells(cells: Tensor, patch: int, grid: VoxelGrid) -> Tensor:
+    """The inverse of `to_cells`."""
+    batch, rows, columns = cells.shape[:3]
+    split = packed(cells.view(batch, rows, columns, patch, patch, grid.shape[2]))
+    return split.transpose(2, 3).contiguous().view(torch.uint8).view(batch, *grid.shape)

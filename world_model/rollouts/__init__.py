@@ -1,0 +1,1 @@
+"""Drive worlds: one batched loop for every purpose."""

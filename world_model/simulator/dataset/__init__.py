@@ -1,0 +1,1 @@
+"""What is written: nuScenes tables, labels, the calibration report."""

@@ -1,0 +1,144 @@
+"""What a synthetic data set contains: which scenes, in which towns, driven how, with which pauses between keyframes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from world_model.core.errors import ConfigError
+from world_model.simulator.simulator import Simulator, SimulatorConfig
+from world_model.simulator.state import SimState
+from world_model.simulator.traffic.wild import TAME_STEPS, WILD_STEPS, is_wild, wild_motion
+
+GENERATOR_VERSION = 2
+"""Raised whenever equal options would give other scenes than before: such data is another data set."""
+HELD_OUT_TOWNS = 1_000_000
+"""Towns of the held-out scenes are numbered from here, so that no training scene ever lies in one."""
+START_US = 1_500_000_000_000_000
+GAPS_S = (0.5, 0.4, 0.45, 0.55, 0.6)
+KEEP_EVERY = 4
+"""Keyframes between two kept states of a scene: a quarter of a megabyte each, against a few milliseconds per step."""
+GAP_SHARES = (0.9, 0.025, 0.025, 0.025, 0.025)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetConfig:
+    """What a synthetic data set contains.
+
+    Args:
+        scenes: how many scenes of about 20 s. seed: everything follows from it and a scene's number.
+        version: name of the table folder, such as v1.0-mini.
+        val_fraction: share of the scenes, at the end, that are held out.
+        wild: share of the training scenes that are driven as nobody would (`world_model.simulator.traffic.wild`);
+            these are shorter, and the calibration report leaves them out.
+        simulator: the simulator's own options.
+    """
+
+    scenes: int = 10
+    seed: int = 0
+    version: str = "v1.0-mini"
+    val_fraction: float = 0.2
+    wild: float = 0.0
+    simulator: SimulatorConfig = field(default_factory=SimulatorConfig)
+
+    def __post_init__(self) -> None:
+        if self.scenes < 1 or not 0 <= self.val_fraction < 1 or self.seed < 0 or not 0 <= self.wild < 1:
+            raise ConfigError(
+                f"scenes={self.scenes}, seed={self.seed}, val_fraction={self.val_fraction}, wild={self.wild}",
+                "scenes >= 1, seed >= 0, 0 <= val_fraction < 1 and 0 <= wild < 1",
+                "correct these options",
+            )
+
+    @property
+    def held_out(self) -> int:
+        """Number of held-out scenes; at least one if there are two scenes and any share is asked for."""
+        wanted = round(self.scenes * self.val_fraction)
+        return min(self.scenes - 1, max(wanted, int(self.val_fraction > 0)))
+
+    def town(self, scene: int) -> int:
+        """Town of a scene: training and held-out scenes never share one."""
+        first = self.scenes - self.held_out
+        per = self.simulator.scenes_per_town
+        return scene // per if scene < first else HELD_OUT_TOWNS + (scene - first) // per
+
+    def is_wild(self, scene: int) -> bool:
+        """Whether a scene is driven as nobody would; held-out ones never are."""
+        return scene < self.scenes - self.held_out and is_wild(scene, self.wild)
+
+    def gaps(self, scene: int) -> NDArray[np.float64]:
+        """Seconds between the keyframes of a scene: 0.5 in nine of ten cases, else 0.40-0.60."""
+        gaps = frame_gaps(self.seed, scene)
+        return gaps[: TAME_STEPS + WILD_STEPS] if self.is_wild(scene) else gaps
+
+    def keyframes(self, scene: int) -> int:
+        """Number of keyframes of a scene."""
+        return len(self.gaps(scene)) + 1
+
+    def name(self, scene: int) -> str:
+        """Scene name as nuScenes writes it."""
+        return f"scene-{scene + 1:04d}"
+
+    def splits(self) -> dict[str, list[str]]:
+        """Scene names of both splits."""
+        names = [self.name(i) for i in range(self.scenes)]
+        first = self.scenes - self.held_out
+        return {"train": names[:first], "val": names[first:]}
+
+
+def frame_gaps(seed: int, scene: int) -> NDArray[np.float64]:
+    """Seconds between the 39-41 keyframes of a whole scene; see `DatasetConfig.gaps`."""
+    rng = np.random.default_rng([seed, scene, 303])
+    return rng.choice(GAPS_S, int(rng.integers(38, 41)), p=GAP_SHARES)
+
+
+def scene_states(
+    config: DatasetConfig, scene: int, simulator: Simulator | None = None
+) -> Iterator[tuple[SimState, int]]:
+    """The keyframes of a scene as it is driven: states and timestamps in microseconds."""
+    time_us = START_US + scene * 60_000_000
+    gaps = config.gaps(scene)
+    drive = SceneDrive(config, scene, simulator)
+    for number in range(len(gaps) + 1):
+        time_us += round(float(gaps[number - 1]) * 1e6) if number else 0
+        yield drive.at(number), time_us
+
+
+class SceneDrive:
+    """A scene of a data set, simulated as far as anybody asks; some states are kept, so that it can be taken up again.
+
+    Args:
+        config: the data set.
+        scene: number of the scene.
+        simulator: None makes one.
+    """
+
+    def __init__(self, config: DatasetConfig, scene: int, simulator: Simulator | None = None) -> None:
+        self.config, self.scene, self.gaps = config, scene, config.gaps(scene)
+        self.simulator = simulator or Simulator(config.simulator)
+        self._kept: dict[int, SimState] = {}
+        self._latest: tuple[int, SimState] | None = None
+
+    def at(self, keyframe: int) -> SimState:
+        """The state at a keyframe."""
+        if not self._kept:
+            self._kept[0] = self.simulator.reset(self.config.seed, self.scene, self.config.town(self.scene))
+        begin = max(k for k in self._kept if k <= keyframe)
+        state = self._kept[begin]
+        if self._latest and begin <= self._latest[0] <= keyframe:
+            begin, state = self._latest
+        for number in range(begin + 1, keyframe + 1):
+            state = self._next(state, number)
+            if number % KEEP_EVERY == 0 or number == TAME_STEPS:
+                self._kept[number] = state
+        self._latest = keyframe, state
+        return state
+
+    def _next(self, state: SimState, number: int) -> SimState:
+        gap = float(self.gaps[number - 1])
+        if number <= TAME_STEPS or not self.config.is_wild(self.scene):
+            return self.simulator.step(state, dt_s=gap)
+        motion = wild_motion(state, self._kept[TAME_STEPS], self.config.seed, gap)
+        return self.simulator.step(state, motion, dt_s=gap)

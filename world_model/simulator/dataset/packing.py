@@ -1,0 +1,53 @@
+"""Labels as the bytes of an npz file: compressed fast, with no clock inside, so that equal labels give equal bytes."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from world_model.simulator.sensing.labels import Labels
+
+DEFLATED, VERSION, DOS_DATE = 8, 20, 33
+"""Zip's numbers for deflate, for the version that unpacks it, and for 1 January 1980."""
+MEMORY_LEVEL = 7
+"""Of zlib: smaller tables than its default stay in the fastest cache; a tenth faster at the same size."""
+LOCAL, CENTRAL, END = "<4s5H3L2H", "<4s6H3L5H2L", "<4s4H2LH"
+
+
+def label_bytes(labels: Labels) -> bytes:
+    """What ``np.savez_compressed`` would write, with zlib's fastest level."""
+    return npz_bytes({k: getattr(labels, k) for k in ("semantics", "mask_lidar", "mask_camera")})
+
+
+def npz_bytes(arrays: dict[str, NDArray[np.uint8]]) -> bytes:
+    """Arrays by name -> an npz that ``np.load`` reads.
+
+    The zip container is written here, because ``zipfile`` offers no choice of the memory level and copies every array.
+    """
+    body, directory, offset = [], [], 0
+    for name, array in arrays.items():
+        head = _header(array.shape, array.dtype.str)
+        packer = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS, MEMORY_LEVEL)
+        data = np.ascontiguousarray(array).data.cast("B")
+        packed = packer.compress(head) + packer.compress(data) + packer.flush()
+        check, size = zlib.crc32(data, zlib.crc32(head)), len(head) + len(data)
+        label = f"{name}.npy".encode()
+        common = (VERSION, 0, DEFLATED, 0, DOS_DATE, check, len(packed), size, len(label), 0)
+        body += [struct.pack(LOCAL, b"PK\x03\x04", *common), label, packed]
+        directory += [struct.pack(CENTRAL, b"PK\x01\x02", VERSION, *common, 0, 0, 0, 0o600 << 16, offset), label]
+        offset += 30 + len(label) + len(packed)
+    index = b"".join(directory)
+    end = struct.pack(END, b"PK\x05\x06", 0, 0, len(arrays), len(arrays), len(index), offset, 0)
+    return b"".join([*body, index, end])
+
+
+@lru_cache(maxsize=8)
+def _header(shape: tuple[int, ...], dtype: str) -> bytes:
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": dtype, "fortran_order": False, "shape": shape})
+    return stream.getvalue()

@@ -1,0 +1,75 @@
+"""The calibration picture: a few frames from above and bars of synthetic against real shares."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from world_model.core.files import atomic_write
+from world_model.core.grid import CLASS_COLORS, CLASS_ID, FREE
+from world_model.data.labels import read_labels
+from world_model.simulator.dataset.calibration import SceneStatistics
+from world_model.simulator.dataset.config import DatasetConfig
+from world_model.simulator.dataset.export import part_path
+
+REAL_SHARES = {
+    "car": 0.149,
+    "pedestrian": 0.024,
+    "barrier": 0.022,
+    "construction_vehicle": 0.065,
+    "driveable_surface": 1.27,
+    "other_flat": 0.065,
+    "sidewalk": 0.145,
+    "terrain": 0.49,
+    "manmade": 1.49,
+    "vegetation": 1.085,
+}
+"""Mean of the two real frames, % of the grid."""
+REAL_LEVELS = (0, 1.1, 27.0, 6.6, 5.8, 4.9, 3.9, 3.6, 3.1, 2.9, 3.1, 3.2, 3.2, 3.3, 2.5, 2.7)
+
+
+def from_above(semantics: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(X, Y, 3) picture of the highest voxels, forward up and left to the left."""
+    occupied = semantics != FREE
+    top = semantics.shape[2] - 1 - occupied[:, :, ::-1].argmax(2)
+    label = np.where(occupied.any(2), np.take_along_axis(semantics, top[..., None], 2)[..., 0], FREE)
+    return np.array(CLASS_COLORS, np.uint8)[label][::-1, ::-1]
+
+
+def write_picture(root: Path, config: DatasetConfig, statistics: SceneStatistics) -> None:
+    """Write ``calibration.png`` into a finished data set."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(16, 11))
+    FigureCanvasAgg(figure)
+    grid = figure.add_gridspec(3, 4)
+    for k, scene in enumerate(np.linspace(0, config.scenes - 1, 8).astype(int)):
+        samples = json.loads(part_path(root, config, int(scene)).read_text())["tables"]["sample"]
+        frame = (5 + 4 * k) % len(samples)  # wild scenes are shorter
+        sample = samples[frame]["token"]
+        axes = figure.add_subplot(grid[k // 4, k % 4])
+        axes.imshow(from_above(read_labels(root / "gts" / config.name(int(scene)) / sample / "labels.npz")))
+        axes.set_title(f"{config.name(int(scene))}, frame {frame}", fontsize=9)
+        axes.axis("off")
+    shares, names = 100 * statistics.mean("class"), list(REAL_SHARES)
+    axes = figure.add_subplot(grid[2, :2])
+    place = np.arange(len(names))
+    axes.bar(place - 0.2, [shares[CLASS_ID[n]] for n in names], 0.4, label="synthetic")
+    axes.bar(place + 0.2, list(REAL_SHARES.values()), 0.4, label="real (2 frames)")
+    axes.set_xticks(place, [n.replace("_", "\n") for n in names], fontsize=7)
+    axes.set_ylabel("% of the grid")
+    axes.legend()
+    axes = figure.add_subplot(grid[2, 2:])
+    place = np.arange(16)
+    axes.bar(place - 0.2, 100 * statistics.mean("level"), 0.4, label="synthetic")
+    axes.bar(place + 0.2, REAL_LEVELS, 0.4, label="real (frame A)")
+    axes.set_xlabel("z level")
+    axes.set_ylabel("occupied, %")
+    axes.legend()
+    figure.tight_layout()
+    with atomic_write(root / "calibration.png") as stream:
+        figure.savefig(stream, format="png", dpi=80)

@@ -1,0 +1,184 @@
+"""Statistics of scenes: shares, coverage, masks, agents, ego motion, and how much neighbouring keyframes overlap."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from world_model.core.grid import CLASS_ID, FREE, NUM_CLASSES, OCC3D
+from world_model.simulator.sensing.crop import turned_cells
+from world_model.simulator.sensing.labels import Labels
+
+Floats = NDArray[np.floating]
+AGENTS = (
+    "car",
+    "truck",
+    "bus",
+    "trailer",
+    "construction_vehicle",
+    "motorcycle",
+    "bicycle",
+    "pedestrian",
+    "traffic_cone",
+    "barrier",
+)
+WARP_EVERY = 3
+"""The overlap of neighbouring keyframes is measured at every third pair."""
+RINGS_M = (0, 10, 20, 30, 40, 100)
+
+
+def _ring_index() -> NDArray[np.int64]:
+    axis = OCC3D.lower_m[0] + OCC3D.voxel_m * (np.arange(OCC3D.shape[0]) + 0.5)
+    return (np.digitize(np.hypot(axis[:, None], axis[None]), RINGS_M) - 1).reshape(-1)
+
+
+RING = _ring_index()
+RING_COLUMNS = np.bincount(RING, minlength=5)
+ONES = np.uint64(0x0101010101010101)
+
+
+def levels_in(mask: NDArray[np.uint8]) -> Floats:
+    """(X*Y,) sums of a mask (X, Y, 16) of zeros and ones over each column."""
+    # Eight bytes at once: the product's highest byte is the sum of all bytes.
+    halves = (np.ascontiguousarray(mask).reshape(-1).view(np.uint64) * ONES) >> np.uint64(56)
+    return halves.reshape(-1, 2).astype(np.float32).sum(1)
+
+
+def warp(labels: NDArray[np.uint8], from_pose: Floats, to_pose: Floats) -> NDArray[np.uint8]:
+    """Nearest-neighbour planar warp of labels (X, Y, 16) from one ego pose (4, 4) to another; free outside."""
+    relative = np.linalg.inv(from_pose) @ to_pose
+    nx, ny, nz = OCC3D.shape
+    yaw = float(np.arctan2(relative[1, 0], relative[0, 0]))
+    i, j = turned_cells(float(relative[0, 3]), float(relative[1, 3]), yaw, OCC3D.lower_m[:2])
+    outside = (i.view(np.uint32) >= nx) | (j.view(np.uint32) >= ny)
+    i *= ny
+    i += j
+    i[outside] = nx * ny
+    columns = np.concatenate([labels.reshape(-1), np.full(nz, FREE, np.uint8)]).view(np.complex128)
+    return columns.take(i.astype(np.intp)).view(np.uint8).reshape(labels.shape)
+
+
+def overlap(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> Floats:
+    """(2, NUM_CLASSES) intersection and union of each class; the last column counts occupied voxels of any class."""
+    a, b = a.reshape(-1), b.reshape(-1)
+    counts = np.stack([_occupied_counts(a), _occupied_counts(b)])
+    same = _occupied_counts(np.where(a == b, a, np.uint8(FREE)))
+    both = np.count_nonzero((a != FREE) & (b != FREE))
+    union = counts.sum(0) - same
+    same[FREE], union[FREE] = both, counts.sum() - both
+    return np.stack([same, union]).astype(float)
+
+
+def _occupied_counts(flat: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """(NUM_CLASSES,) voxels of each class but free."""
+    return np.bincount(flat[flat != FREE], minlength=NUM_CLASSES)
+
+
+class SceneStatistics:
+    """Sums over frames, mergeable over scenes in any order."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Floats] = {}
+        self.lists: dict[str, list[Any]] = {"boxes": [], "per_class": [], "speeds": [], "ego": []}
+        self._previous: tuple[NDArray[np.uint8], Floats] | None = None
+        self._ego: list[tuple[float, float, float, float]] = []
+        self._frames = 0
+
+    def _add(self, name: str, value: Any) -> None:
+        value = np.asarray(value, float)
+        self.sums[name] = self.sums[name] + value if name in self.sums else value
+
+    def add(self, labels: Labels, boxes: NDArray[np.void], pose: Floats, time_us: int) -> None:
+        """Count one keyframe: labels and boxes in the ego frame, pose (4, 4), timestamp in microseconds."""
+        semantics, nz = labels.semantics, labels.semantics.shape[2]
+        voxel = np.flatnonzero(semantics != FREE)
+        label, column = semantics.reshape(-1).take(voxel), voxel // nz
+        counts = np.bincount(label, minlength=NUM_CLASSES)
+        counts[FREE] = semantics.size - len(voxel)
+        self._add("frames", 1)
+        self._add("class", counts / semantics.size)
+        self._add("level", np.bincount(voxel % nz, minlength=nz) / len(RING))
+        drive, anything = np.zeros(len(RING), bool), np.zeros(len(RING), bool)
+        drive[column[label == CLASS_ID["driveable_surface"]]], anything[column] = True, True
+        self._add("columns", [anything.mean(), drive.mean()])
+        self._add("drive_ring", np.bincount(RING, drive, 5) / RING_COLUMNS)
+        camera = levels_in(labels.mask_camera) / nz
+        self._add("camera_ring", np.bincount(RING, camera, 5) / RING_COLUMNS)
+        inside = [m.reshape(-1).take(voxel).sum() / max(1, len(voxel)) for m in (labels.mask_lidar, labels.mask_camera)]
+        self._add("masks", [levels_in(labels.mask_lidar).mean() / nz, camera.mean(), *inside])
+        self._boxes(boxes)
+        self._ego.append((time_us * 1e-6, pose[0, 3], pose[1, 3], float(np.arctan2(pose[1, 0], pose[0, 0]))))
+        if self._previous is not None and self._frames % WARP_EVERY == 1:
+            before, from_pose = self._previous
+            pairs = {"warp": overlap(warp(before, from_pose, pose), semantics), "copy": overlap(before, semantics)}
+            compared = 3.0 < np.hypot(*(pose[:2, 3] - from_pose[:2, 3])) < 5.5
+            for name, table in pairs.items():
+                self._add(f"all_{name}", table)
+                self._add(name, table * compared)
+        self._previous = (semantics, pose)
+        self._frames += 1
+
+    def _boxes(self, boxes: NDArray[np.void]) -> None:
+        square = boxes[(np.abs(boxes["center"][:, :2]) < 40).all(1)]
+        label, speed = square["label"], np.hypot(*square["velocity"].T)
+        moves, ids = speed > 0.5, [CLASS_ID[a] for a in AGENTS]
+        per_class = np.bincount(label, minlength=NUM_CLASSES)[ids]
+        self.lists["boxes"].append(len(square))
+        self.lists["per_class"].append(per_class.tolist())
+        self._add("moving", np.bincount(label[moves], minlength=NUM_CLASSES)[ids])
+        self._add("size", np.stack([np.bincount(label, w, NUM_CLASSES)[ids] for w in square["size"].T], -1))
+        self.lists["speeds"] += [[int(c), round(float(v), 2)] for c, v in zip(label[moves], speed[moves], strict=True)]
+
+    def result(self) -> dict[str, Any]:
+        """JSON-ready numbers of what was added."""
+        return {
+            "sums": {k: v.tolist() for k, v in self.sums.items()},
+            "lists": {**self.lists, "ego": [np.round(self._ego, 4).tolist()]},
+        }
+
+    def merge(self, other: Mapping[str, Any]) -> None:
+        """Add another scene's ``result()``."""
+        for k, v in other["sums"].items():
+            self._add(k, v)
+        for k, v in other["lists"].items():
+            self.lists[k] += v
+
+    def mean(self, name: str) -> Floats:
+        """Mean over frames of a summed quantity."""
+        return self.sums[name] / self.sums["frames"]
+
+    def iou(self, name: str) -> Floats:
+        """(NUM_CLASSES,) overlap of neighbouring keyframes; the last entry is binary occupancy.
+
+        Args:
+            name: "warp" or "copy" for keyframes 3-5.5 m apart, "all_warp" or "all_copy" for all.
+        """
+        same, union = self.sums[name]
+        return same / np.maximum(union, 1)
+
+    def ego(self) -> dict[str, Floats]:
+        """Ego motion of all scenes: forward metres, speed, accelerations, yaw steps and 3 s offsets."""
+        out: dict[str, list[Any]] = {
+            k: []
+            for k in ("forward", "speed", "accel", "lateral", "yaw_deg", "forward_3s", "left_3s", "stops", "never")
+        }
+        for track in self.lists["ego"]:
+            t, x, y, yaw = np.array(track).T
+            dt, dx, dy = np.diff(t), np.diff(x), np.diff(y)
+            forward = np.cos(yaw[:-1]) * dx + np.sin(yaw[:-1]) * dy
+            speed, turn = forward / dt, (np.diff(yaw) + np.pi) % (2 * np.pi) - np.pi
+            out["forward"] += list(forward * 0.5 / dt)
+            out["speed"] += list(speed)
+            out["accel"] += list(np.diff(speed) / dt[1:])
+            out["lateral"] += list(speed * turn / dt)
+            out["yaw_deg"] += list(np.abs(np.rad2deg(turn)))
+            c, s, dx, dy = np.cos(yaw[:-6]), np.sin(yaw[:-6]), x[6:] - x[:-6], y[6:] - y[:-6]
+            out["forward_3s"] += list(c * dx + s * dy)
+            out["left_3s"] += list(c * dy - s * dx)
+            still = speed < 0.2
+            out["stops"].append(float(still.any()))
+            out["never"].append(float(still.all()))
+        return {k: np.array(v) for k, v in out.items()}

@@ -1,0 +1,1 @@
+"""What is seen: crops of the town, visibility, labels."""

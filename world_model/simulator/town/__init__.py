@@ -1,0 +1,1 @@
+"""What stands: streets, paths, buildings, trees."""

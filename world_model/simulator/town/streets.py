@@ -1,0 +1,78 @@
+"""The streets of a town: a bent grid with some links missing, each with its lanes, parking strips and sidewalks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from world_model.simulator.polylines import resample
+from world_model.simulator.town.paths import Floats
+
+LANE_WIDTH_M = 3.5
+PARKING_WIDTH_M = 2.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Street:
+    """A street between two junctions.
+
+    Args:
+        ends: the two node numbers.
+        line: (n, 2) centre-line from node to node, about 1 m between points, metres.
+        lanes: lanes in each direction.
+        half_width_m: centre-line to kerb, parking strip included.
+        parking: whether parking strips lie along both kerbs.
+        sidewalk_m: width of the sidewalks.
+    """
+
+    ends: tuple[int, int]
+    line: Floats
+    lanes: int
+    half_width_m: float
+    parking: bool
+    sidewalk_m: float
+
+
+def draw_street(nodes: Floats, ends: tuple[int, int], rng: np.random.Generator, wide: float) -> Street:
+    """A street between two nodes; ``wide`` is the town's chance of a second lane."""
+    a, b = nodes[list(ends)]
+    across = np.array([-(b - a)[1], (b - a)[0]])
+    bow = np.clip(rng.normal(0, 0.07), -0.16, 0.16) * (rng.random() < 0.7)
+    middle = (a + b) / 2 + across * bow
+    t = np.linspace(0, 1, 60)[:, None]
+    line = resample((1 - t) ** 2 * a + 2 * (1 - t) * t * middle + t**2 * b)
+    lanes = 1 + int(rng.random() < wide) + int(rng.random() < wide * 0.3)
+    parking = bool(rng.random() < 0.6)
+    half = lanes * LANE_WIDTH_M + (PARKING_WIDTH_M if parking else 0.6)
+    return Street(
+        ends=ends, line=line, lanes=lanes, half_width_m=half, parking=parking, sidewalk_m=float(rng.uniform(1.6, 3.2))
+    )
+
+
+def draw_edges(n: int, rng: np.random.Generator, drop: float) -> list[tuple[int, int]]:
+    """Edges of an n x n grid with some dropped; every node keeps two neighbours and the graph stays connected."""
+    edges = [(i * n + j, i * n + j + 1) for i in range(n) for j in range(n - 1)]
+    edges += [(i * n + j, (i + 1) * n + j) for i in range(n - 1) for j in range(n)]
+    kept = edges
+    for k in rng.permutation(len(edges))[: int(drop * len(edges))]:
+        rest = [e for e in kept if e != edges[k]]
+        if _two_connected(rest, n * n):
+            kept = rest
+    return kept
+
+
+def _two_connected(edges: list[tuple[int, int]], nodes: int) -> bool:
+    near: list[list[int]] = [[] for _ in range(nodes)]
+    for a, b in edges:
+        near[a].append(b)
+        near[b].append(a)
+    if min(len(x) for x in near) < 2:
+        return False
+    seen, stack = {0}, [0]
+    while stack:
+        for b in near[stack.pop()]:
+            if b not in seen:
+                seen.add(b)
+                stack.append(b)
+    return len(seen) == nodes

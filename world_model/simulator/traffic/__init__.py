@@ -1,0 +1,1 @@
+"""What moves: vehicles, pedestrians, and the ego driver."""

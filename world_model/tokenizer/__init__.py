@@ -1,7 +1,0 @@
-"""Labels <-> tokens."""
-
-from world_model.tokenizer.config import PRESETS, TINY_GRID, TokenizerConfig, base, nano, tiny
-from world_model.tokenizer.memory import Memory
-from world_model.tokenizer.tokenizer import Encoded, Tokenizer
-
-__all__ = ["PRESETS", "TINY_GRID", "Encoded", "Memory", "Tokenizer", "TokenizerConfig", "base", "nano", "tiny"]
