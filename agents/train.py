@@ -15,6 +15,7 @@ import matplotlib
 import numpy as np
 import torch
 import tyro
+from numpy.typing import NDArray
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
@@ -257,7 +258,7 @@ def _load(options: Train, venv: VecEnv, device: str) -> PPO:
         raise CheckpointError(f"{path} cannot be read ({error})", "a model zip of stable-baselines3", remedy) from error
 
 
-def _draw(rows: np.ndarray, path: Path) -> None:
+def _draw(rows: NDArray[Any], path: Path) -> None:
     """Learning curve: means over a sliding window of episodes."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), constrained_layout=True)
     window = max(1, min(50, len(rows) // 4))

@@ -6,8 +6,8 @@ import logging
 from typing import Any, ClassVar
 
 import gymnasium as gym
-import numpy as np
 from gymnasium.error import ResetNeeded
+from numpy.typing import NDArray
 
 from ii_world_env.engine import State
 from ii_world_env.faces.config import EnvConfig
@@ -18,7 +18,7 @@ from world_model.core.errors import OptionError
 RENDER_MODES = ("rgb_array",)
 
 
-class IIWorldEnv(gym.Env[Any, np.ndarray]):
+class IIWorldEnv(gym.Env[Any, NDArray[Any]]):
     """
     ## Description
     The ego vehicle drives through a city street that is forecast, not recorded: from two seconds of observed 3D
@@ -200,7 +200,7 @@ class IIWorldEnv(gym.Env[Any, np.ndarray]):
         return self.episodes.state
 
     @property
-    def occupancy(self) -> np.ndarray:
+    def occupancy(self) -> NDArray[Any]:
         """The forecast occupancy (X, Y, Z) uint8 in the current ego frame, a copy."""
         return self.episodes.occupancy(0)
 
@@ -238,7 +238,7 @@ class IIWorldEnv(gym.Env[Any, np.ndarray]):
             seen = self._observe()
         return seen, float(out.reward[0]), bool(out.terminated[0]), bool(out.truncated[0]), pick(out.infos, 0)
 
-    def render(self) -> np.ndarray | None:
+    def render(self) -> NDArray[Any] | None:
         """Bird's eye, perspective, path, route and a line of text, (430, 960, 3) uint8; None without a render mode."""
         if self.render_mode is None:
             logging.getLogger(__name__).warning(

@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
+from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
@@ -71,7 +72,7 @@ class IIWorldVecEnv(VecEnv):
         self._reset_options()
         return observation
 
-    def step_async(self, actions: np.ndarray) -> None:
+    def step_async(self, actions: NDArray[Any]) -> None:
         """Take note of (N, ...) actions."""
         self.actions = actions
 
@@ -110,7 +111,7 @@ class IIWorldVecEnv(VecEnv):
         """Never: an environment in a batch has no wrappers of its own."""
         return [False for _ in self._chosen(indices)]
 
-    def get_images(self) -> Sequence[np.ndarray | None]:
+    def get_images(self) -> Sequence[NDArray[Any] | None]:
         """A picture of every environment, or None without a render mode."""
         return self.env_method("render")
 

@@ -11,6 +11,7 @@ from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
 
 from ii_world_env.engine import State
 from ii_world_env.env import IIWorldEnv, check_render_mode
@@ -20,10 +21,10 @@ from ii_world_env.faces.infos import merge, take
 from world_model.core.errors import ConfigError, OptionError
 
 Seeds = int | Sequence[int | None] | None
-Step = tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]
+Step = tuple[Any, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]
 
 
-class IIWorldVectorEnv(VectorEnv[Any, Any, np.ndarray]):
+class IIWorldVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
     """
     ## Description
     N environments of `IIWorldEnv` in one process, with one copy of the weights and one model forward per step:
@@ -122,7 +123,7 @@ class IIWorldVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         return self.episodes.state
 
     @property
-    def occupancy(self) -> np.ndarray:
+    def occupancy(self) -> NDArray[Any]:
         """The forecast occupancy (N, X, Y, Z) uint8, each in its current ego frame, a copy."""
         return self.episodes.occupancy(slice(None))
 
@@ -191,7 +192,7 @@ class IIWorldVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         with self.episodes.all_or_nothing():
             return self._step(actions)
 
-    def render(self) -> tuple[np.ndarray, ...] | None:
+    def render(self) -> tuple[NDArray[Any], ...] | None:
         """One picture for each environment, as in `IIWorldEnv.render`; None without a render mode."""
         self._check_open()
         if self.render_mode is None:
@@ -240,7 +241,7 @@ class IIWorldVectorEnv(VectorEnv[Any, Any, np.ndarray]):
             return self.episodes.observe(), out.reward, out.terminated, out.truncated, infos
         return self._finish_same(out)
 
-    def _step_next(self, actions: Any, ended: np.ndarray) -> Step:
+    def _step_next(self, actions: Any, ended: NDArray[Any]) -> Step:
         """A step in which the environments that ended before only reset."""
         tensor = self.episodes.actions(actions, ignored=ended)
         rows, running = np.flatnonzero(ended).tolist(), np.flatnonzero(~ended).tolist()
@@ -296,7 +297,7 @@ class SubEnvironment:
         return self._owner.state.index(self._row)
 
     @property
-    def occupancy(self) -> np.ndarray:
+    def occupancy(self) -> NDArray[Any]:
         """(X, Y, Z) uint8, see `IIWorldEnv.occupancy`."""
         return self._owner.episodes.occupancy(self._row)
 
@@ -315,7 +316,7 @@ class SubEnvironment:
         """Itself."""
         return self
 
-    def render(self) -> np.ndarray | None:
+    def render(self) -> NDArray[Any] | None:
         """Its picture, or None without a render mode."""
         return None if self._owner.render_mode is None else self._owner.episodes.picture(self._row)
 
@@ -356,7 +357,7 @@ def _seeds(seed: Seeds, count: int) -> list[int | None]:
     return seeds
 
 
-def _reset_mask(mask: Any, count: int) -> np.ndarray:
+def _reset_mask(mask: Any, count: int) -> NDArray[Any]:
     """Checked as Gymnasium's own vector environments check it."""
     if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
         kind = mask.dtype if isinstance(mask, np.ndarray) else type(mask).__name__

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import tyro
+from numpy.typing import NDArray
 
 from world_model.checkpoints.checkpoint import load_tokenizer
 from world_model.core.errors import IIWorldError
@@ -57,7 +59,7 @@ def encode_scenes(
     memory = model.empty_memory(len(scenes))
     with ThreadPoolExecutor(max_workers=2) as pool:
 
-        def read(step: int) -> list[np.ndarray]:
+        def read(step: int) -> list[NDArray[Any]]:
             frames = [index.frames(s)[step] for s in scenes if step < len(index.frames(s))]
             return [index.read_labels(f, model.config.grid.shape) for f in frames]
 

@@ -8,10 +8,11 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import tyro
+from numpy.typing import NDArray
 
 from world_model.core.errors import IIWorldError, OptionError
 from world_model.core.runtime import choose_device, keep_memory
@@ -246,7 +247,7 @@ class _Total:
     forecast: ForecastResult
     reconstruction: ReconstructionResult
     scenes: list[int]
-    by_scene: np.ndarray
+    by_scene: NDArray[Any]
 
     @classmethod
     def zero(cls, bench: Bench, scenes: list[int]) -> _Total:

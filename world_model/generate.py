@@ -7,10 +7,11 @@ import time
 import zlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import tyro
+from numpy.typing import NDArray
 
 from world_model.checkpoints.checkpoint import bundled_path
 from world_model.core.errors import IIWorldError, OptionError
@@ -178,7 +179,7 @@ def _control(options: Generate) -> str:
     return f"{options.steering}, edited ({edit})" if edit else options.steering
 
 
-def _way(options: Generate, given: np.ndarray | None) -> str:
+def _way(options: Generate, given: NDArray[Any] | None) -> str:
     """The part of the folder's name that tells ways of driving apart."""
     way = options.steering
     if given is not None:  # two trajectories must not share a folder
@@ -208,7 +209,7 @@ def _chosen(index: SceneIndex, options: Generate) -> list[int]:
     return [known[name] for name in options.scene]
 
 
-def _asked(options: Generate, index: SceneIndex, scene: str, given: np.ndarray | None = None) -> dict[str, object]:
+def _asked(options: Generate, index: SceneIndex, scene: str, given: NDArray[Any] | None = None) -> dict[str, object]:
     """What decides the result; a finished folder with the same answers need not be done again."""
     return {
         "scene": scene,
@@ -238,7 +239,7 @@ def _one_scene(
     world: World,
     index: SceneIndex,
     scene: int,
-    given: np.ndarray | None,
+    given: NDArray[Any] | None,
     options: Generate,
     folder: Path,
     asked: dict[str, object],
@@ -274,7 +275,7 @@ def _one_scene(
     print(f"  wrote {folder}", flush=True)
 
 
-def _steps(options: Generate, ahead: int, given: np.ndarray | None) -> int:
+def _steps(options: Generate, ahead: int, given: NDArray[Any] | None) -> int:
     """How far this drive goes."""
     limit = options.steps
     if not options.edit.changes:
@@ -290,8 +291,8 @@ def _steps(options: Generate, ahead: int, given: np.ndarray | None) -> int:
 
 
 def _motions(
-    options: Generate, clips: Clips, recorded: np.ndarray, given: np.ndarray | None, steps: int
-) -> np.ndarray | None:
+    options: Generate, clips: Clips, recorded: NDArray[Any], given: NDArray[Any] | None, steps: int
+) -> NDArray[Any] | None:
     """Motions to drive (H, 3) or (H, 4, 4); None where the log or the model decides."""
     if options.steering == "sampled":
         rng = np.random.default_rng([options.seed, clips.frame[0]])

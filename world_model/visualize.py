@@ -6,10 +6,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
+from numpy.typing import NDArray
 
 from world_model.core.errors import DataError, IIWorldError, OptionError
 from world_model.core.files import DAMAGED_NPZ
@@ -69,8 +70,8 @@ class Visualize:
 class _Forecast:
     """Labels of every moment, the observed start first where the file has it, with the poses of the ego."""
 
-    labels: list[np.ndarray]
-    poses: np.ndarray
+    labels: list[NDArray[Any]]
+    poses: NDArray[Any]
     first: int
 
     @property
@@ -106,7 +107,7 @@ def visualize(options: Visualize) -> list[Path]:
     return [write_png(_named(target, ".png"), picture)]
 
 
-def _keyframe(labels: np.ndarray, options: Visualize, path_m: np.ndarray | None = None) -> np.ndarray:
+def _keyframe(labels: NDArray[Any], options: Visualize, path_m: NDArray[Any] | None = None) -> NDArray[Any]:
     camera, grid = Camera(position_m=options.camera_m, target_m=options.target_m), _grid_of(labels)
     views = []
     if options.view != "bev":
@@ -118,7 +119,7 @@ def _keyframe(labels: np.ndarray, options: Visualize, path_m: np.ndarray | None 
     return beside(*views)
 
 
-def _labels(file: Path, mask: str) -> np.ndarray:
+def _labels(file: Path, mask: str) -> NDArray[Any]:
     keys = _keys(file)
     name = next((name for name, kind in LABEL_FORMATS.items() if kind.key in keys), None)
     if name is None:
@@ -142,7 +143,7 @@ def _forecasts(options: Visualize, target: Path) -> list[Path]:
         return [_moment([f for f in (ours, theirs) if f is not None], options, target)]
     names = [_short(file) for file in (options.file, options.against) if file is not None]
     both = [forecast for forecast in (ours, theirs) if forecast is not None]
-    rows: dict[str, Sequence[np.ndarray | None]] = {n: f.labels for n, f in zip(names, both, strict=True)}
+    rows: dict[str, Sequence[NDArray[Any] | None]] = {n: f.labels for n, f in zip(names, both, strict=True)}
     if len(rows) < len(both):
         names = ["first", "second"]
         rows = {n: f.labels for n, f in zip(names, both, strict=True)}
@@ -201,7 +202,7 @@ def _read_forecast(file: Path) -> _Forecast:
     return _Forecast(labels=labels, poses=poses[-len(labels) :], first=1 - len(start))
 
 
-def _start(file: Path, shape: tuple[int, ...]) -> np.ndarray:
+def _start(file: Path, shape: tuple[int, ...]) -> NDArray[Any]:
     start = _array(file, "start")
     if start.shape != shape or start.dtype.kind not in "iu" or start.min() < 0 or start.max() > FREE:
         raise DataError(
@@ -210,7 +211,7 @@ def _start(file: Path, shape: tuple[int, ...]) -> np.ndarray:
     return start
 
 
-def _grid_of(labels: np.ndarray) -> VoxelGrid:
+def _grid_of(labels: NDArray[Any]) -> VoxelGrid:
     """The grid of labels that do not say theirs: Occ3D's, or one with its voxels around the ego."""
     if labels.shape == OCC3D.shape:
         return OCC3D
@@ -240,7 +241,7 @@ def _keys(file: Path) -> set[str]:
         raise DataError(f"{file} cannot be read ({error})", "an npz file", "write or fetch it again") from error
 
 
-def _array(file: Path, key: str) -> np.ndarray:
+def _array(file: Path, key: str) -> NDArray[Any]:
     try:
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             return archive[key]

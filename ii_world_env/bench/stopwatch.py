@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ii_world_env.vector_env import IIWorldVectorEnv
@@ -113,7 +114,7 @@ def plans_per_s(envs: IIWorldVectorEnv) -> float:
     return envs.num_envs / median_s(lambda: envs.engine.rollout(envs.state, plans), device_of(envs), 3)
 
 
-def no_action(envs: IIWorldVectorEnv) -> np.ndarray:
+def no_action(envs: IIWorldVectorEnv) -> NDArray[Any]:
     """The action in the middle of its range, or the first choice, for every environment."""
     return np.zeros(envs.action_space.shape or (envs.num_envs,), envs.action_space.dtype)
 

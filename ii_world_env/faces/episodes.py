@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from gymnasium.error import ResetNeeded
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ii_world_env.engine import CAUSES, Engine, EngineConfig, State, StepOutput
@@ -45,9 +46,9 @@ class Stepped:
         infos: columns of all N.
     """
 
-    reward: np.ndarray
-    terminated: np.ndarray
-    truncated: np.ndarray
+    reward: NDArray[Any]
+    terminated: NDArray[Any]
+    truncated: NDArray[Any]
     infos: Columns
 
 
@@ -215,7 +216,7 @@ class Episodes:
         self.ended, self._reward = self.ended | terminated | truncated, reward.copy()
         return Stepped(reward=reward, terminated=terminated, truncated=truncated, infos=infos)
 
-    def actions(self, values: Any, ignored: np.ndarray | None = None) -> Tensor:
+    def actions(self, values: Any, ignored: NDArray[Any] | None = None) -> Tensor:
         """Actions of N agents as the engine takes them.
 
         Args:
@@ -253,7 +254,7 @@ class Episodes:
         seen = observations.observe(self.config.observation, state, self.engine.world, self.engine.config.footprint)
         return {name: _host(value) for name, value in seen.items()} if isinstance(seen, dict) else _host(seen)
 
-    def occupancy(self, i: int | slice) -> np.ndarray:
+    def occupancy(self, i: int | slice) -> NDArray[Any]:
         """The forecast occupancy (X, Y, Z) uint8 of one episode in its current ego frame, or (N, X, Y, Z); a copy.
 
         Where nobody has needed it yet, all N are decoded and kept.
@@ -261,7 +262,7 @@ class Episodes:
         self._state = self.engine.decoded(self.state)
         return _host(self._state.labels[i])
 
-    def picture(self, i: int) -> np.ndarray:
+    def picture(self, i: int) -> NDArray[Any]:
         """Bird's eye, perspective, path, route and a line of text; (430, 960, 3) uint8 for the Occ3D grid."""
         state = self.state.index(i)
         ahead = torch.arange(0.0, 60.0, 2.0, device=state.pose.device)[None] + state.progress_m[:, None]
@@ -308,7 +309,7 @@ class Episodes:
         needed = observations.OBSERVATION_MODES[self.config.observation].needs_labels
         return self.engine.decoded(state) if needed else state
 
-    def _over_limit(self, infos: Columns) -> np.ndarray:
+    def _over_limit(self, infos: Columns) -> NDArray[Any]:
         if self.limit is None:
             return np.zeros(self.count, np.bool_)
         return np.asarray(infos["time_s"]) >= 0.5 * self.limit
@@ -365,12 +366,12 @@ def _looked(outcome: Outcome) -> dict[str, Tensor]:
     return facts
 
 
-def _host(value: Tensor) -> np.ndarray:
+def _host(value: Tensor) -> NDArray[Any]:
     """A copy on the host: on a CPU ``.cpu()`` would share memory with the state."""
     return np.array(value.cpu().numpy())
 
 
-def _numbers(values: Any, shape: tuple[int, ...], mode: str) -> np.ndarray:
+def _numbers(values: Any, shape: tuple[int, ...], mode: str) -> NDArray[Any]:
     """A float64 copy of actions.
 
     Raises:

@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-Column = np.ndarray | list[Any] | dict[str, Any]
+Column = NDArray[Any] | list[Any] | dict[str, Any]
 Columns = dict[str, Column]
 
 
@@ -68,7 +69,7 @@ def unbatch(infos: Mapping[str, Any], i: int) -> dict[str, Any]:
     return found
 
 
-def _empty(column: np.ndarray | list[Any], count: int) -> np.ndarray:
+def _empty(column: NDArray[Any] | list[Any], count: int) -> NDArray[Any]:
     if isinstance(column, np.ndarray):
         return np.zeros((count, *column.shape[1:]), column.dtype)
     return np.full(count, None, dtype=object)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from world_model.core.grid import VoxelGrid
@@ -16,8 +19,14 @@ _TEXT = (226, 230, 240)
 
 
 def compose_frame(
-    labels: np.ndarray, grid: VoxelGrid, *, path_m: np.ndarray, route_m: np.ndarray, goal_m: np.ndarray, text: str
-) -> np.ndarray:
+    labels: NDArray[Any],
+    grid: VoxelGrid,
+    *,
+    path_m: NDArray[Any],
+    route_m: NDArray[Any],
+    goal_m: NDArray[Any],
+    text: str,
+) -> NDArray[Any]:
     """Draw one moment.
 
     Args:

@@ -10,9 +10,11 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ii_world_env.state.outcome import Outcome
@@ -127,7 +129,7 @@ def total(terms: dict[str, Tensor], batch: int) -> Tensor:
     return torch.stack(list(terms.values())).sum(0)
 
 
-def check_finite(name: str, term: np.ndarray) -> None:
+def check_finite(name: str, term: NDArray[Any]) -> None:
     """Refuse a term (N,) of the reward that nobody can learn from.
 
     Raises:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from world_model.core.errors import OutputError
 
@@ -85,7 +86,7 @@ def write_text(path: str | Path, text: str) -> None:
         stream.write(text.encode())
 
 
-def write_npz(path: str | Path, **arrays: np.ndarray) -> None:
+def write_npz(path: str | Path, **arrays: NDArray[Any]) -> None:
     """Write a compressed npz, atomically."""
     with atomic_write(path) as stream:
         np.savez_compressed(stream, **arrays)

@@ -8,17 +8,18 @@ is exact and undoes itself. Mirroring along y swaps left and right; mirroring al
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from world_model.core.errors import ConfigError
 from world_model.core.grid import VoxelGrid
 from world_model.data.clips import Clips
 
-Array = TypeVar("Array", np.ndarray, Tensor)
+Array = TypeVar("Array", NDArray[Any], Tensor)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,10 @@ Class-balanced sampling as in CBGS (Zhu et al., 2019): draw a class, then a fram
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from world_model.data.index import SceneIndex
 
@@ -19,7 +22,7 @@ class BalancedFrames:
         reach_m: objects farther away, along x or y, do not count: their labels are mostly missing.
     """
 
-    def __init__(self, index: SceneIndex, frames: np.ndarray, reach_m: float = 30.0) -> None:
+    def __init__(self, index: SceneIndex, frames: NDArray[Any], reach_m: float = 30.0) -> None:
         near = (np.abs(index.box_center_m[:, :2]) < reach_m).all(1)
         frame_of_box = np.repeat(np.arange(len(index.token)), np.diff(index.box_start))
         allowed = np.zeros(len(index.token), bool)
@@ -31,7 +34,7 @@ class BalancedFrames:
             if len(chosen):
                 self.groups.append(chosen)
 
-    def draw(self, count: int, rng: np.random.Generator) -> np.ndarray:
+    def draw(self, count: int, rng: np.random.Generator) -> NDArray[Any]:
         """Frame numbers (count,): each from a group drawn at random (all frames, or those that show one class)."""
         groups = rng.integers(len(self.groups), size=count)
         return np.array([self.groups[g][rng.integers(len(self.groups[g]))] for g in groups])

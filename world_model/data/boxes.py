@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from world_model.core.grid import VoxelGrid
 from world_model.data.index import Boxes
@@ -27,7 +29,7 @@ def advance(boxes: Boxes, seconds: float) -> Boxes:
     return replace(boxes, center_m=center)
 
 
-def transform(boxes: Boxes, source_to_target: np.ndarray) -> Boxes:
+def transform(boxes: Boxes, source_to_target: NDArray[Any]) -> Boxes:
     """Boxes in another frame (its z axis taken as parallel), by a (4, 4) rigid transform."""
     rotation = source_to_target[:3, :3]
     turn = np.arctan2(rotation[1, 0], rotation[0, 0])
@@ -39,7 +41,7 @@ def transform(boxes: Boxes, source_to_target: np.ndarray) -> Boxes:
     )
 
 
-def voxels_inside(boxes: Boxes, number: int, grid: VoxelGrid, margin_m: float = 0.0) -> np.ndarray:
+def voxels_inside(boxes: Boxes, number: int, grid: VoxelGrid, margin_m: float = 0.0) -> NDArray[Any]:
     """Voxels whose centres lie inside one box.
 
     Args:
@@ -69,7 +71,7 @@ def voxels_inside(boxes: Boxes, number: int, grid: VoxelGrid, margin_m: float = 
     return np.concatenate((np.repeat(columns, len(z), axis=0), np.tile(z, len(columns))[:, None]), axis=1)
 
 
-def mask_of(boxes: Boxes, grid: VoxelGrid, margin_m: float = 0.0) -> np.ndarray:
+def mask_of(boxes: Boxes, grid: VoxelGrid, margin_m: float = 0.0) -> NDArray[Any]:
     """(X, Y, Z) bool: True inside any of the boxes."""
     mask = np.zeros(grid.shape, bool)
     for number in range(len(boxes.class_id)):

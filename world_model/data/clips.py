@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from world_model.core.errors import DataError, OptionError
@@ -145,14 +147,14 @@ def scene_of(index: SceneIndex, frame: int) -> int:
     return int(np.searchsorted(index.scene_start, frame, side="right")) - 1
 
 
-def _window(index: SceneIndex, scene: int, frame: int, past: int, future: int) -> tuple[np.ndarray, np.ndarray]:
+def _window(index: SceneIndex, scene: int, frame: int, past: int, future: int) -> tuple[NDArray[Any], NDArray[Any]]:
     wanted = np.arange(frame - past, frame + future + 1)
     inside = index.frames(scene)
     row = wanted.clip(inside.start, inside.stop - 1)
     return row, row == wanted
 
 
-def _read(index: SceneIndex, rows: np.ndarray, grid: VoxelGrid, truth: bool = False) -> Tensor:
+def _read(index: SceneIndex, rows: NDArray[Any], grid: VoxelGrid, truth: bool = False) -> Tensor:
     """Labels (B, N, X, Y, Z) of frames (B, N); a frame that several windows share is read once."""
     frames = np.unique(rows).tolist()
     if not frames:

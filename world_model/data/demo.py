@@ -10,9 +10,11 @@ import io
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tyro
+from numpy.typing import NDArray
 
 from world_model.core.errors import DataError, IIWorldError
 from world_model.core.files import atomic_write
@@ -51,7 +53,7 @@ def cut(index: SceneIndex, names: tuple[str, ...]) -> SceneIndex:
     return index.part([(str(n), index.frames(s)) for s, n in enumerate(index.scene_name) if n in names])
 
 
-def write_semantics(path: Path, labels: np.ndarray) -> None:
+def write_semantics(path: Path, labels: NDArray[Any]) -> None:
     """Write labels alone, as small as deflate makes them and with the same bytes every time."""
     payload = io.BytesIO()
     np.save(payload, labels)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 COMMAND_STEPS = 6
 """How many keyframes (3 s) a command looks ahead."""
@@ -10,7 +13,7 @@ COMMAND_LATERAL_M = 2.0
 """Lateral displacement from which a command is a turn."""
 
 
-def commands_from_poses(ego_to_global: np.ndarray) -> np.ndarray:
+def commands_from_poses(ego_to_global: NDArray[Any]) -> NDArray[Any]:
     """High-level command of every frame of one scene, after ST-P3 and UniAD.
 
     Args:
@@ -27,7 +30,7 @@ def commands_from_poses(ego_to_global: np.ndarray) -> np.ndarray:
     return np.where(lateral <= -COMMAND_LATERAL_M, 0, np.where(lateral >= COMMAND_LATERAL_M, 1, 2)).astype(np.int8)
 
 
-def motion_from_poses(ego_to_global: np.ndarray, timestamp_us: np.ndarray) -> np.ndarray:
+def motion_from_poses(ego_to_global: NDArray[Any], timestamp_us: NDArray[Any]) -> NDArray[Any]:
     """Mean motion over the step into every frame of one scene.
 
     Args:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from world_model.core.errors import DataError
 from world_model.core.files import DAMAGED_NPZ, write_npz
@@ -44,12 +45,12 @@ class Boxes:
         instance: (N,) int64 identity, stable over a scene; -1 where the data do not tell.
     """
 
-    center_m: np.ndarray
-    size_m: np.ndarray
-    yaw_rad: np.ndarray
-    velocity_mps: np.ndarray
-    class_id: np.ndarray
-    instance: np.ndarray
+    center_m: NDArray[Any]
+    size_m: NDArray[Any]
+    yaw_rad: NDArray[Any]
+    velocity_mps: NDArray[Any]
+    class_id: NDArray[Any]
+    instance: NDArray[Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,26 +84,26 @@ class SceneIndex:
 
     root: Path
     source: str
-    scene_name: np.ndarray
-    scene_split: np.ndarray
-    scene_start: np.ndarray
-    token: np.ndarray
-    label_path: np.ndarray
-    timestamp_us: np.ndarray
-    translation_m: np.ndarray
-    rotation: np.ndarray
-    command: np.ndarray
-    motion: np.ndarray
-    box_start: np.ndarray
-    box_center_m: np.ndarray
-    box_size_m: np.ndarray
-    box_yaw_rad: np.ndarray
-    box_velocity_mps: np.ndarray
-    box_class: np.ndarray
-    box_instance: np.ndarray
+    scene_name: NDArray[Any]
+    scene_split: NDArray[Any]
+    scene_start: NDArray[Any]
+    token: NDArray[Any]
+    label_path: NDArray[Any]
+    timestamp_us: NDArray[Any]
+    translation_m: NDArray[Any]
+    rotation: NDArray[Any]
+    command: NDArray[Any]
+    motion: NDArray[Any]
+    box_start: NDArray[Any]
+    box_center_m: NDArray[Any]
+    box_size_m: NDArray[Any]
+    box_yaw_rad: NDArray[Any]
+    box_velocity_mps: NDArray[Any]
+    box_class: NDArray[Any]
+    box_instance: NDArray[Any]
     dataset: str = "nuscenes"
     label_format: str = "occ3d"
-    truth_path: np.ndarray | None = None
+    truth_path: NDArray[Any] | None = None
     truth_format: str = "occ3d"
     faithful: bool = False
 
@@ -162,7 +163,7 @@ class SceneIndex:
         """Frame numbers of a scene, in time order."""
         return range(int(self.scene_start[scene]), int(self.scene_start[scene + 1]))
 
-    def read_labels(self, frame: int, shape: tuple[int, ...] = OCC3D.shape) -> np.ndarray:
+    def read_labels(self, frame: int, shape: tuple[int, ...] = OCC3D.shape) -> NDArray[Any]:
         """What is observed at a keyframe: labels (X, Y, Z) uint8, in Occ3D classes whatever the files hold.
 
         Raises:
@@ -170,7 +171,7 @@ class SceneIndex:
         """
         return self._read(self.label_path, self.label_format, frame, shape)
 
-    def read_truth(self, frame: int, shape: tuple[int, ...] = OCC3D.shape) -> np.ndarray:
+    def read_truth(self, frame: int, shape: tuple[int, ...] = OCC3D.shape) -> NDArray[Any]:
         """The true labels (X, Y, Z) uint8 of a keyframe: what forecasts are scored against.
 
         Raises:
@@ -180,7 +181,7 @@ class SceneIndex:
             return self.read_labels(frame, shape)
         return self._read(self.truth_path, self.truth_format, frame, shape)
 
-    def _read(self, paths: np.ndarray, label_format: str, frame: int, shape: tuple[int, ...]) -> np.ndarray:
+    def _read(self, paths: NDArray[Any], label_format: str, frame: int, shape: tuple[int, ...]) -> NDArray[Any]:
         if not str(paths[frame]):
             raise DataError(
                 f"frame {frame} (sample {self.token[frame]}) has no labels in the index",
@@ -189,7 +190,7 @@ class SceneIndex:
             )
         return read_labels_of(self.root / str(paths[frame]), label_format, shape)
 
-    def curr_to_prev(self, frame: int) -> np.ndarray:
+    def curr_to_prev(self, frame: int) -> NDArray[Any]:
         """(4, 4) float64 transform from a frame's ego frame to that of the frame before it in the index.
 
         The original's Waymo reader multiplies the poses the wrong way round; a faithful index keeps that, since
@@ -238,7 +239,7 @@ class SceneIndex:
         )
 
     @cached_property
-    def ego_to_global(self) -> np.ndarray:
+    def ego_to_global(self) -> NDArray[Any]:
         """(F, 4, 4) float64 poses."""
         w, x, y, z = (self.rotation / np.linalg.norm(self.rotation, axis=1, keepdims=True)).T
         pose = np.zeros((len(self.token), 4, 4))

@@ -10,8 +10,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from world_model.core.errors import DataError
 from world_model.core.files import DAMAGED_NPZ, NPY_HEADER
@@ -39,7 +41,7 @@ class LabelFormat:
 
     key: str
     classes: Mapping[int, int] | None = None
-    table: np.ndarray | None = field(init=False, default=None, repr=False)
+    table: NDArray[Any] | None = field(init=False, default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.classes is not None:
@@ -57,7 +59,7 @@ LABEL_FORMATS: dict[str, LabelFormat] = {
 """The formats that an index may name: Occ3D (and STCOcc, whose files look the same), Occ3D-Waymo, UniOcc."""
 
 
-def read_labels_of(path: str | Path, label_format: str, shape: tuple[int, ...] = OCC3D.shape) -> np.ndarray:
+def read_labels_of(path: str | Path, label_format: str, shape: tuple[int, ...] = OCC3D.shape) -> NDArray[Any]:
     """Read a label file of a named format and map its classes to Occ3D's.
 
     Args:
@@ -85,7 +87,7 @@ def read_labels_of(path: str | Path, label_format: str, shape: tuple[int, ...] =
     return mapped
 
 
-def read_labels(path: str | Path, key: str = "semantics", shape: tuple[int, ...] = OCC3D.shape) -> np.ndarray:
+def read_labels(path: str | Path, key: str = "semantics", shape: tuple[int, ...] = OCC3D.shape) -> NDArray[Any]:
     """Read one array of an Occ3D ``labels.npz``.
 
     Args:
@@ -103,7 +105,7 @@ def read_labels(path: str | Path, key: str = "semantics", shape: tuple[int, ...]
     return _read(path, key, shape, FREE if key == "semantics" else 1)
 
 
-def _read(path: str | Path, key: str, shape: tuple[int, ...], highest: int) -> np.ndarray:
+def _read(path: str | Path, key: str, shape: tuple[int, ...], highest: int) -> NDArray[Any]:
     remedy = "fetch or write this file again (for synthetic data: delete it and rerun make_synthetic)"
     try:
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as archive:

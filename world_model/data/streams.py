@@ -9,10 +9,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from world_model.core.errors import DataError
@@ -135,7 +136,7 @@ class StreamPlan:
             start=torch.tensor([s.start for s in slots]),
         )
 
-    def _read(self, slot: _Slot) -> tuple[np.ndarray, np.ndarray]:
+    def _read(self, slot: _Slot) -> tuple[NDArray[Any], NDArray[Any]]:
         labels = slot.flip.labels(self.index.read_labels(slot.frame, self.grid.shape))
         transform = np.eye(4) if slot.start else self.index.curr_to_prev(slot.frame)
         # A mirrored world moves by the mirrored motion.

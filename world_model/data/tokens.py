@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from world_model.core.errors import DataError, OutputError
 from world_model.core.files import NPY_HEADER, atomic_write, write_json
@@ -32,7 +33,7 @@ class TokenCache:
 
     def __init__(self, folder: Path, meta: dict[str, Any], index: SceneIndex) -> None:
         self.folder, self.meta, self.starts = folder, meta, np.asarray(index.scene_start)
-        self._maps: dict[int, np.ndarray] = {}
+        self._maps: dict[int, NDArray[Any]] = {}
         self._flat = _open(folder / FLAT, tuple(meta["shape"])) if (folder / FLAT).exists() else None
 
     @property
@@ -90,7 +91,7 @@ class TokenCache:
             cache._scene(scene)
         return cache
 
-    def write(self, scene: int, tokens: np.ndarray) -> None:
+    def write(self, scene: int, tokens: NDArray[Any]) -> None:
         """Store the tokens (n, C, Xl, Yl) of all frames of a scene, atomically.
 
         Raises:
@@ -113,7 +114,7 @@ class TokenCache:
         with atomic_write(self._path(scene)) as stream:
             np.save(stream, tokens.astype(np.float16), allow_pickle=False)
 
-    def rows(self, first: int, last: int) -> np.ndarray:
+    def rows(self, first: int, last: int) -> NDArray[Any]:
         """Tokens (n, C, Xl, Yl) float16 of the frames first..last-1, which lie in one scene; a view of the file."""
         if self._flat is not None:
             return self._flat[first:last]
@@ -121,7 +122,7 @@ class TokenCache:
         begin = int(self.starts[scene])
         return self._scene(scene)[first - begin : last - begin]
 
-    def _scene(self, scene: int) -> np.ndarray:
+    def _scene(self, scene: int) -> NDArray[Any]:
         if self._flat is not None:
             return self._flat[self.starts[scene] : self.starts[scene + 1]]
         if scene not in self._maps:
@@ -135,7 +136,7 @@ class TokenCache:
         return self.folder / SCENES / f"{scene:06d}.npy"
 
 
-def _open(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+def _open(path: Path, shape: tuple[int, ...]) -> NDArray[Any]:
     remedy = "delete it and run `python -m world_model.encode_tokens` again"
     try:
         with NPY_HEADER:

@@ -12,9 +12,11 @@ All sums are integers, so any batch size, order or split into parts gives identi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from world_model.core.errors import DataError
@@ -38,7 +40,7 @@ class Confusion:
         ignored: (18,) int64, what was predicted where the ground truth is 255.
     """
 
-    def __init__(self, counts: np.ndarray | None = None) -> None:
+    def __init__(self, counts: NDArray[Any] | None = None) -> None:
         table = np.zeros(TABLE, np.int64)
         if counts is not None:
             given = np.asarray(counts, np.int64).reshape(-1, NUM_CLASSES)
@@ -46,7 +48,7 @@ class Confusion:
         self.counts, self.ignored = table[:NUM_CLASSES], table[NUM_CLASSES]
 
     @property
-    def table(self) -> np.ndarray:
+    def table(self) -> NDArray[Any]:
         """(19, 18) int64: ``counts``, and ``ignored`` as the last row."""
         return np.concatenate((self.counts, self.ignored[None]))
 
@@ -91,7 +93,7 @@ class Confusion:
         """Number of voxels counted, those of unknown ground truth apart."""
         return int(self.counts.sum())
 
-    def per_class(self) -> np.ndarray:
+    def per_class(self) -> NDArray[Any]:
         """(18,) float64 IoU as a fraction, NaN for classes that occur on neither side."""
         hit = np.diag(self.counts)
         union = self.counts.sum(0) + self.counts.sum(1) - hit
@@ -128,7 +130,7 @@ def rounded(fraction: float) -> float:
     return round(100 * fraction, 2) / 100
 
 
-def _binary(counts: np.ndarray, chosen: np.ndarray) -> float:
+def _binary(counts: NDArray[Any], chosen: NDArray[Any]) -> float:
     hit = int(counts[np.ix_(chosen, chosen)].sum())
     union = hit + int(counts[np.ix_(chosen, ~chosen)].sum()) + int(counts[np.ix_(~chosen, chosen)].sum())
     return hit / union if union else float("nan")
@@ -141,7 +143,7 @@ def _bytes(labels: Tensor) -> Tensor:
     return labels.to(torch.uint8).flatten()
 
 
-def _pairs(prediction: Tensor, truth: Tensor) -> np.ndarray:
+def _pairs(prediction: Tensor, truth: Tensor) -> NDArray[Any]:
     """(256, 256) int64 counts of (truth, prediction); range errors show up as occupied bins, without a pass of their
     own."""
     if prediction.device.type != "cpu" or truth.device.type != "cpu":

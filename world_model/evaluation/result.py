@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from world_model.core.errors import OptionError
 from world_model.core.grid import MOVABLE, STATIC, STEP_S
@@ -53,7 +55,7 @@ class ReconstructionResult:
         frames: number of frames.
     """
 
-    counts: np.ndarray
+    counts: NDArray[Any]
     frames: int
 
     @classmethod
@@ -85,9 +87,9 @@ class ForecastResult:
 
     horizons_s: tuple[float, ...]
     rows: tuple[str, ...]
-    counts: np.ndarray
+    counts: NDArray[Any]
     windows: int
-    missed: np.ndarray
+    missed: NDArray[Any]
 
     @classmethod
     def zero(cls, rows: Sequence[str], horizons_s: Sequence[float]) -> ForecastResult:
@@ -126,9 +128,9 @@ class ForecastResult:
         scores = [self.score(row, h, metric, subset) for h in range(len(self.horizons_s))]
         return rounded(float(np.mean([rounded(s) for s in scores]))) if faithful else float(np.mean(scores))
 
-    def ego_error(self, row: str) -> np.ndarray:
+    def ego_error(self, row: str) -> NDArray[Any]:
         """(H, 2) mean distance between the row's ego pose and the true one, metres and radians."""
-        error: np.ndarray = self.missed[self.rows.index(row)] * 1e-6 / max(self.windows, 1)
+        error: NDArray[Any] = self.missed[self.rows.index(row)] * 1e-6 / max(self.windows, 1)
         return error
 
     def __add__(self, other: ForecastResult) -> ForecastResult:

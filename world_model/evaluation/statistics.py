@@ -9,8 +9,10 @@ Legend: S scenes, D draws, R rows, H horizons.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from world_model.core.grid import FREE, MOVABLE, NUM_CLASSES
 from world_model.evaluation.metrics import SEMANTIC
@@ -33,7 +35,7 @@ class Intervals:
     """
 
     rows: tuple[str, ...]
-    draws: np.ndarray
+    draws: NDArray[Any]
     scenes: int
 
     def of(self, row: str, score: str, horizon: int, minus: str | None = None) -> tuple[float, float]:
@@ -47,7 +49,7 @@ class Intervals:
         return low, high
 
 
-def bootstrap(rows: tuple[str, ...], counts: np.ndarray, seed: int = 0, draws: int = DRAWS) -> Intervals | None:
+def bootstrap(rows: tuple[str, ...], counts: NDArray[Any], seed: int = 0, draws: int = DRAWS) -> Intervals | None:
     """Resample scenes.
 
     Args:
@@ -71,7 +73,7 @@ def bootstrap(rows: tuple[str, ...], counts: np.ndarray, seed: int = 0, draws: i
     return Intervals(rows=rows, draws=np.concatenate(scores), scenes=scenes)
 
 
-def _scores(counts: np.ndarray) -> np.ndarray:
+def _scores(counts: NDArray[Any]) -> NDArray[Any]:
     """(D, R, H, 2, 19, 18) -> (D, 3, R, H)."""
     known = counts[..., :NUM_CLASSES, :]
     hit = np.diagonal(known, axis1=-2, axis2=-1)
@@ -91,7 +93,7 @@ def _scores(counts: np.ndarray) -> np.ndarray:
     )
 
 
-def _mean(values: np.ndarray) -> np.ndarray:
+def _mean(values: NDArray[Any]) -> NDArray[Any]:
     """Mean over the last axis of what is not NaN; NaN where nothing is left."""
     there = ~np.isnan(values)
     count = there.sum(-1)

@@ -6,8 +6,10 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from world_model.core.files import write_json, write_npz
 from world_model.core.grid import STEP_S, VoxelGrid
@@ -67,17 +69,17 @@ class Drive:
     same_way: bool = False
 
     @property
-    def film(self) -> list[np.ndarray]:
+    def film(self) -> list[NDArray[Any]]:
         """Labels of the start and of every step."""
         return [self.rollout.start, *self.rollout.occupancy]
 
     @property
-    def motions(self) -> np.ndarray:
+    def motions(self) -> NDArray[Any]:
         """(H, 3) planar motion of every step."""
         return planar_motions(self.rollout.ego_to_global)
 
     @property
-    def recorded(self) -> list[np.ndarray | None]:
+    def recorded(self) -> list[NDArray[Any] | None]:
         """Labels as recorded, None beyond the end of the scene; the start first."""
         later, valid = self.clips.future_occupancy, self.clips.valid[0, self.clips.past + 1 :]
         assert later is not None
@@ -135,12 +137,12 @@ def _write_arrays(folder: Path, drive: Drive) -> None:
 
 def _write_pictures(folder: Path, drive: Drive) -> None:
     ours, theirs = drive.world, "recorded" if drive.same_way else "recorded drive"
-    rows: dict[str, Sequence[np.ndarray | None]] = {ours: drive.film, theirs: drive.recorded}
+    rows: dict[str, Sequence[NDArray[Any] | None]] = {ours: drive.film, theirs: drive.recorded}
     logged = drive.clips.ego_to_global[0, drive.clips.past :].numpy()
     poses = {ours: drive.rollout.ego_to_global, theirs: logged}
     title = f"{drive.asked.get('scene', '')} ({drive.index.source}), control: {drive.control}"
     compare = (ours, theirs) if drive.same_way else None
-    strip: Callable[..., np.ndarray] = drive_strip
+    strip: Callable[..., NDArray[Any]] = drive_strip
     write_png(folder / ABOVE, strip(rows, poses, title=title, grid=drive.grid, compare=compare))
     write_png(folder / VOXELS, strip(rows, poses, title=title, view="voxels", columns=5, grid=drive.grid))
     arrows = {ours: _ego_arrows(drive), theirs: _recorded_arrows(drive, logged)}
@@ -162,7 +164,7 @@ def _ego_arrows(drive: Drive) -> list[list[Vectors]]:
     return [*arrows, []]
 
 
-def _recorded_arrows(drive: Drive, logged: np.ndarray) -> list[list[Vectors]]:
+def _recorded_arrows(drive: Drive, logged: NDArray[Any]) -> list[list[Vectors]]:
     arrows = []
     motions, first = planar_motions(logged), drive.clips.frame[0]
     for step, ok in enumerate(drive.clips.valid[0, drive.clips.past :].tolist()):

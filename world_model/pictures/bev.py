@@ -8,8 +8,10 @@ same ego frame.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from world_model.core.grid import (
@@ -39,7 +41,7 @@ _SMOOTHING = 2
 """Overlays are drawn this many times larger and reduced, which smooths their edges."""
 
 
-def class_map(labels: np.ndarray) -> np.ndarray:
+def class_map(labels: NDArray[Any]) -> NDArray[Any]:
     """Class of the highest occupied voxel of every column.
 
     Args:
@@ -54,7 +56,7 @@ def class_map(labels: np.ndarray) -> np.ndarray:
     return np.where(occupied.any(-1), seen, FREE).astype(np.uint8)
 
 
-def height_map(labels: np.ndarray) -> np.ndarray:
+def height_map(labels: NDArray[Any]) -> NDArray[Any]:
     """Number of voxels from the floor of the grid to the top of the highest occupied one.
 
     Args:
@@ -67,7 +69,7 @@ def height_map(labels: np.ndarray) -> np.ndarray:
     return ((labels.shape[-1] - np.argmax(occupied[..., ::-1], axis=-1)) * occupied.any(-1)).astype(np.int16)
 
 
-def relief(height: np.ndarray) -> np.ndarray:
+def relief(height: NDArray[Any]) -> NDArray[Any]:
     """Brightness of a landscape lit from the front left, with cast shadows.
 
     Args:
@@ -89,19 +91,19 @@ def relief(height: np.ndarray) -> np.ndarray:
 
 
 def birds_eye(
-    labels: np.ndarray,
+    labels: NDArray[Any],
     *,
     scale: int = 2,
     grid: VoxelGrid = OCC3D,
-    path_m: np.ndarray | None = None,
-    route_m: np.ndarray | None = None,
-    goal_m: np.ndarray | tuple[float, float] | None = None,
+    path_m: NDArray[Any] | None = None,
+    route_m: NDArray[Any] | None = None,
+    goal_m: NDArray[Any] | tuple[float, float] | None = None,
     footprint: bool = True,
     shading: bool = True,
     ranges: bool = False,
     vectors: Sequence[Vectors] = (),
-    dots_m: np.ndarray | None = None,
-) -> np.ndarray:
+    dots_m: NDArray[Any] | None = None,
+) -> NDArray[Any]:
     """Draw occupancy from above.
 
     Args:
@@ -152,7 +154,7 @@ def birds_eye(
     return np.asarray(canvas.reduce(_SMOOTHING))
 
 
-def ego_outline(x_m: float = 0.0, y_m: float = 0.0, yaw_rad: float = 0.0) -> np.ndarray:
+def ego_outline(x_m: float = 0.0, y_m: float = 0.0, yaw_rad: float = 0.0) -> NDArray[Any]:
     """Outline of the ego vehicle with a pointed nose, (N, 2) metres, for a pose of its rear axle."""
     rear, front, half = -EGO_REAR_OVERHANG_M, EGO_LENGTH_M - EGO_REAR_OVERHANG_M, EGO_WIDTH_M / 2
     corners = np.array(
@@ -177,7 +179,7 @@ class _Pen:
         self.per_m = pixels / grid.voxel_m
         self.left_m, self.front_m = grid.upper_m[1], grid.upper_m[0]
 
-    def at(self, points_m: np.ndarray | tuple[float, float]) -> list[tuple[float, float]]:
+    def at(self, points_m: NDArray[Any] | tuple[float, float]) -> list[tuple[float, float]]:
         """Pixel positions of (..., 2) points; points that are not finite are left out."""
         points = np.asarray(points_m, dtype=float).reshape(-1, 2)
         points = points[np.isfinite(points).all(1)]
@@ -195,12 +197,12 @@ class _Pen:
                 (x - r, y - r, x + r, y + r), outline=(235, 240, 255, 90), width=max(1, round(0.18 * self.per_m))
             )
 
-    def line(self, points_m: np.ndarray, color: tuple[int, ...], width_m: float) -> None:
+    def line(self, points_m: NDArray[Any], color: tuple[int, ...], width_m: float) -> None:
         points = self.at(points_m)
         if len(points) > 1:
             self.draw.line(points, fill=color, width=max(2, round(width_m * self.per_m)), joint="curve")
 
-    def goal(self, goal_m: np.ndarray | tuple[float, float]) -> None:
+    def goal(self, goal_m: NDArray[Any] | tuple[float, float]) -> None:
         for radius_m, color in ((1.4, OUTLINE_COLOR), (1.1, ROUTE_COLOR), (0.65, (255, 255, 255)), (0.35, EGO_COLOR)):
             for point in self.at(goal_m):
                 self.disc(point, radius_m, color)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from world_model.core.errors import ConfigError
 
@@ -32,7 +34,7 @@ class Camera:
                 "move position_m or target_m sideways, or change field_of_view_deg",
             )
 
-    def axes(self) -> np.ndarray:
+    def axes(self) -> NDArray[Any]:
         """(3, 3) rows: right, down and forward, unit vectors in the ego frame."""
         forward = np.subtract(self.target_m, self.position_m).astype(np.float64)
         forward /= np.linalg.norm(forward)
@@ -44,7 +46,7 @@ class Camera:
         """Focal length in pixels of a picture ``width`` pixels wide."""
         return float(width / 2 / np.tan(np.radians(self.field_of_view_deg) / 2))
 
-    def project(self, points_m: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    def project(self, points_m: NDArray[Any], size: tuple[int, int]) -> tuple[NDArray[Any], NDArray[Any]]:
         """Picture positions of points.
 
         Args:
@@ -59,7 +61,7 @@ class Camera:
         scale = self.focal_px(size[0]) / np.maximum(depth, 1e-3)
         return local[..., :2] * scale[..., None] + np.array((size[0] / 2, size[1] / 2), np.float32), depth
 
-    def ground_hits(self, size: tuple[int, int], z_m: float) -> tuple[np.ndarray, np.ndarray]:
+    def ground_hits(self, size: tuple[int, int], z_m: float) -> tuple[NDArray[Any], NDArray[Any]]:
         """Where the ray through every pixel meets the horizontal plane at ``z_m``.
 
         Returns:

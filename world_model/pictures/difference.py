@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from world_model.core.errors import ConfigError
 from world_model.core.grid import FREE
@@ -14,7 +17,7 @@ COLORS = np.array((UNSEEN_COLOR, (120, 132, 150), (255, 196, 60), (70, 150, 255)
 NAMES = ("agrees", "another class", "only recorded", "only forecast")
 
 
-def difference_map(forecast: np.ndarray, recorded: np.ndarray) -> np.ndarray:
+def difference_map(forecast: NDArray[Any], recorded: NDArray[Any]) -> NDArray[Any]:
     """Compare the highest voxel of every column.
 
     Args:
@@ -36,6 +39,6 @@ def difference_map(forecast: np.ndarray, recorded: np.ndarray) -> np.ndarray:
     return np.where((ours == FREE) & (theirs == FREE), 0, table).astype(np.uint8)
 
 
-def difference_picture(forecast: np.ndarray, recorded: np.ndarray, scale: int = 1) -> np.ndarray:
+def difference_picture(forecast: NDArray[Any], recorded: NDArray[Any], scale: int = 1) -> NDArray[Any]:
     """`difference_map` in `COLORS`, (X * scale, Y * scale, 3) uint8, x up and y left like `birds_eye`."""
     return COLORS[difference_map(forecast, recorded)][::-1, ::-1].repeat(scale, 0).repeat(scale, 1)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from world_model.core.grid import OCC3D, STEP_S, VoxelGrid
 from world_model.pictures.bev import birds_eye
@@ -15,7 +17,7 @@ from world_model.pictures.vectors import Vectors
 from world_model.pictures.voxels import CHASE, voxels_3d
 
 
-def path_from(ego_to_global: np.ndarray, step: int, first: int = 0) -> np.ndarray:
+def path_from(ego_to_global: NDArray[Any], step: int, first: int = 0) -> NDArray[Any]:
     """The ego's positions as seen from one of its poses.
 
     Args:
@@ -32,16 +34,16 @@ def path_from(ego_to_global: np.ndarray, step: int, first: int = 0) -> np.ndarra
 
 
 def scene_picture(
-    labels: np.ndarray,
+    labels: NDArray[Any],
     *,
     text: str = "",
-    path_m: np.ndarray | None = None,
-    route_m: np.ndarray | None = None,
-    goal_m: np.ndarray | tuple[float, float] | None = None,
+    path_m: NDArray[Any] | None = None,
+    route_m: NDArray[Any] | None = None,
+    goal_m: NDArray[Any] | tuple[float, float] | None = None,
     height: int = 400,
     camera: Camera = CHASE,
     grid: VoxelGrid = OCC3D,
-) -> np.ndarray:
+) -> NDArray[Any]:
     """The 3D view and the bird's-eye view of one moment side by side.
 
     Args:
@@ -62,13 +64,13 @@ def scene_picture(
 
 
 def drive_film(
-    occupancy: Sequence[np.ndarray],
-    ego_to_global: np.ndarray,
+    occupancy: Sequence[NDArray[Any]],
+    ego_to_global: NDArray[Any],
     *,
     title: str = "",
     height: int = 400,
     grid: VoxelGrid = OCC3D,
-) -> list[np.ndarray]:
+) -> list[NDArray[Any]]:
     """One picture for each moment of a drive, each with the way that is still ahead.
 
     Args:
@@ -96,8 +98,8 @@ def drive_film(
 
 
 def drive_strip(
-    rows: dict[str, Sequence[np.ndarray | None]],
-    ego_to_global: dict[str, np.ndarray],
+    rows: dict[str, Sequence[NDArray[Any] | None]],
+    ego_to_global: dict[str, NDArray[Any]],
     *,
     title: str = "",
     columns: int = 6,
@@ -106,7 +108,7 @@ def drive_strip(
     vectors: dict[str, Sequence[Sequence[Vectors]]] | None = None,
     compare: tuple[str, str] | None = None,
     height: int | None = None,
-) -> np.ndarray:
+) -> NDArray[Any]:
     """Several drives below each other, time to the right.
 
     Args:
@@ -142,21 +144,21 @@ def drive_strip(
 
 
 def _compared(
-    ours: Sequence[np.ndarray | None], theirs: Sequence[np.ndarray | None], step: int, scale: int
-) -> np.ndarray | None:
+    ours: Sequence[NDArray[Any] | None], theirs: Sequence[NDArray[Any] | None], step: int, scale: int
+) -> NDArray[Any] | None:
     forecast, recorded = (row[step] if step < len(row) else None for row in (ours, theirs))
     return None if forecast is None or recorded is None else difference_picture(forecast, recorded, scale)
 
 
 def _moment(
-    row: Sequence[np.ndarray | None],
-    poses: np.ndarray,
+    row: Sequence[NDArray[Any] | None],
+    poses: NDArray[Any],
     step: int,
     view: str,
     grid: VoxelGrid,
     height: int,
     vectors: Sequence[Sequence[Vectors]],
-) -> np.ndarray | None:
+) -> NDArray[Any] | None:
     labels = row[step] if step < len(row) else None
     if labels is None:
         return None

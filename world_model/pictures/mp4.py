@@ -9,8 +9,10 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from world_model.core.errors import ConfigError, OutputError
 from world_model.core.files import atomic_write
@@ -34,7 +36,7 @@ def find_ffmpeg() -> str | None:
     return found
 
 
-def write_film(path: str | Path, frames: Sequence[np.ndarray], fps: float = 4.0) -> Path:
+def write_film(path: str | Path, frames: Sequence[NDArray[Any]], fps: float = 4.0) -> Path:
     """Write a film in the format of its suffix; where an MP4 cannot be made, a GIF of the same name, and say so.
 
     Returns:
@@ -53,7 +55,7 @@ def write_film(path: str | Path, frames: Sequence[np.ndarray], fps: float = 4.0)
     return write_gif(path, frames, fps) if path.suffix == ".gif" else write_mp4(path, frames, fps)
 
 
-def write_mp4(path: str | Path, frames: Sequence[np.ndarray], fps: float = 4.0) -> Path:
+def write_mp4(path: str | Path, frames: Sequence[NDArray[Any]], fps: float = 4.0) -> Path:
     """Write an H.264 film, atomically.
 
     Args:
@@ -87,7 +89,7 @@ def write_mp4(path: str | Path, frames: Sequence[np.ndarray], fps: float = 4.0) 
     )
 
 
-def _encode(program: str, codec: str, frames: Sequence[np.ndarray], fps: float, film: Path) -> str:
+def _encode(program: str, codec: str, frames: Sequence[NDArray[Any]], fps: float, film: Path) -> str:
     """Pipe raw frames into ffmpeg; returns what went wrong, or an empty string."""
     height, width = frames[0].shape[:2]
     source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", f"{fps:g}", "-i", "-"]

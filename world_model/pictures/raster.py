@@ -7,10 +7,13 @@ with the number of quads times Python.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 
-def fill_quads(corners_px: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def fill_quads(corners_px: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     """Which quad is seen at every pixel centre.
 
     Args:
@@ -39,7 +42,7 @@ def fill_quads(corners_px: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return image.reshape(width, height).T
 
 
-def _columns(x_px: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+def _columns(x_px: NDArray[Any], width: int) -> tuple[NDArray[Any], NDArray[Any]]:
     """Pixel columns whose centre each quad spans: (M,) column and (M,) quad, quad after quad."""
     first = np.ceil(x_px.min(1).clip(0, width) - 0.5).astype(np.int32).clip(0, width)
     last = np.ceil(x_px.max(1).clip(0, width) - 0.5).astype(np.int32).clip(0, width)
@@ -49,7 +52,7 @@ def _columns(x_px: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
     return np.arange(len(quad), dtype=np.int32) + np.repeat(first - (ends - count), count), quad
 
 
-def _crossings(corners_px: np.ndarray, quad: np.ndarray, column: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _crossings(corners_px: NDArray[Any], quad: NDArray[Any], column: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Where the vertical line through each column's centre enters and leaves its quad: (M,) top and (M,) bottom y."""
     center = column + np.float32(0.5)
     top = np.full(len(quad), np.inf, np.float32)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from world_model.core.errors import ConfigError
@@ -17,8 +19,8 @@ _GAP = 6
 
 
 def caption(
-    image: np.ndarray, text: str, *, size: int = 14, color: tuple[int, int, int] = TEXT_COLOR, corner: str = "top"
-) -> np.ndarray:
+    image: NDArray[Any], text: str, *, size: int = 14, color: tuple[int, int, int] = TEXT_COLOR, corner: str = "top"
+) -> NDArray[Any]:
     """Write a line over a picture on a dark plate.
 
     Args:
@@ -42,13 +44,13 @@ def caption(
 
 
 def strip(
-    rows: Sequence[Sequence[np.ndarray | None]],
+    rows: Sequence[Sequence[NDArray[Any] | None]],
     *,
     columns: Sequence[str] = (),
     labels: Sequence[str] = (),
     title: str = "",
     with_legend: bool = True,
-) -> np.ndarray:
+) -> NDArray[Any]:
     """Lay pictures out as a table.
 
     Args:
@@ -88,12 +90,12 @@ def strip(
     return np.concatenate((table, legend(table.shape[1]))) if with_legend else table
 
 
-def legend(width: int) -> np.ndarray:
+def legend(width: int) -> NDArray[Any]:
     """The class colours with their names in as many lines as ``width`` pixels need; (H, width, 3) uint8."""
     return key(width, [name.replace("_", " ") for name in CLASS_NAMES[:FREE]], CLASS_COLORS)
 
 
-def key(width: int, names: Sequence[str], colors: Sequence[Sequence[int]] | np.ndarray) -> np.ndarray:
+def key(width: int, names: Sequence[str], colors: Sequence[Sequence[int]] | NDArray[Any]) -> NDArray[Any]:
     """Colours with their names in as many lines as ``width`` pixels need; (H, width, 3) uint8."""
     font = ImageFont.load_default(13)
     places, x, y = [], _GAP, 8
@@ -112,10 +114,10 @@ def key(width: int, names: Sequence[str], colors: Sequence[Sequence[int]] | np.n
     return np.asarray(canvas)
 
 
-def beside(*images: np.ndarray) -> np.ndarray:
+def beside(*images: NDArray[Any]) -> NDArray[Any]:
     """Pictures next to each other on one line, centred vertically, with a small gap."""
     height = max(image.shape[0] for image in images)
-    parts: list[np.ndarray] = []
+    parts: list[NDArray[Any]] = []
     for image in images:
         spare = height - image.shape[0]
         frame = ((spare // 2, spare - spare // 2), (0, 0), (0, 0))
@@ -124,7 +126,7 @@ def beside(*images: np.ndarray) -> np.ndarray:
     return np.concatenate(parts[:-1], axis=1)
 
 
-def below(*images: np.ndarray) -> np.ndarray:
+def below(*images: NDArray[Any]) -> NDArray[Any]:
     """Pictures of one width under each other with a small gap."""
     gap = np.broadcast_to(np.array(BACKGROUND, np.uint8), (_GAP, images[0].shape[1], 3))
     return np.concatenate([part for image in images for part in (gap, image)][1:])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from world_model.core.grid import STEP_S
 
@@ -31,14 +32,14 @@ class Vectors:
         least_m: shorter ones are not drawn: what hardly moves has no direction.
     """
 
-    start_m: np.ndarray
-    vector_m: np.ndarray
+    start_m: NDArray[Any]
+    vector_m: NDArray[Any]
     color: tuple[int, int, int]
     width_m: float = 0.6
     least_m: float = 1.0
 
 
-def ego_vector(motion: np.ndarray, color: tuple[int, int, int] = DRIVEN_COLOR) -> Vectors:
+def ego_vector(motion: NDArray[Any], color: tuple[int, int, int] = DRIVEN_COLOR) -> Vectors:
     """The ego's motion over one step, dx m, dy m and whatever follows, as an arrow from the rear axle."""
     way = np.asarray(motion, np.float64)[None, :2] * (AHEAD_S / STEP_S)
     return Vectors(start_m=np.zeros((1, 2)), vector_m=way, color=color, width_m=0.9)
@@ -49,7 +50,7 @@ def box_vectors(boxes: Boxes) -> Vectors:
     return Vectors(start_m=boxes.center_m[:, :2], vector_m=boxes.velocity_mps * AHEAD_S, color=OTHERS_COLOR)
 
 
-def outline(start_m: np.ndarray, vector_m: np.ndarray, width_m: float) -> np.ndarray:
+def outline(start_m: NDArray[Any], vector_m: NDArray[Any], width_m: float) -> NDArray[Any]:
     """(7, 2) outline of an arrow with a shaft of this width; the head takes at most half of its length."""
     length = float(np.hypot(*vector_m))
     along = np.asarray(vector_m) / length

@@ -5,15 +5,17 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from world_model.core.errors import ConfigError
 from world_model.core.files import atomic_write
 
 
-def write_png(path: str | Path, image: np.ndarray) -> Path:
+def write_png(path: str | Path, image: NDArray[Any]) -> Path:
     """Write one (H, W, 3) uint8 picture.
 
     Raises:
@@ -25,7 +27,7 @@ def write_png(path: str | Path, image: np.ndarray) -> Path:
     return Path(path)
 
 
-def write_gif(path: str | Path, frames: Sequence[np.ndarray], fps: float = 4.0, hold_s: float = 1.0) -> Path:
+def write_gif(path: str | Path, frames: Sequence[NDArray[Any]], fps: float = 4.0, hold_s: float = 1.0) -> Path:
     """Write a film that loops for ever.
 
     All frames share one palette, taken from the whole film, so that surfaces keep their colour from frame to frame.
@@ -57,13 +59,13 @@ def write_gif(path: str | Path, frames: Sequence[np.ndarray], fps: float = 4.0, 
     return Path(path)
 
 
-def _checked(image: np.ndarray) -> np.ndarray:
+def _checked(image: NDArray[Any]) -> NDArray[Any]:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
         raise ConfigError(f"a picture of {image.dtype} {image.shape}", "uint8 (height, width, 3)")
     return np.ascontiguousarray(image)
 
 
-def _shared_palette(frames: Sequence[np.ndarray]) -> Image.Image:
+def _shared_palette(frames: Sequence[NDArray[Any]]) -> Image.Image:
     """A palette of 256 colours for all frames.
 
     Colours count by the root of how often they occur: a small red car must not lose its colour to wide roads.

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from world_model.core.grid import EGO_LENGTH_M, EGO_REAR_OVERHANG_M, EGO_WIDTH_M, FREE, GROUND, OCC3D, VoxelGrid
@@ -33,22 +35,22 @@ _SKYLIGHT = {(0, -1): 0.52, (0, 1): 0.52, (1, -1): 0.42, (1, 1): 0.52, (2, 1): 0
 class _Faces:
     """Quads to paint: (N, 4, 3) corners in metres, (N, 3) colours 0..255, (N,) paint order (large is far)."""
 
-    corners_m: np.ndarray
-    color: np.ndarray
-    order: np.ndarray
+    corners_m: NDArray[Any]
+    color: NDArray[Any]
+    order: NDArray[Any]
 
 
 def voxels_3d(
-    labels: np.ndarray,
+    labels: NDArray[Any],
     *,
     size: tuple[int, int] = (480, 360),
     camera: Camera = CHASE,
     grid: VoxelGrid = OCC3D,
-    path_m: np.ndarray | None = None,
-    route_m: np.ndarray | None = None,
+    path_m: NDArray[Any] | None = None,
+    route_m: NDArray[Any] | None = None,
     footprint: bool = True,
     smoothing: int = 2,
-) -> np.ndarray:
+) -> NDArray[Any]:
     """Draw occupancy as lit voxels in perspective.
 
     Args:
@@ -84,7 +86,7 @@ def voxels_3d(
     return np.asarray(picture.reduce(smoothing) if smoothing > 1 else picture)
 
 
-def _voxel_faces(labels: np.ndarray, grid: VoxelGrid, camera: Camera) -> _Faces:
+def _voxel_faces(labels: NDArray[Any], grid: VoxelGrid, camera: Camera) -> _Faces:
     """Faces of occupied voxels that touch free space and look towards the camera."""
     filled = np.pad(labels != FREE, 1)
     crowd, shade = _crowding(filled), _shadow(filled)
@@ -113,19 +115,19 @@ def _voxel_faces(labels: np.ndarray, grid: VoxelGrid, camera: Camera) -> _Faces:
     return _Faces(points, np.concatenate(colors), np.abs(cell + 0.5 - position).sum(1).astype(np.float32))
 
 
-def _face(axis: int, side: int) -> np.ndarray:
+def _face(axis: int, side: int) -> NDArray[Any]:
     """(4, 3) corners of one side of the unit cube, along its outline."""
     square = np.array(((0, 0), (1, 0), (1, 1), (0, 1)), np.float32)
     return np.insert(square, axis, float(side > 0), axis=1)
 
 
-def _grain(cell: np.ndarray) -> np.ndarray:
+def _grain(cell: NDArray[Any]) -> NDArray[Any]:
     """(N,) repeatable noise in [-1, 1) per voxel, so that single voxels stay visible on plain surfaces."""
     mixed = (cell[:, 0] * 73856093) ^ (cell[:, 1] * 19349663) ^ (cell[:, 2] * 83492791)
     return ((mixed >> 3) % 256).astype(np.float32) / 128 - 1
 
 
-def _crowding(filled: np.ndarray) -> np.ndarray:
+def _crowding(filled: NDArray[Any]) -> NDArray[Any]:
     """How much of the 27 cells around each is filled, beyond the 9 that any flat wall fills: 0 open .. 0.6 corner."""
     total = filled.astype(np.uint8)
     for axis in range(3):
@@ -140,7 +142,7 @@ def _crowding(filled: np.ndarray) -> np.ndarray:
     return table[total]
 
 
-def _shadow(filled: np.ndarray) -> np.ndarray:
+def _shadow(filled: NDArray[Any]) -> NDArray[Any]:
     """Share of the sun hidden at each cell, 0..1: light falls one layer down per cell and a bit sideways."""
     hidden = np.zeros(filled.shape, np.float32)
     for dx, dy in ((1, 1), (1, 0), (0, 1)):  # three suns side by side soften the edge
@@ -153,7 +155,7 @@ def _shadow(filled: np.ndarray) -> np.ndarray:
     return hidden / 3
 
 
-def _ground_m(points_m: np.ndarray, labels: np.ndarray, grid: VoxelGrid) -> np.ndarray:
+def _ground_m(points_m: NDArray[Any], labels: NDArray[Any], grid: VoxelGrid) -> NDArray[Any]:
     """(N,) height of the drivable or walkable surface under each point, the road plane where none is known."""
     cell = np.floor((points_m - grid.lower_m[:2]) / grid.voxel_m).astype(int)
     cell = cell.clip(0, np.array(labels.shape[:2]) - 1)
@@ -162,13 +164,15 @@ def _ground_m(points_m: np.ndarray, labels: np.ndarray, grid: VoxelGrid) -> np.n
     return np.where(ground.any(1), grid.lower_m[2] + top * grid.voxel_m, 0.2).astype(np.float32)
 
 
-def _order(corners_m: np.ndarray, camera: Camera, grid: VoxelGrid, nearer: float) -> np.ndarray:
+def _order(corners_m: NDArray[Any], camera: Camera, grid: VoxelGrid, nearer: float) -> NDArray[Any]:
     """Paint order of free quads in the voxels' measure, moved ``nearer`` by so many voxels to win over their floor."""
     offset = np.abs(corners_m.mean(1) - np.asarray(camera.position_m, np.float32)).sum(1)
     return (offset / grid.voxel_m - nearer).astype(np.float32)
 
 
-def _ribbon(path_m: np.ndarray, labels: np.ndarray, grid: VoxelGrid, camera: Camera, width_m: float = 0.7) -> _Faces:
+def _ribbon(
+    path_m: NDArray[Any], labels: NDArray[Any], grid: VoxelGrid, camera: Camera, width_m: float = 0.7
+) -> _Faces:
     """The path as a band of short quads that follows the ground."""
     step = np.hypot(*np.diff(path_m, axis=0).T)
     along = np.concatenate(((0.0,), np.cumsum(step)))
@@ -189,7 +193,7 @@ def _ribbon(path_m: np.ndarray, labels: np.ndarray, grid: VoxelGrid, camera: Cam
     return _Faces(corners, color, _order(corners, camera, grid, 2.5))
 
 
-def _plates(route_m: np.ndarray, labels: np.ndarray, grid: VoxelGrid, camera: Camera) -> _Faces:
+def _plates(route_m: NDArray[Any], labels: NDArray[Any], grid: VoxelGrid, camera: Camera) -> _Faces:
     """Route points as small square plates on the ground."""
     route_m = route_m[np.isfinite(route_m).all(1) & (np.abs(route_m) < min(grid.upper_m[:2])).all(1)]
     square = np.array(((-0.4, -0.4), (0.4, -0.4), (0.4, 0.4), (-0.4, 0.4)), np.float32)
@@ -230,14 +234,14 @@ def _ego_car(camera: Camera, grid: VoxelGrid) -> _Faces:
     return _Faces(np.array(corners), np.array(colors), order)
 
 
-def _haze(color: np.ndarray, depth_m: np.ndarray) -> np.ndarray:
+def _haze(color: NDArray[Any], depth_m: NDArray[Any]) -> NDArray[Any]:
     """Let far faces fade a little into the air."""
     share = (np.clip((depth_m - 30) / 90, 0, 0.35))[:, None].astype(np.float32)
     return color * (1 - share) + _HAZE * share
 
 
 @lru_cache(maxsize=8)
-def _backdrop(size: tuple[int, int], camera: Camera, grid: VoxelGrid) -> np.ndarray:
+def _backdrop(size: tuple[int, int], camera: Camera, grid: VoxelGrid) -> NDArray[Any]:
     """(height, width, 3) float32: sky above, and a dark base plate with 10 m lines under the grid."""
     width, height = size
     down = np.linspace(0, 1, height, dtype=np.float32)[:, None, None]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from world_model.core.errors import OptionError
@@ -34,11 +36,11 @@ class Rollout:
             worlds without a motion model.
     """
 
-    start: np.ndarray
-    occupancy: np.ndarray
-    ego_to_global: np.ndarray
-    command: np.ndarray
-    proposed: np.ndarray | None = None
+    start: NDArray[Any]
+    occupancy: NDArray[Any]
+    ego_to_global: NDArray[Any]
+    command: NDArray[Any]
+    proposed: NDArray[Any] | None = None
 
 
 @torch.no_grad()
@@ -46,7 +48,7 @@ def roll(
     world: World,
     clips: Clips,
     steering: str,
-    motions: np.ndarray | None,
+    motions: NDArray[Any] | None,
     steps: int,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Rollout:
@@ -88,7 +90,7 @@ def roll(
     )
 
 
-def _transforms(motions: np.ndarray | None, steps: int) -> Tensor:
+def _transforms(motions: NDArray[Any] | None, steps: int) -> Tensor:
     """(N, 4, 4) float64 next ego frame -> current ego frame."""
     found = 0 if motions is None else len(motions)
     if motions is None or found < steps:

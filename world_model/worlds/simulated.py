@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from world_model.core.errors import ConfigError, DataError
@@ -135,11 +137,11 @@ class SimulatedWorld:
         rows = zip(state.scenes, share.tolist(), seed.tolist(), strict=True)
         return SimulatedState(scenes=tuple(_without(scene, part, number) for scene, part, number in rows))
 
-    def _advance(self, scene: SimState, motion: np.ndarray | None) -> SimState:
+    def _advance(self, scene: SimState, motion: NDArray[Any] | None) -> SimState:
         self._hold_town(scene)
         return self._simulator.step(scene, motion)
 
-    def _draw(self, scene: SimState) -> np.ndarray:
+    def _draw(self, scene: SimState) -> NDArray[Any]:
         self._hold_town(scene)
         return self._simulator.labels(scene).semantics
 
@@ -185,7 +187,7 @@ class SimulatedWorld:
         )
 
 
-def _relative(before: SimState, after: SimState) -> np.ndarray:
+def _relative(before: SimState, after: SimState) -> NDArray[Any]:
     """(3,) the ego's dx, dy in metres and turn in rad, in its earlier frame."""
     a, b = before.ego, after.ego
     dx, dy, c, s = b.x - a.x, b.y - a.y, np.cos(a.yaw), np.sin(a.yaw)

@@ -7,8 +7,10 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from world_model.core.errors import DataError
 from world_model.data.formats.categories import class_of_category
@@ -21,8 +23,8 @@ WIDTH = {"translation": 3, "size": 3, "rotation": 4}
 
 
 def read_boxes(
-    folder: Path, frames: Sequence[str], ego_to_global: np.ndarray, sample_time_us: dict[str, int]
-) -> dict[str, np.ndarray]:
+    folder: Path, frames: Sequence[str], ego_to_global: NDArray[Any], sample_time_us: dict[str, int]
+) -> dict[str, NDArray[Any]]:
     """The box columns of a `SceneIndex`.
 
     Args:
@@ -71,22 +73,22 @@ def read_boxes(
 class _Annotations:
     """A million rows in columns: as dictionaries they would take gigabytes. Links are row numbers, -1 for none."""
 
-    sample: np.ndarray
-    instance: np.ndarray
-    numbers: np.ndarray
-    before: np.ndarray
-    after: np.ndarray
+    sample: NDArray[Any]
+    instance: NDArray[Any]
+    numbers: NDArray[Any]
+    before: NDArray[Any]
+    after: NDArray[Any]
 
     @property
-    def translation(self) -> np.ndarray:
+    def translation(self) -> NDArray[Any]:
         return self.numbers[:, :3]
 
     @property
-    def size(self) -> np.ndarray:
+    def size(self) -> NDArray[Any]:
         return self.numbers[:, 3:6]
 
     @property
-    def rotation(self) -> np.ndarray:
+    def rotation(self) -> NDArray[Any]:
         return self.numbers[:, 6:]
 
 
@@ -150,7 +152,7 @@ def _read_instances(folder: Path) -> tuple[list[int], dict[str, int]]:
     return [class_of_category(name) for name in names], {token: i for i, token in enumerate(instance)}
 
 
-def _velocities(table: _Annotations, time_s: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def _velocities(table: _Annotations, time_s: NDArray[Any], rows: NDArray[Any]) -> NDArray[Any]:
     """(N, 3) global velocities in m/s: central differences, one-sided at the ends of a track, NaN where unknown."""
     first = np.where(table.before[rows] >= 0, table.before[rows], rows)
     last = np.where(table.after[rows] >= 0, table.after[rows], rows)
@@ -161,7 +163,7 @@ def _velocities(table: _Annotations, time_s: np.ndarray, rows: np.ndarray) -> np
     return np.where(known[:, None], moved / np.where(known, dt_s, 1.0)[:, None], np.nan)
 
 
-def _heading(quaternion: np.ndarray) -> np.ndarray:
+def _heading(quaternion: NDArray[Any]) -> NDArray[Any]:
     """(N, 3) direction of the rotated x axis of (N, 4) quaternions (w, x, y, z)."""
     w, x, y, z = (quaternion / np.linalg.norm(quaternion, axis=1, keepdims=True)).T
     return np.stack((1 - 2 * (y * y + z * z), 2 * (x * y + w * z), 2 * (x * z - w * y)), -1)

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from world_model.core.errors import DataError
 from world_model.data.index import SceneIndex
@@ -86,7 +88,7 @@ def keep_whole(
     index: SceneIndex,
     *,
     strict: bool,
-    follows: np.ndarray | None = None,
+    follows: NDArray[Any] | None = None,
     longest_step_s: float = LONGEST_STEP_S,
 ) -> tuple[SceneIndex, ImportReport]:
     """Leave out frames whose label files are missing, and cut scenes wherever something is missing.
@@ -149,7 +151,7 @@ def keep_whole(
     return kept, report
 
 
-def _missing(index: SceneIndex) -> np.ndarray:
+def _missing(index: SceneIndex) -> NDArray[Any]:
     """(F,) bool: the file of the labels, or that of the true labels, is not there."""
     gone = np.zeros(len(index.token), bool)
     for column in _columns(index):
@@ -157,13 +159,13 @@ def _missing(index: SceneIndex) -> np.ndarray:
     return gone
 
 
-def _paths(index: SceneIndex, frames: np.ndarray) -> tuple[str, ...]:
+def _paths(index: SceneIndex, frames: NDArray[Any]) -> tuple[str, ...]:
     """The missing files of some frames."""
     files = [_where(index, str(column[frame])) for frame in frames for column in _columns(index)]
     return tuple(file for file in files if not os.path.isfile(file))
 
 
-def _columns(index: SceneIndex) -> list[np.ndarray]:
+def _columns(index: SceneIndex) -> list[NDArray[Any]]:
     return [index.label_path] if index.truth_path is None else [index.label_path, index.truth_path]
 
 
@@ -172,7 +174,7 @@ def _where(index: SceneIndex, path: str) -> str:
     return os.path.normpath(os.path.join(index.root, path))
 
 
-def _parts(frames: range, missing: np.ndarray, cut: np.ndarray) -> list[range]:
+def _parts(frames: range, missing: NDArray[Any], cut: NDArray[Any]) -> list[range]:
     """The longest runs of frames of one scene with nothing missing in between."""
     parts: list[range] = []
     for frame in frames:

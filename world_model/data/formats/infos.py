@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from world_model.core.errors import DataError
 from world_model.data.formats.categories import class_of_name
@@ -189,7 +190,7 @@ def _place(info: Info, file: Path) -> Path:
     return Path(*parts)
 
 
-def _commands(infos: list[Info], file: Path) -> np.ndarray | None:
+def _commands(infos: list[Info], file: Path) -> NDArray[Any] | None:
     """(N,) int8, or None where the file has no commands."""
     if not any("gt_ego_fut_cmd" in info for info in infos):
         return None
@@ -201,7 +202,7 @@ def _commands(infos: list[Info], file: Path) -> np.ndarray | None:
     return np.argmax(rows, axis=1).astype(np.int8)
 
 
-def _motion(infos: list[Info], file: Path) -> np.ndarray:
+def _motion(infos: list[Info], file: Path) -> NDArray[Any]:
     """(N, 3) float32 (vx, vy, yaw rate) as the file has them."""
     rows = [np.asarray(field(info, "gt_ego_lcf_feat", file)).reshape(-1) for info in infos]
     for info, row in zip(infos, rows):
@@ -246,7 +247,7 @@ def _boxes(info: Info, file: Path) -> Boxes:
     )
 
 
-def _matrix(quaternion: np.ndarray) -> np.ndarray:
+def _matrix(quaternion: NDArray[Any]) -> NDArray[Any]:
     w, x, y, z = quaternion
     return np.array(
         [

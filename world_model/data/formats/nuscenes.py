@@ -12,9 +12,11 @@ else needs the devkit. Ego pose of a keyframe: that of its LIDAR_TOP sweep, the 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from world_model.core.errors import DataError
 from world_model.core.geometry import pose_matrix
@@ -169,7 +171,7 @@ def _check_all_used(folder: Path, chains: list[list[Row]], samples: dict[str, Ro
         )
 
 
-def _read_ego_poses(folder: Path, tokens: list[str]) -> tuple[np.ndarray, np.ndarray]:
+def _read_ego_poses(folder: Path, tokens: list[str]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Translations (F, 3) and unit quaternions (F, 4) of the LIDAR_TOP keyframes of samples."""
     lidars = {row["token"] for row in read_table(folder, "sensor") if row["channel"] == "LIDAR_TOP"}
     mounted = {row["token"] for row in read_table(folder, "calibrated_sensor") if row["sensor_token"] in lidars}

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any, ClassVar, TypeGuard
 
 import numpy as np
+from numpy.typing import NDArray
 
 from world_model.core.errors import DataError
 
@@ -60,7 +61,7 @@ class _Dtype:
         self.value = self.value.newbyteorder(state[1])
 
 
-class _Array(np.ndarray):
+class _Array(NDArray[Any]):
     """An array whose contents come in ``__setstate__``, checked there."""
 
     def __setstate__(self, state: Any) -> None:
@@ -87,7 +88,7 @@ def _holds(raw: object, size: int) -> bool:
 class _MakeArray(_Name):
     __slots__ = ()
 
-    def __call__(self, kind: object, shape: object, typecode: object) -> np.ndarray:
+    def __call__(self, kind: object, shape: object, typecode: object) -> NDArray[Any]:
         if kind is not _NDARRAY or shape != (0,) or typecode not in (b"b", "b"):
             raise _Refused("a numpy array made in an unusual way")
         return np.ndarray.__new__(_Array, (0,), np.int8)
@@ -118,7 +119,7 @@ class _FromBuffer(_Name):
 
     def __call__(
         self, raw: object, dtype: object, shape: object, order: object = "C", axes: object = None
-    ) -> np.ndarray:
+    ) -> NDArray[Any]:
         if not isinstance(dtype, _Dtype) or dtype.value.hasobject or not _is_shape(shape) or order not in ("C", "F"):
             raise _Refused("a numpy array made in an unusual way")
         if axes is not None or not _holds(raw, math.prod(shape) * dtype.value.itemsize):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from world_model.core.errors import DataError
 
@@ -12,11 +14,11 @@ REMEDY = "fetch the file again; poses must be rigid transforms ego -> global in 
 
 
 def checked_poses(
-    translation: Sequence[object] | np.ndarray,
-    rotation: Sequence[object] | np.ndarray,
+    translation: Sequence[object] | NDArray[Any],
+    rotation: Sequence[object] | NDArray[Any],
     where: str,
     names: Sequence[str],
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """Translations and unit quaternions out of a file.
 
     Args:
@@ -49,7 +51,9 @@ def checked_poses(
     return moved, turned / norm
 
 
-def poses_of_matrices(matrices: Sequence[object], where: str, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def poses_of_matrices(
+    matrices: Sequence[object], where: str, names: Sequence[str]
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """Translations and unit quaternions of 4 x 4 poses.
 
     Args:
@@ -79,7 +83,7 @@ def poses_of_matrices(matrices: Sequence[object], where: str, names: Sequence[st
     return pose[:, :3, 3].copy(), _quaternions(turn)
 
 
-def _quaternions(turn: np.ndarray) -> np.ndarray:
+def _quaternions(turn: NDArray[Any]) -> NDArray[Any]:
     """(N, 4) unit quaternions with w >= 0 of (N, 3, 3) rotations, from the largest of their four components."""
     m = turn.transpose(1, 2, 0)
     # Four times the products of each pair of components, as a symmetric 4 x 4 matrix per rotation.

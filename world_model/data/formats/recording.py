@@ -7,9 +7,11 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from world_model.core.errors import DataError, OptionError
 from world_model.core.geometry import pose_matrix
@@ -39,14 +41,14 @@ class Drive:
     name: str
     split: str
     token: Sequence[str]
-    timestamp_us: np.ndarray
-    translation_m: np.ndarray
-    rotation: np.ndarray
+    timestamp_us: NDArray[Any]
+    translation_m: NDArray[Any]
+    rotation: NDArray[Any]
     label_path: Sequence[Path]
     truth_path: Sequence[Path] | None = None
-    command: np.ndarray | None = None
-    motion: np.ndarray | None = None
-    follows: np.ndarray | None = None
+    command: NDArray[Any] | None = None
+    motion: NDArray[Any] | None = None
+    follows: NDArray[Any] | None = None
     boxes: Sequence[Boxes] | None = None
 
 
@@ -66,7 +68,7 @@ def build_index(
     index_folder: Path,
     source: str,
     where: str,
-    boxes: dict[str, np.ndarray] | None = None,
+    boxes: dict[str, NDArray[Any]] | None = None,
     dataset: str = "nuscenes",
     label_format: str = "occ3d",
     truth_format: str = "occ3d",
@@ -161,7 +163,7 @@ def _check(drives: Sequence[Drive], where: str) -> None:
             )
 
 
-def _box_columns(drives: Sequence[Drive]) -> dict[str, np.ndarray]:
+def _box_columns(drives: Sequence[Drive]) -> dict[str, NDArray[Any]]:
     frames = [boxes for drive in drives for boxes in (drive.boxes or [NO_BOXES] * len(drive.token))]
     columns = {
         f"box_{column}": np.concatenate([getattr(boxes, name) for boxes in frames])

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from world_model.core.errors import DataError
 from world_model.core.files import DAMAGED_NPZ
@@ -67,7 +68,7 @@ def read_uniocc(
     if not folders:
         raise DataError(f"{root} holds no {INFOS}, nor does a folder in it", "a UniOcc data set", REMEDY)
     drives: list[Drive] = []
-    follows: list[np.ndarray] = []
+    follows: list[NDArray[Any]] = []
     objects: dict[str, int] = {}
     with ThreadPoolExecutor(workers) as pool:
         for folder in folders:
@@ -128,14 +129,14 @@ def _inside(folder: Path, path: str) -> Path:
     return folder.joinpath(*parts)
 
 
-def _follows(paths: Sequence[Path], stride: int) -> np.ndarray:
+def _follows(paths: Sequence[Path], stride: int) -> NDArray[Any]:
     """(N,) bool: files are numbered, and the number before this one's is the one that should be."""
     numbers = [int(path.stem) if path.stem.isdecimal() else None for path in paths]
     pairs = zip([None, *numbers], numbers)
     return np.array([a is None or b is None or b - a == stride for a, b in pairs], bool)
 
 
-def _read_frame(path: Path) -> tuple[np.ndarray, list[Any]] | None:
+def _read_frame(path: Path) -> tuple[NDArray[Any], list[Any]] | None:
     """Pose and objects of a frame; None if there is no such file (a label that is missing, reported later)."""
     key = "ego_to_world_transformation"
     try:
@@ -168,7 +169,7 @@ def _drive(
     name: str,
     folder: Path,
     paths: Sequence[Path],
-    frames: Sequence[tuple[np.ndarray, list[Any]] | None],
+    frames: Sequence[tuple[NDArray[Any], list[Any]] | None],
     numbers: dict[str, int],
 ) -> Drive:
     tokens = [f"{name}/{path.stem}" for path in paths]
@@ -189,8 +190,8 @@ def _drive(
 
 
 def _filled(
-    translation: np.ndarray, rotation: np.ndarray, there: np.ndarray, count: int
-) -> tuple[np.ndarray, np.ndarray]:
+    translation: NDArray[Any], rotation: NDArray[Any], there: NDArray[Any], count: int
+) -> tuple[NDArray[Any], NDArray[Any]]:
     """Poses of all frames. One that is missing will be left out; its neighbours' motion wants a likely pose for it."""
     if not len(there):
         return np.zeros((count, 3)), np.tile((1.0, 0.0, 0.0, 0.0), (count, 1))
@@ -201,7 +202,7 @@ def _filled(
 
 def _boxes(frames: Sequence[list[Mapping[str, Any]]], paths: Sequence[Path], numbers: dict[str, int]) -> list[Boxes]:
     """Objects of every frame in its ego frame; velocities from where they stand one frame before and after."""
-    local: list[tuple[list[str], np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = []
+    local: list[tuple[list[str], NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]] = []
     for objects, path in zip(frames, paths):
         rows = [one for one in objects if _class_of(one, path) != FREE]
         names = [str(one.get("token")) for one in rows]
@@ -238,7 +239,7 @@ def _boxes(frames: Sequence[list[Mapping[str, Any]]], paths: Sequence[Path], num
     return found
 
 
-def _width_first(local: Sequence[tuple[list[str], np.ndarray, np.ndarray, np.ndarray, np.ndarray]]) -> bool:
+def _width_first(local: Sequence[tuple[list[str], NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]]) -> bool:
     """Whether sizes are (width, length, height): its README says length first, some of its scripts width first.
 
     Cars are longer than they are wide, so the data tell.
@@ -262,7 +263,7 @@ def _size(one: Mapping[str, Any], path: Path) -> list[float]:
     return [float(v) for v in size]
 
 
-def _matrices(rows: Sequence[Mapping[str, Any]], key: str, path: Path) -> np.ndarray:
+def _matrices(rows: Sequence[Mapping[str, Any]], key: str, path: Path) -> NDArray[Any]:
     """(N, 4, 4) of a key of all objects."""
     values = [np.asarray(one.get(key)) for one in rows]
     if any(v.shape != (4, 4) or v.dtype.kind not in "iuf" or not np.isfinite(v).all() for v in values):

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from world_model.core.errors import DataError
 from world_model.data.formats.gaps import LONGEST_STEP_S, ImportReport, keep_whole
@@ -89,7 +90,7 @@ def read_waymo(
     return keep_whole(index, strict=strict, follows=follows, longest_step_s=longest_step_s)
 
 
-def keyframes(infos: Sequence[Mapping[str, Any]], file: Path) -> dict[int, np.ndarray]:
+def keyframes(infos: Sequence[Mapping[str, Any]], file: Path) -> dict[int, NDArray[Any]]:
     """Every fifth frame, counted through all scenes.
 
     Args:
@@ -104,7 +105,7 @@ def keyframes(infos: Sequence[Mapping[str, Any]], file: Path) -> dict[int, np.nd
         DataError: a frame is named twice, or its number or timestamp cannot be.
     """
     rows = np.array([(*_number(info, file), _time_us(info, file)) for info in infos], np.int64).reshape(-1, 3)
-    scenes: dict[int, np.ndarray] = {}
+    scenes: dict[int, NDArray[Any]] = {}
     for scene in np.unique(rows[:, 0]):
         chosen = rows[rows[:, 0] == scene][:, 1:]
         chosen = chosen[np.argsort(chosen[:, 0], kind="stable")]
@@ -122,7 +123,7 @@ def keyframes(infos: Sequence[Mapping[str, Any]], file: Path) -> dict[int, np.nd
     return kept
 
 
-def _check_rate(scenes: Mapping[int, np.ndarray], file: Path) -> None:
+def _check_rate(scenes: Mapping[int, NDArray[Any]], file: Path) -> None:
     steps = [np.diff(rows[:, 1]) for rows in scenes.values() if len(rows) > 1]
     if steps and not 0.3e6 < float(np.median(np.concatenate(steps))) < 0.8e6:
         typical = float(np.median(np.concatenate(steps)))
@@ -149,7 +150,7 @@ def _time_us(info: Mapping[str, Any], file: Path) -> int:
     return int(value)
 
 
-def _drive(scene: int, rows: np.ndarray, labels: Path, table: Any, file: Path, faithful: bool) -> Drive:
+def _drive(scene: int, rows: NDArray[Any], labels: Path, table: Any, file: Path, faithful: bool) -> Drive:
     names = [f"{scene:03d}{frame:03d}" for frame in rows[:, 0]]
     matrices = [_pose(table, scene, int(frame), file) for frame in rows[:, 0]]
     translation, rotation = poses_of_matrices(matrices, f"{file}: ego2global", names)

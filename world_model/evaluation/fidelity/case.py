@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from world_model.core.grid import OCC3D, VoxelGrid
@@ -55,7 +57,7 @@ class Truth:
 
     driven: Plan
     labels: dict[int, Tensor]
-    seen: list[list[np.ndarray | None]] | None = None
+    seen: list[list[NDArray[Any] | None]] | None = None
 
 
 class Case:
@@ -134,7 +136,7 @@ class Case:
             self._clips[chase] = load_clips(self.index, frames, PAST, future, True, grid=self.grid)
         return self._clips[chase]
 
-    def _moment(self, frame: int, steps: int, labels: np.ndarray | None = None) -> Moment:
+    def _moment(self, frame: int, steps: int, labels: NDArray[Any] | None = None) -> Moment:
         nothing = np.zeros((0, 0, 0), np.uint8)
         return Moment(
             index=self.index,

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 
 from world_model.core.grid import (
     EGO_LENGTH_M,
@@ -56,7 +58,7 @@ class Chase:
     gap_m: float
     instance: int
 
-    def motions(self, moment: Moment) -> np.ndarray:
+    def motions(self, moment: Moment) -> NDArray[Any]:
         """(K, 3) motions that reach the vehicle after about three seconds."""
         accel = 2 * (self.gap_m - moment.speed_mps * CHASE_S) / CHASE_S**2
         return pursuit(moment, self.center_m, float(np.clip(accel, -MOST_ACCEL_MPS2, MOST_ACCEL_MPS2)))
@@ -106,8 +108,8 @@ def _ahead(boxes: Boxes, frame: int) -> list[Chase]:
 
 
 def seen_voxels(
-    chase: Chase, states: list[SimState], labels: np.ndarray, grid: VoxelGrid = OCC3D
-) -> list[np.ndarray | None]:
+    chase: Chase, states: list[SimState], labels: NDArray[Any], grid: VoxelGrid = OCC3D
+) -> list[NDArray[Any] | None]:
     """What the ground truth shows of the vehicle at every step.
 
     Args:
@@ -147,7 +149,7 @@ def _gone(row: np.void) -> bool:
     return bool(((x > -EGO_REAR_OVERHANG_M) & (x < front) & (np.abs(y) < EGO_WIDTH_M / 2)).any())
 
 
-def _of_vehicle(row: np.ndarray, drawn: np.ndarray, grid: VoxelGrid) -> np.ndarray | None:
+def _of_vehicle(row: NDArray[Any], drawn: NDArray[Any], grid: VoxelGrid) -> NDArray[Any] | None:
     box = Boxes(
         center_m=row["center"],
         size_m=row["size"],
@@ -161,7 +163,7 @@ def _of_vehicle(row: np.ndarray, drawn: np.ndarray, grid: VoxelGrid) -> np.ndarr
     return seen if len(seen) >= LEAST_VOXELS else None
 
 
-def still_there(seen: list[np.ndarray | None], labels: np.ndarray) -> np.ndarray:
+def still_there(seen: list[NDArray[Any] | None], labels: NDArray[Any]) -> NDArray[Any]:
     """(K, 3) int64: voxels the truth shows, of these with an obstacle within one voxel, and exactly there.
 
     Args:

@@ -12,9 +12,11 @@ import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from world_model.core.geometry import invert_pose, se2_matrix, yaw_from_matrix
 from world_model.core.grid import DRIVEABLE, GROUND, OBSTACLE, OCC3D, STEP_S, VoxelGrid
@@ -50,7 +52,7 @@ class Moment:
 
     index: SceneIndex
     frame: int
-    labels: np.ndarray
+    labels: NDArray[Any]
     steps: int
     seed: int = 0
     grid: VoxelGrid = OCC3D
@@ -76,12 +78,12 @@ class Plan:
         command: (B, K) int64, 0 right, 1 left, 2 straight.
     """
 
-    motion: np.ndarray
+    motion: NDArray[Any]
     curr_to_next: torch.Tensor
     command: torch.Tensor
 
     @classmethod
-    def of(cls, motion: np.ndarray) -> Plan:
+    def of(cls, motion: NDArray[Any]) -> Plan:
         """Motions in the plane, with commands that fit them."""
         matrix = invert_pose(se2_matrix(*torch.from_numpy(motion).unbind(-1))).float()
         return cls(motion=motion, curr_to_next=matrix, command=commands(motion))
@@ -105,7 +107,7 @@ def plan(name: str, moments: Sequence[Moment]) -> Plan:
     return Plan(motion=_planar(matrix), curr_to_next=invert_pose(matrix).float(), command=torch.stack(said))
 
 
-def drive(name: str, moment: Moment) -> np.ndarray:
+def drive(name: str, moment: Moment) -> NDArray[Any]:
     """(K, 3) float64 motions of an action set from a moment."""
     if name == "logged":
         return _planar(_log(moment)[0])
@@ -125,11 +127,11 @@ def _log(moment: Moment) -> tuple[torch.Tensor, torch.Tensor]:
     return invert_pose(pose[:-1]) @ pose[1:], torch.from_numpy(index.command[rows[:-1]].astype(np.int64))
 
 
-def _planar(step: torch.Tensor) -> np.ndarray:
+def _planar(step: torch.Tensor) -> NDArray[Any]:
     return torch.cat((step[..., :2, 3], yaw_from_matrix(step)[..., None]), -1).numpy()
 
 
-def perturbed(moment: Moment) -> np.ndarray:
+def perturbed(moment: Moment) -> NDArray[Any]:
     """The log with another speed and another steering: noise that lasts a few steps."""
     rng, way = moment.random("perturbed"), drive("logged", moment)
     noise = rng.standard_normal((len(way), 2)) * (SPEED_NOISE_MPS, CURVATURE_NOISE)
@@ -141,7 +143,7 @@ def perturbed(moment: Moment) -> np.ndarray:
     return np.stack([arc(float(s), float(y)) for s, y in zip(distance, yaw, strict=True)])
 
 
-def wandering(moment: Moment) -> np.ndarray:
+def wandering(moment: Moment) -> NDArray[Any]:
     """Random accelerations and curvatures, each held for a second."""
     rng, speed, motions = moment.random("random"), moment.speed_mps, []
     for k in range(moment.steps):
@@ -163,7 +165,7 @@ def nearest_obstacle(moment: Moment) -> tuple[float, float]:
     return (float(x[nearest]), float(y[nearest]))
 
 
-def pursuit(moment: Moment, target_m: tuple[float, float], accel_mps2: float | None = None) -> np.ndarray:
+def pursuit(moment: Moment, target_m: tuple[float, float], accel_mps2: float | None = None) -> NDArray[Any]:
     """Steer at a point and then go straight on, through whatever is there.
 
     Args:
@@ -183,7 +185,7 @@ def pursuit(moment: Moment, target_m: tuple[float, float], accel_mps2: float | N
     return np.stack(motions)
 
 
-def off_road(moment: Moment) -> np.ndarray:
+def off_road(moment: Moment) -> NDArray[Any]:
     """Turn to the side on which the road ends sooner, and leave it."""
     side, speed, heading, motions = road_ends(moment), moment.speed_mps, 0.0, []
     for _ in range(moment.steps):
@@ -203,7 +205,7 @@ def road_ends(moment: Moment) -> int:
     return 1 if left < right else -1
 
 
-def commands(motions: np.ndarray) -> torch.Tensor:
+def commands(motions: NDArray[Any]) -> torch.Tensor:
     """(..., K) int64 commands that fit (..., K, 3) motions: the turn over the three seconds to come."""
     yaw = np.cumsum(np.concatenate((np.zeros_like(motions[..., :1, 2]), motions[..., 2]), -1), -1)
     steps = motions.shape[-2]
@@ -211,7 +213,7 @@ def commands(motions: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.where(turn > 0.35, 1, np.where(turn < -0.35, 0, 2)).astype(np.int64))
 
 
-def _places(moment: Moment, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _places(moment: Moment, columns: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """x and y in metres of the columns of a (X, Y) mask."""
     place = (np.argwhere(columns) + 0.5) * moment.grid.voxel_m + moment.grid.lower_m[:2]
     return place[:, 0], place[:, 1]

@@ -6,9 +6,11 @@ Legend: H horizons, B drives, R steps at which the ego response is measured.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from world_model.core.grid import VoxelGrid
@@ -21,7 +23,7 @@ from world_model.worlds.protocol import World
 
 RESPONSE_STEPS = (1, 3, 6)
 """Steps whose motion is looked for in the forecasts: the first, one in the middle, and the last within 3 s."""
-Counts = dict[str, np.ndarray]
+Counts = dict[str, NDArray[Any]]
 
 
 def wanted_steps(task: Task, horizons: Sequence[int]) -> list[int]:
@@ -69,7 +71,7 @@ def measure_truth(case: Case, task: Task) -> Counts:
     return {"response": response(truth.labels, truth.driven.motion, case.grid)}
 
 
-def response(labels: dict[int, Tensor], driven: np.ndarray, grid: VoxelGrid) -> np.ndarray:
+def response(labels: dict[int, Tensor], driven: NDArray[Any], grid: VoxelGrid) -> NDArray[Any]:
     """(B, R, 2, 3) motions found in labels and driven, for the steps of `RESPONSE_STEPS` that there are."""
     steps = [k for k in RESPONSE_STEPS if k in labels and k - 1 in labels]
     before, after = (torch.stack([labels[k - back] for k in steps], 1) for back in (1, 0))
@@ -77,13 +79,13 @@ def response(labels: dict[int, Tensor], driven: np.ndarray, grid: VoxelGrid) -> 
     return np.stack((found.reshape(-1, len(steps), 3), driven[:, [k - 1 for k in steps]]), 2)
 
 
-def _kept(truth: Truth, shown: dict[int, Tensor]) -> np.ndarray:
+def _kept(truth: Truth, shown: dict[int, Tensor]) -> NDArray[Any]:
     assert truth.seen is not None
     drives = [np.stack([shown[k][b].numpy() for k in range(1, CHASE_STEPS + 1)]) for b in range(len(truth.seen))]
     return np.stack([still_there(seen, labels) for seen, labels in zip(truth.seen, drives, strict=True)])
 
 
-def _table(shown: Tensor, true: Tensor) -> np.ndarray:
+def _table(shown: Tensor, true: Tensor) -> NDArray[Any]:
     confusion = Confusion()
     confusion.add(shown, true)
     return confusion.table

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from world_model.core.geometry import se2_matrix
 from world_model.core.grid import STEP_S
@@ -39,7 +41,7 @@ def draw_case(path: Path, worlds: dict[str, World], case: Case, task: Task, row:
     true = {k: truth.labels[k][row].numpy() for k in shown_steps}
     ahead = _ahead(truth.driven.motion[row])
     goal = case.chases[row].center_m if task.drive == CHASE else None
-    rows: list[Sequence[np.ndarray | None]] = [[_seen(true[k], ahead[k:], case, goal) for k in shown_steps]]
+    rows: list[Sequence[NDArray[Any] | None]] = [[_seen(true[k], ahead[k:], case, goal) for k in shown_steps]]
     labels = ["truth"]
     for name, world in worlds.items():
         start = case.start(world, task.drive == CHASE).index(row)
@@ -55,14 +57,14 @@ def draw_case(path: Path, worlds: dict[str, World], case: Case, task: Task, row:
     return write_png(path, np.concatenate((table, key(table.shape[1], NAMES, COLORS[1:]))))
 
 
-def _seen(labels: np.ndarray, ahead: np.ndarray, case: Case, goal_m: tuple[float, float] | None) -> np.ndarray:
+def _seen(labels: NDArray[Any], ahead: NDArray[Any], case: Case, goal_m: tuple[float, float] | None) -> NDArray[Any]:
     """Occupancy with the way that is still to be driven, and what is driven at (given in the frame of the start)."""
     into = np.linalg.inv(ahead[0])
     goal = None if goal_m is None else (into @ (*goal_m, 0.0, 1.0))[:2]
     return birds_eye(labels, scale=SCALE, grid=case.grid, path_m=(into @ ahead)[:, :2, 3], goal_m=goal)
 
 
-def _ahead(motion: np.ndarray) -> np.ndarray:
+def _ahead(motion: NDArray[Any]) -> NDArray[Any]:
     """(K + 1, 4, 4) ego poses in the frame of the start."""
     poses = [np.eye(4)]
     for step in se2_matrix(*torch.from_numpy(motion).unbind(-1)).numpy():

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from world_model.core.grid import STEP_S
 from world_model.evaluation.fidelity.measure import Counts
@@ -39,7 +41,7 @@ class ResponseFigures:
     turn_gain: float
 
     @classmethod
-    def of(cls, pairs: np.ndarray) -> ResponseFigures:
+    def of(cls, pairs: NDArray[Any]) -> ResponseFigures:
         """From (N, 2, 3) motions found and driven; a step at which nothing was found is infinitely wrong."""
         found, driven = pairs[:, 0], pairs[:, 1]
         known = np.isfinite(found).all(1)
@@ -70,9 +72,9 @@ class WorldResult:
     """
 
     name: str
-    tables: dict[str, np.ndarray] = field(default_factory=dict)
-    response: dict[str, np.ndarray] = field(default_factory=dict)
-    kept: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 3), np.int64))
+    tables: dict[str, NDArray[Any]] = field(default_factory=dict)
+    response: dict[str, NDArray[Any]] = field(default_factory=dict)
+    kept: NDArray[Any] = field(default_factory=lambda: np.zeros((0, 0, 3), np.int64))
 
     def add(self, task: str, counts: Counts) -> WorldResult:
         """With the counts of one more scene."""
@@ -86,7 +88,7 @@ class WorldResult:
             kept = np.concatenate((kept, counts["kept"])) if len(kept) else counts["kept"]
         return WorldResult(name=self.name, tables=tables, response=response, kept=kept)
 
-    def scores(self, task: str, metric: str) -> np.ndarray:
+    def scores(self, task: str, metric: str) -> NDArray[Any]:
         """(H) scores of a task as fractions; ``metric`` is "miou" or "iou"."""
         return np.array([getattr(Confusion(table), metric)() for table in self.tables[task]])
 
@@ -115,22 +117,22 @@ class WorldResult:
         return _share(near, total)
 
 
-def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+def ratio(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[Any]:
     """Element by element, NaN where the whole is 0."""
     return np.where(whole > 0, part / np.where(whole > 0, whole, 1), np.nan)
 
 
-def mean_until(scores: np.ndarray, horizons_s: Sequence[float], seconds: float = 3.0) -> float:
+def mean_until(scores: NDArray[Any], horizons_s: Sequence[float], seconds: float = 3.0) -> float:
     """Mean of the scores up to a horizon."""
     chosen = [s for s, h in zip(scores, horizons_s, strict=True) if h <= seconds]
     return float(np.mean(chosen)) if chosen else math.nan
 
 
-def _quantile(values: np.ndarray, share: float) -> float:
+def _quantile(values: NDArray[Any], share: float) -> float:
     return float(np.quantile(values, share, method="higher")) if len(values) else math.nan
 
 
-def _gain(found: np.ndarray, driven: np.ndarray) -> float:
+def _gain(found: NDArray[Any], driven: NDArray[Any]) -> float:
     return _share(float((found * driven).sum()), float((driven**2).sum()))
 
 

@@ -6,8 +6,11 @@ annotated boxes of the current frame with their velocities (an oracle: no detect
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from world_model.core.geometry import invert_pose, warp_voxels
@@ -90,7 +93,12 @@ def ego_warps(
 
 
 def _stamp(
-    target: np.ndarray, source: np.ndarray, movers: Boxes, dt_s: float, target_to_source: np.ndarray, grid: VoxelGrid
+    target: NDArray[Any],
+    source: NDArray[Any],
+    movers: Boxes,
+    dt_s: float,
+    target_to_source: NDArray[Any],
+    grid: VoxelGrid,
 ) -> None:
     """Write the movers' voxels into ``target`` (X, Y, Z), where they will be ``dt_s`` later."""
     placed = transform(advance(movers, dt_s), np.linalg.inv(target_to_source))

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing import get_context
 from multiprocessing.queues import Queue
-from typing import TypeVar
+from typing import Any, TypeVar
 
-import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 
 from world_model.core.errors import IIWorldError, OptionError
 from world_model.core.runtime import keep_memory
@@ -143,7 +143,7 @@ class Ranks:
         found: Value = box[0]  # type: ignore[assignment]
         return found
 
-    def add(self, counts: np.ndarray) -> np.ndarray:
+    def add(self, counts: NDArray[Any]) -> NDArray[Any]:
         """Sum of int64 arrays of one shape over all processes."""
         if self.size == 1:
             return counts

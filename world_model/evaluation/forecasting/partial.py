@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from world_model.core.files import DAMAGED_NPZ, write_npz
 
@@ -26,7 +27,7 @@ class PartialResults:
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
         self.folder, self.resume = folder / digest, resume
 
-    def load(self, name: str) -> dict[str, np.ndarray] | None:
+    def load(self, name: str) -> dict[str, NDArray[Any]] | None:
         """What was stored under a name, or None; a damaged file counts as not there."""
         path = self.folder / f"{name}.npz"
         if not self.resume or not path.exists():
@@ -37,7 +38,7 @@ class PartialResults:
         except DAMAGED_NPZ:
             return None
 
-    def save(self, name: str, **arrays: np.ndarray) -> None:
+    def save(self, name: str, **arrays: NDArray[Any]) -> None:
         """Store arrays under a name, atomically.
 
         Raises:

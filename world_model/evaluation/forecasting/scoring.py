@@ -18,9 +18,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from world_model.core.errors import OptionError
@@ -232,7 +234,7 @@ def _baselines(window: Window, steps: Sequence[int]) -> list[list[Tensor]]:
     return table
 
 
-def _count(forecast: Tensor, truth: Tensor, near: Tensor) -> np.ndarray:
+def _count(forecast: Tensor, truth: Tensor, near: Tensor) -> NDArray[Any]:
     """(2, 19, 18) histograms over all V voxels, and over those numbered ``near``."""
     truth, near = truth.to(forecast.device), near.to(forecast.device)
     everywhere, moving = Confusion(), Confusion()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from world_model.core.errors import DataError
@@ -31,7 +33,7 @@ class GoldenFile:
         self.path, self.used = path, set[str]()
         try:
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-                self._arrays: dict[str, np.ndarray] = {key: archive[key] for key in archive.files}
+                self._arrays: dict[str, NDArray[Any]] = {key: archive[key] for key in archive.files}
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError, AttributeError) as error:
             raise DataError(
                 f"{path} cannot be read ({type(error).__name__}: {error})",
@@ -50,7 +52,7 @@ class GoldenFile:
         """Keys that nobody has asked for."""
         return [key for key in self._arrays if key not in self.used]
 
-    def array(self, key: str) -> np.ndarray:
+    def array(self, key: str) -> NDArray[Any]:
         """One array.
 
         Raises:
@@ -75,7 +77,7 @@ class GoldenFile:
         """All arrays as a state dict."""
         return {key: self.tensor(key) for key in self.keys()}
 
-    def changed(self, key: str, value: np.ndarray) -> GoldenFile:
+    def changed(self, key: str, value: NDArray[Any]) -> GoldenFile:
         """The same file with another value of one array; what is asked for there counts here too."""
         other = object.__new__(GoldenFile)
         other.path, other.used, other._arrays = self.path, self.used, {**self._arrays, key: value}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from typing import Any
 
-import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from world_model.evaluation.parity.golden import GoldenFile
@@ -106,7 +107,7 @@ class Report:
         """Whether something was compared, and all of it agrees."""
         return bool(self.rows) and all(row.ok for row in self.rows.values())
 
-    def close(self, file: GoldenFile, key: str, value: Tensor | np.ndarray | float, kind: str, stage: str) -> None:
+    def close(self, file: GoldenFile, key: str, value: Tensor | NDArray[Any] | float, kind: str, stage: str) -> None:
         """Compare an array of a file with what this package computes; nothing happens if the file does not hold it."""
         if key not in file:
             return

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from world_model.core.geometry import quat_conjugate, quat_multiply, quat_to_matrix
@@ -100,7 +103,7 @@ def _without_nan(file: GoldenFile, key: str) -> GoldenFile:
     return file.changed(key, np.nan_to_num(file.array(key), nan=-1.0)) if key in file else file
 
 
-def _occupied(total: Confusion) -> np.ndarray:
+def _occupied(total: Confusion) -> NDArray[Any]:
     """(2, 2) histogram of free and occupied, ground truth of 255 occupied."""
     free = np.arange(len(CLASS_NAMES)) == len(SEMANTIC)
     table = total.counts.copy()

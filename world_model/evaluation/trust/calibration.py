@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from world_model.core.errors import CheckpointError
@@ -54,7 +55,7 @@ class Calibration:
         offset = float(np.dot(self.center, np.divide(self.weight, self.scale)))
         return _bend(table @ weight - offset, self.knots, self.trust)
 
-    def of_table(self, figures: np.ndarray) -> np.ndarray:
+    def of_table(self, figures: NDArray[Any]) -> NDArray[Any]:
         """(N,) trust of raw figures (N, K), in double precision."""
         score = ((figures - self.center) / self.scale) @ np.array(self.weight)
         return np.interp(score, self.knots, self.trust)
@@ -132,7 +133,7 @@ def ceiling_of(samples: Samples) -> float:
     return float(samples.iou[samples.step == 0].mean())
 
 
-def quality_of(samples: Samples, ceiling: float | None = None) -> np.ndarray:
+def quality_of(samples: Samples, ceiling: float | None = None) -> NDArray[Any]:
     """(N,) what trust should be: IoU over that of a reconstruction, at most 1."""
     return np.minimum(samples.iou / (ceiling_of(samples) if ceiling is None else ceiling), 1.0)
 

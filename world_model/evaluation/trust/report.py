@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from world_model.core.grid import STEP_S
 from world_model.evaluation.trust.calibration import Calibration, quality_of
@@ -63,7 +64,7 @@ def judge(calibration: Calibration, samples: Samples, ceiling: float) -> dict[st
     return report
 
 
-def picture(calibration: Calibration, samples: Samples, ceiling: float, title: str) -> np.ndarray:
+def picture(calibration: Calibration, samples: Samples, ceiling: float, title: str) -> NDArray[Any]:
     """Reliability, trust against error, and the ranking by horizon; (H, W, 3) uint8."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -129,7 +130,7 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _trust(calibration: Calibration, samples: Samples) -> np.ndarray:
+def _trust(calibration: Calibration, samples: Samples) -> NDArray[Any]:
     return calibration.of_table(samples.figures[:, [samples.names.index(name) for name in calibration.names]])
 
 

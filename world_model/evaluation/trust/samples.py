@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from world_model.core.errors import ConfigError, DataError
@@ -50,15 +52,15 @@ class Samples:
     """
 
     names: tuple[str, ...]
-    figures: np.ndarray
-    iou: np.ndarray
-    miou: np.ndarray
-    scene: np.ndarray
-    frame: np.ndarray
-    step: np.ndarray
-    edited: np.ndarray
+    figures: NDArray[Any]
+    iou: NDArray[Any]
+    miou: NDArray[Any]
+    scene: NDArray[Any]
+    frame: NDArray[Any]
+    step: NDArray[Any]
+    edited: NDArray[Any]
 
-    def pick(self, rows: np.ndarray) -> Samples:
+    def pick(self, rows: NDArray[Any]) -> Samples:
         """Some of the samples, by numbers or a mask."""
         columns = ("figures", "iou", "miou", "scene", "frame", "step", "edited")
         return Samples(names=self.names, **{name: getattr(self, name)[rows] for name in columns})
@@ -148,7 +150,7 @@ def collect(
     )
 
 
-def _drives(clips: Clips, ahead: np.ndarray, steps: int, edit: Edit) -> Tensor:
+def _drives(clips: Clips, ahead: NDArray[Any], steps: int, edit: Edit) -> Tensor:
     """(H, D, 4, 4) float64 current ego frame -> next ego frame, the logged drive and an edited one."""
     pose = clips.ego_to_global[0, clips.past :]
     logged = invert_pose(pose[1:]) @ pose[:-1]

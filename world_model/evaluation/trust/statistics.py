@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 
-def ranks(values: np.ndarray) -> np.ndarray:
+def ranks(values: NDArray[Any]) -> NDArray[Any]:
     """(N,) ranks from 0, equal values sharing their mean rank."""
     _, inverse, count = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(count)
     return (last - (count + 1) / 2)[inverse.reshape(-1)]
 
 
-def spearman(a: np.ndarray, b: np.ndarray) -> float:
+def spearman(a: NDArray[Any], b: NDArray[Any]) -> float:
     """Rank correlation of two (N,) arrays; NaN when one of them is constant or there are fewer than three."""
     if len(a) < 3:
         return float("nan")
@@ -21,14 +24,16 @@ def spearman(a: np.ndarray, b: np.ndarray) -> float:
     return float(((first - first.mean()) * (second - second.mean())).mean() / spread) if spread > 0 else float("nan")
 
 
-def within(a: np.ndarray, b: np.ndarray, group: np.ndarray) -> float:
+def within(a: NDArray[Any], b: NDArray[Any], group: NDArray[Any]) -> float:
     """Mean over groups of the rank correlation inside each, weighted by their sizes; groups below 8 are left out."""
     found = [(spearman(a[group == g], b[group == g]), int((group == g).sum())) for g in np.unique(group)]
     kept = [(value, size) for value, size in found if size >= 8 and not np.isnan(value)]
     return float(np.average([v for v, _ in kept], weights=[n for _, n in kept])) if kept else float("nan")
 
 
-def interval(a: np.ndarray, b: np.ndarray, group: np.ndarray, draws: int = 500, seed: int = 0) -> tuple[float, float]:
+def interval(
+    a: NDArray[Any], b: NDArray[Any], group: NDArray[Any], draws: int = 500, seed: int = 0
+) -> tuple[float, float]:
     """95 % interval of `spearman` by drawing whole groups with replacement: samples of a scene are not independent."""
     rng, names = np.random.default_rng(seed), np.unique(group)
     rows = {g: np.flatnonzero(group == g) for g in names}
@@ -40,14 +45,14 @@ def interval(a: np.ndarray, b: np.ndarray, group: np.ndarray, draws: int = 500, 
     return float(low), float(high)
 
 
-def ridge(figures: np.ndarray, target: np.ndarray, strength: float = 1.0) -> tuple[np.ndarray, float]:
+def ridge(figures: NDArray[Any], target: NDArray[Any], strength: float = 1.0) -> tuple[NDArray[Any], float]:
     """Weights (K,) and offset of the linear map of standardised figures (N, K) that is nearest to the target (N,)."""
     centre = target.mean()
     gram = figures.T @ figures + strength * np.eye(figures.shape[1])
     return np.linalg.solve(gram, figures.T @ (target - centre)), float(centre)
 
 
-def monotone(score: np.ndarray, target: np.ndarray, knots: int = 12) -> tuple[np.ndarray, np.ndarray]:
+def monotone(score: NDArray[Any], target: NDArray[Any], knots: int = 12) -> tuple[NDArray[Any], NDArray[Any]]:
     """A rising piecewise linear map score -> target, fitted to bins of equally many samples (isotonic regression).
 
     Returns:
@@ -66,7 +71,9 @@ def monotone(score: np.ndarray, target: np.ndarray, knots: int = 12) -> tuple[np
     return np.array([x for x, _, _ in blocks]), np.array([y for _, y, _ in blocks])
 
 
-def reliability(trust: np.ndarray, quality: np.ndarray, bins: int = 10) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def reliability(
+    trust: NDArray[Any], quality: NDArray[Any], bins: int = 10
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Bins of equally many samples.
 
     Returns:
@@ -77,7 +84,7 @@ def reliability(trust: np.ndarray, quality: np.ndarray, bins: int = 10) -> tuple
     return tuple(np.array(column) for column in zip(*means, strict=True))  # type: ignore[return-value]
 
 
-def calibration_error(trust: np.ndarray, quality: np.ndarray, bins: int = 10) -> float:
+def calibration_error(trust: NDArray[Any], quality: NDArray[Any], bins: int = 10) -> float:
     """Mean over `reliability` bins of the distance between trust and true quality."""
     mean, true, _ = reliability(trust, quality, bins)
     return float(np.abs(mean - true).mean())

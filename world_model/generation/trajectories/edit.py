@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from world_model.core.errors import OptionError
 from world_model.core.grid import STEP_S
@@ -48,7 +50,7 @@ class Edit:
         return "_".join([*parts, *(["mirrored"] if self.mirror else [])])
 
 
-def edited(motions: np.ndarray, edit: Edit, steps: int) -> np.ndarray:
+def edited(motions: NDArray[Any], edit: Edit, steps: int) -> NDArray[Any]:
     """An edited drive of any length; beyond the end of the given one it goes straight on at its last speed.
 
     Args:
@@ -71,7 +73,7 @@ def edited(motions: np.ndarray, edit: Edit, steps: int) -> np.ndarray:
     return motions_from_poses(_shifted(_follow(poses, along_m), along_m, edit.shift_m))
 
 
-def _follow(poses: np.ndarray, along_m: np.ndarray) -> np.ndarray:
+def _follow(poses: NDArray[Any], along_m: NDArray[Any]) -> NDArray[Any]:
     """Poses (K, 3) at the given distances (K,) along a way of poses (N, 3): cubic between them, straight beyond."""
     length = np.hypot(*np.diff(poses[:, :2], axis=0).T)
     # Where the vehicle stood, the last pose counts: its heading is the one it drives on with.
@@ -96,7 +98,7 @@ def _follow(poses: np.ndarray, along_m: np.ndarray) -> np.ndarray:
     return np.concatenate((place, begin[:, 2:] + t * (end[:, 2:] - begin[:, 2:])), 1)
 
 
-def _shifted(poses: np.ndarray, along_m: np.ndarray, shift_m: float) -> np.ndarray:
+def _shifted(poses: NDArray[Any], along_m: NDArray[Any], shift_m: float) -> NDArray[Any]:
     """Poses moved to the left by a smooth ramp along the way, with the heading that driving it takes."""
     if not shift_m:
         return poses
@@ -106,5 +108,5 @@ def _shifted(poses: np.ndarray, along_m: np.ndarray, shift_m: float) -> np.ndarr
     return np.concatenate((poses[:, :2] + offset[:, None] * normal, (poses[:, 2] + np.arctan(slope))[:, None]), 1)
 
 
-def _heading(yaw_rad: np.ndarray | float) -> np.ndarray:
+def _heading(yaw_rad: NDArray[Any] | float) -> NDArray[Any]:
     return np.stack((np.cos(yaw_rad), np.sin(yaw_rad)), -1)

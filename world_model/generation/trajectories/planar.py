@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 
-def poses_from_motions(motions: np.ndarray) -> np.ndarray:
+def poses_from_motions(motions: NDArray[Any]) -> NDArray[Any]:
     """Where steps lead.
 
     Args:
@@ -22,7 +25,7 @@ def poses_from_motions(motions: np.ndarray) -> np.ndarray:
     return np.concatenate((place, yaw[:, None]), 1)
 
 
-def motions_from_poses(poses: np.ndarray) -> np.ndarray:
+def motions_from_poses(poses: NDArray[Any]) -> NDArray[Any]:
     """The inverse of `poses_from_motions`, for poses (H + 1, 3) in any planar frame."""
     moved, turned = np.diff(poses[:, :2], axis=0), np.diff(poses[:, 2])
     c, s = np.cos(poses[:-1, 2]), np.sin(poses[:-1, 2])
@@ -31,12 +34,12 @@ def motions_from_poses(poses: np.ndarray) -> np.ndarray:
     return np.stack((dx, dy, (turned + np.pi) % (2 * np.pi) - np.pi), 1)
 
 
-def planar_motions(ego_to_global: np.ndarray) -> np.ndarray:
+def planar_motions(ego_to_global: NDArray[Any]) -> NDArray[Any]:
     """Motions (H, 3) of a recorded drive (H + 1, 4, 4), without height, pitch and roll."""
     return planar_steps(np.linalg.inv(ego_to_global[:-1]) @ ego_to_global[1:])
 
 
-def planar_steps(next_in_curr: np.ndarray) -> np.ndarray:
+def planar_steps(next_in_curr: NDArray[Any]) -> NDArray[Any]:
     """Motions (H, 3) of transforms (H, 4, 4) next ego frame -> current ego frame, without height, pitch and roll."""
     yaw = np.arctan2(next_in_curr[:, 1, 0], next_in_curr[:, 0, 0])
     return np.stack((next_in_curr[:, 0, 3], next_in_curr[:, 1, 3], yaw), 1)

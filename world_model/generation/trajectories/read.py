@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from world_model.core.errors import OptionError
 from world_model.core.files import DAMAGED_NPZ
@@ -30,7 +31,7 @@ _ROWS = "rows dx,dy,dyaw of three finite numbers (metres, metres, radians)"
 _REMEDY = 'write "4,0,0; 4,0,0.1" or name a CSV, JSON or npz file (formats: docs/generation.md)'
 
 
-def read_trajectory(text: str | Path) -> np.ndarray:
+def read_trajectory(text: str | Path) -> NDArray[Any]:
     """The trajectory in a file, or in the text itself.
 
     Args:
@@ -58,7 +59,7 @@ def read_trajectory(text: str | Path) -> np.ndarray:
     return _checked(_as_steps(arrays, path), str(path))
 
 
-def parse_trajectory(text: str) -> np.ndarray:
+def parse_trajectory(text: str) -> NDArray[Any]:
     """Ego motions (H, 3) dx m, dy m, dyaw rad out of a CSV file or out of the text itself.
 
     Raises:
@@ -96,7 +97,7 @@ def _from_npz(path: Path) -> dict[str, Any]:
         return {key: archive[key] for key in KEYS if key in archive.files}
 
 
-def _as_steps(arrays: dict[str, Any], path: Path) -> np.ndarray:
+def _as_steps(arrays: dict[str, Any], path: Path) -> NDArray[Any]:
     named = [key for key in KEYS if key in arrays]
     if len(named) != 1:
         raise OptionError(f"{path} holds {named or 'none'} of the known arrays", f"one of {KEYS}", _REMEDY)
@@ -122,7 +123,7 @@ def _as_steps(arrays: dict[str, Any], path: Path) -> np.ndarray:
     return np.linalg.inv(value) if key == "curr_to_next" else value
 
 
-def _check_rigid(transforms: np.ndarray, what: str) -> None:
+def _check_rigid(transforms: NDArray[Any], what: str) -> None:
     rotation = transforms[:, :3, :3]
     skew = np.abs(rotation.transpose(0, 2, 1) @ rotation - np.eye(3)).max((1, 2))
     bottom = np.abs(transforms[:, 3] - (0, 0, 0, 1)).max(1)
@@ -132,7 +133,7 @@ def _check_rigid(transforms: np.ndarray, what: str) -> None:
         raise OptionError(f"number {bad[0]} of {what} is no rigid transform", expected, _REMEDY)
 
 
-def _checked(steps: np.ndarray, what: str) -> np.ndarray:
+def _checked(steps: NDArray[Any], what: str) -> NDArray[Any]:
     if len(steps) > MAX_STEPS:
         raise OptionError(f"{what} has {len(steps)} steps", f"at most {MAX_STEPS}", "cut it into parts")
     moved = np.linalg.norm(steps[:, :2] if steps.ndim == 2 else steps[:, :3, 3], axis=1)

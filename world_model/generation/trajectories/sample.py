@@ -6,7 +6,10 @@ driver keeps a wanted speed and a wanted turn for a few seconds each, and change
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from world_model.core.grid import STEP_S
 
@@ -31,7 +34,7 @@ _JERK_MPS3 = 4.0
 _YAW_ACCEL_RPS2 = 0.6
 
 
-def sample_motions(rng: np.random.Generator, steps: int, speed_mps: float, yaw_rate_rps: float = 0.0) -> np.ndarray:
+def sample_motions(rng: np.random.Generator, steps: int, speed_mps: float, yaw_rate_rps: float = 0.0) -> NDArray[Any]:
     """Draw a drive.
 
     Args:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from world_model.core.errors import ConfigError, DataError
@@ -110,7 +111,7 @@ class ForecasterTask:
         iterations: int,
         seed: int,
         tokenizer: Tokenizer | None = None,
-        read_labels: Callable[[int], np.ndarray] | None = None,
+        read_labels: Callable[[int], NDArray[Any]] | None = None,
         share: Share | None = None,
         ranks: Ranks | None = None,
         workers: int = 2,
@@ -261,7 +262,7 @@ class ForecasterTask:
         """Nothing to take up."""
 
 
-def windows_of(index: SceneIndex, split: str, config: ForecasterLossConfig) -> np.ndarray:
+def windows_of(index: SceneIndex, split: str, config: ForecasterLossConfig) -> NDArray[Any]:
     """Current-frame numbers of a split whose whole past and future lie in one scene."""
     past, horizon = config.past, len(config.step_weights)
     scenes = [index.frames(s) for s in index.scenes(split)]
