@@ -26,8 +26,9 @@ COMMANDS = (
     "agents.train",
     "agents.evaluate",
     "ii_world_env.bench",
+    "ii_world_env.doctor",
 )
-WITH_EXAMPLES = ("agents.train", "agents.evaluate", "ii_world_env.bench")
+WITH_EXAMPLES = ("agents.train", "agents.evaluate", "ii_world_env.bench", "ii_world_env.doctor")
 
 
 def run(command: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> object:
