@@ -147,7 +147,7 @@ class IIWorldEnv(gym.Env[Any, NDArray[Any]]):
     ends), `untrusted` (the forecast trust fell below `least_trust`).
 
     In calibrated learned worlds `info["trust"]` is the expected quality of the forecast after every step, 0 to 1
-    (docs/trust.md).
+    (docs/results/trust.md).
 
     ## Arguments
     | Name          | Default     | Meaning                                                                      |

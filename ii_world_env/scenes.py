@@ -171,7 +171,7 @@ def open_scenes(
         raise OptionError(
             f"no data of the data set {dataset!r} were given, and none are bundled",
             "data_root= or index=, prepared with `python -m world_model.prepare`",
-            "see docs/formats.md for how to get and prepare them",
+            "see docs/howto/formats.md for how to get and prepare them",
         )
     if data_root is None and index is None:
         from world_model.data.demo import demo_root

@@ -32,7 +32,8 @@ class IIWorldVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         envs = gym.make_vec("IIWorld-nuScenes-v0", num_envs=8)
 
     Every environment has a random generator of its own, so that its episodes do not depend on its place in the batch.
-    Numbers agree with those of single environments up to the rounding of batched arithmetic (docs/conformance.md).
+    Numbers agree with those of single environments up to the rounding of batched arithmetic
+    (docs/results/conformance.md).
 
     ## Action Space
     That of `IIWorldEnv`, batched: `Box(-1, 1, (N, 2), float32)` by default, `MultiDiscrete` for discrete actions. N

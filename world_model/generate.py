@@ -81,7 +81,7 @@ class Generate:
     trajectory: str | None = None
     """Ego motion per step of 0.5 s: a CSV file with rows dx,dy,dyaw, or "dx,dy,dyaw; dx,dy,dyaw; ..." itself (metres
     and radians in the ego frame before the step: x forward, y left, yaw to the left), or a JSON or npz file with
-    motions, transforms or poses, such as another forecast.npz (docs/generation.md)."""
+    motions, transforms or poses, such as another forecast.npz (docs/howto/generation.md)."""
     seed: int = 0
     """Of sampled drives; each scene and frame has its own."""
     edit: Edit = field(default_factory=Edit)

@@ -36,7 +36,7 @@ LAYOUTS: dict[Format, str] = {
 class Prepare:
     """Turn a data folder into the index that training, evaluation and the environment read.
 
-    Formats (docs/formats.md): nuscenes = nuScenes tables (v1.0-mini/, v1.0-trainval/) with Occ3D labels
+    Formats (docs/howto/formats.md): nuscenes = nuScenes tables (v1.0-mini/, v1.0-trainval/) with Occ3D labels
     (gts/SCENE/SAMPLE/labels.npz); infos = the original's world-nuscenes_infos_{train,val}.pkl with the same labels;
     stcocc = either of them with STCOcc's predictions (stc-results/) as what is observed and gts/ as the truth; waymo =
     Occ3D-Waymo, validation; uniocc = UniOcc's npz files. `python -m world_model.make_synthetic` writes the nuscenes

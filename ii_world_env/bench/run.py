@@ -151,7 +151,7 @@ def circumstances(envs: IIWorldVectorEnv, options: Bench) -> dict[str, Any]:
 
 
 def markdown(figures: dict[str, Any]) -> str:
-    """The figures as a Markdown table with their circumstances, as in docs/speed.md."""
+    """The figures as a Markdown table with their circumstances, as in docs/results/speed.md."""
     head = ("world", "model", "dtype", "batch", "steps/s", "with resets", "x baseline", *STAGES, *LAST)
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for row in figures["rows"]:

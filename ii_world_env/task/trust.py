@@ -1,7 +1,7 @@
 """Forecast trust in the environment: which figure belongs to a world, and what mistrust costs.
 
-The figure itself is made and calibrated in `world_model.evaluation.trust`; docs/trust.md says what it means and how
-well it ranks.
+The figure itself is made and calibrated in `world_model.evaluation.trust`; docs/results/trust.md says what it means and
+how well it ranks.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The voxel grid, the semantic classes and their colours: the ground floor that everything else stands on.
 
-Conventions (more in docs/conventions.md)
+Conventions (more in docs/concepts/conventions.md)
     Ego frame: origin at the ego vehicle's rear axle on the ground, x forward, y left, z up, metres.
     Occupancy: integer labels indexed ``[x, y, z]``; voxel ``(i, j, k)`` covers
     ``[x0 + i*v, x0 + (i+1)*v) x ...`` with ``(x0, y0, z0)`` the lower corner and ``v`` the voxel edge.

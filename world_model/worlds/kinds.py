@@ -15,7 +15,7 @@ from world_model.worlds.ensemble import member_paths
 
 LEARNED, GEOMETRIC, II_WORLD = "learned", "geometric", "ii-world"
 WEIGHT_FILES = {GEOMETRIC: (GEOMETRIC_FILE,), II_WORLD: (TOKENIZER_FILE, FORECASTER_FILE)}
-"""What a checkpoint holds of each learned world; the one that forecasts better comes first (docs/fidelity.md)."""
+"""Files of each learned world in a checkpoint; the better forecaster comes first (docs/results/fidelity.md)."""
 LEARNED_NAMES = (LEARNED, *WEIGHT_FILES)
 """Names of worlds that take a checkpoint of this package."""
 

@@ -1,4 +1,4 @@
-"""The environments among those who use them: Gymnasium's and SB3's checkers and wrappers. See docs/conformance.md."""
+"""The environments under Gymnasium's and SB3's checkers and wrappers: docs/results/conformance.md."""
 
 from __future__ import annotations
 

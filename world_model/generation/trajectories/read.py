@@ -28,7 +28,7 @@ MAX_STEP_M = 30.0
 """Farther in half a second (216 km/h) is a wrong unit, not a car."""
 _MAX_BYTES = 64 << 20
 _ROWS = "rows dx,dy,dyaw of three finite numbers (metres, metres, radians)"
-_REMEDY = 'write "4,0,0; 4,0,0.1" or name a CSV, JSON or npz file (formats: docs/generation.md)'
+_REMEDY = 'write "4,0,0; 4,0,0.1" or name a CSV, JSON or npz file (formats: docs/howto/generation.md)'
 
 
 def read_trajectory(text: str | Path) -> NDArray[Any]:

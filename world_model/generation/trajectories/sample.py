@@ -28,7 +28,7 @@ STOP_SHARE, STOP_HOLD_S = 0.15, 8.0
 """Share of wanted speeds that are a stop (a light, others ahead), and how long one is kept."""
 LAG_SPEED, LAG_TURN = 1.12, 1.5
 """What is wanted is only reached some time later, and bounded on the way: wishes this much larger than what is real
-give real distributions of what is driven (docs/generation.md has the table)."""
+give real distributions of what is driven (docs/howto/generation.md has the table)."""
 _SUBSTEPS = 10
 _JERK_MPS3 = 4.0
 _YAW_ACCEL_RPS2 = 0.6

@@ -1,4 +1,4 @@
-"""Draw docs/axes.png, the figure of docs/conventions.md: ``python docs/make_axes.py``."""
+"""Draw docs/pictures/axes.png, the figure of docs/concepts/conventions.md: ``python docs/pictures/make_axes.py``."""
 
 from __future__ import annotations
 
