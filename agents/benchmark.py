@@ -12,6 +12,8 @@ from agents.planners.planner import Planner
 from ii_world_env.engine import CAUSES, Engine
 from ii_world_env.scenes import Scenes, Start
 from ii_world_env.task.rewards import PDMScore
+from world_model.evaluation.statistics import interval_95, resampled
+from world_model.evaluation.table import Table
 
 COLUMNS = ("success", "collision", "off_road", "progress", "comfort", "pdms", "reward", "steps")
 PERCENT = ("success", "collision", "off_road", "progress", "comfort", "pdms")
@@ -145,22 +147,22 @@ def summary(episodes: Sequence[Episode], resamples: int = 2000) -> dict[str, tup
     names = sorted({e.scene for e in episodes})
     by_scene = [np.array([[asdict(e)[c] for c in COLUMNS] for e in episodes if e.scene == name]) for name in names]
     sums, counts = np.array([b.sum(0) for b in by_scene]), np.array([len(b) for b in by_scene])
-    picks = np.random.default_rng(0).integers(len(names), size=(resamples, len(names)))
-    means = sums[picks].sum(1) / counts[picks].sum(1)[:, None]
-    low, high = np.percentile(means, (2.5, 97.5), axis=0)
+    picks = resampled(len(names), resamples)
+    low, high = interval_95(sums[picks].sum(1) / counts[picks].sum(1)[:, None])
     mean = sums.sum(0) / counts.sum()
     return {c: (float(mean[i]), float(low[i]), float(high[i])) for i, c in enumerate(COLUMNS)}
 
 
 def markdown(results: Mapping[str, Sequence[Episode]]) -> str:
     """A Markdown table, one row per planner: mean [low, high], or the mean alone of a single scene."""
-    lines = ["| planner | " + " | ".join(f"{c} %" if c in PERCENT else c for c in COLUMNS) + " |"]
-    lines.append("|---|" + "---|" * len(COLUMNS))
+
+    def cell(column: str, figures: tuple[float, float, float], alone: bool) -> str:
+        scale, digits = (100, 0) if column in PERCENT else (1, 1)
+        mean, low, high = (f"{figure * scale:.{digits}f}" for figure in figures)
+        return mean if alone else f"{mean} [{low}, {high}]"
+
+    rows = []
     for name, episodes in results.items():
-        cells, alone = [], len({e.scene for e in episodes}) == 1
-        for column, (mean, low, high) in summary(episodes).items():
-            scale, digits = (100, 0) if column in PERCENT else (1, 1)
-            between = "" if alone else f" [{low * scale:.{digits}f}, {high * scale:.{digits}f}]"
-            cells.append(f"{mean * scale:.{digits}f}{between}")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        alone = len({e.scene for e in episodes}) == 1
+        rows.append([name, *(cell(column, figures, alone) for column, figures in summary(episodes).items())])
+    return Table(["planner", *(f"{c} %" if c in PERCENT else c for c in COLUMNS)], rows).markdown()

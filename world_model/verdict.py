@@ -1,4 +1,4 @@
-"""Judge worlds by everything that is measured: ``python -m world_model.verdict``."""
+"""Grade worlds by everything that is measured: ``python -m world_model.verdict``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from world_model.core.runtime import keep_memory
 from world_model.data.index import SceneIndex
 from world_model.evaluate import Evaluate, evaluate
 from world_model.evaluation.statistics import LEAST_SCENES
-from world_model.evaluation.verdict import PUBLISHED, judge, too_few_scenes, write_verdict
+from world_model.evaluation.verdict import PUBLISHED, grade, too_few_scenes, write_verdict
 from world_model.fidelity import Fidelity, fidelity
 
 
@@ -24,8 +24,8 @@ class Verdict:
     perturbed actions, control arms, ego response, obstacle persistence, long horizons.
 
     Runs `world_model.evaluate` and `world_model.fidelity` on the same held-out scenes into two folders of --out, and
-    judges their results. A run that was killed goes on where it stopped. It needs synthetic scenes: what other actions
-    would have led to is known of no recording.
+    grades their results. A run that was killed goes on where it stopped. It needs synthetic scenes: a recording does
+    not tell what other actions would have led to.
     """
 
     index: Path | None = None
@@ -33,7 +33,7 @@ class Verdict:
     checkpoint: Path | None = None
     """Folder with the weights of all worlds under test. If not given: the bundled one."""
     worlds: tuple[str, ...] = (PUBLISHED, "geometric")
-    """Worlds to judge, beside the ego warp."""
+    """Worlds to grade, beside the ego warp."""
     out: Path = Path("runs/verdict")
     """Folder for verdict.md, verdict.json, evaluation/ and fidelity/."""
     stride: int = 12
@@ -47,7 +47,7 @@ class Verdict:
 
 
 def verdict(options: Verdict) -> list[Path]:
-    """Run what is missing, judge, write, and return the paths written.
+    """Run what is missing, grade, write, and return the paths written.
 
     Raises:
         DataError: recordings, too few scenes, or as `evaluate` and `fidelity`.
@@ -74,7 +74,7 @@ def verdict(options: Verdict) -> list[Path]:
         "evaluation": json.loads((folders["evaluation"] / "results.json").read_text()),
         "fidelity": json.loads((folders["fidelity"] / "fidelity.json").read_text()),
     }
-    findings = [line for world in options.worlds for line in judge(world, found["evaluation"], found["fidelity"])]
+    findings = [line for world in options.worlds for line in grade(world, found["evaluation"], found["fidelity"])]
     sources = {name: f"{folders[name]}; {found[name]['settings']['data']}" for name in folders}
     written = write_verdict(options.out, found["fidelity"]["title"], findings, sources)
     print("\n" + written[0].read_text())
@@ -92,8 +92,8 @@ def check_scenes(path: Path) -> None:
     if index.source != "synthetic":
         raise DataError(
             f"{path} with {index.source} scenes",
-            "synthetic scenes: nobody knows what other actions would have led to in a recording",
-            "run `python -m world_model.make_synthetic`, or judge recordings with `python -m world_model.evaluate`",
+            "synthetic scenes: a recording does not tell what other actions would have led to",
+            "run `python -m world_model.make_synthetic`, or score recordings with `python -m world_model.evaluate`",
         )
     held_out = len(index.scenes("val"))
     if held_out < LEAST_SCENES:

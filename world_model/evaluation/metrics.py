@@ -95,21 +95,15 @@ class Confusion:
 
     def per_class(self) -> NDArray[Any]:
         """(18,) float64 IoU as a fraction, NaN for classes that occur on neither side."""
-        hit = np.diag(self.counts)
-        union = self.counts.sum(0) + self.counts.sum(1) - hit
-        return np.where(union > 0, hit / np.maximum(union, 1), np.nan)
+        return class_iou(self.counts)
 
     def miou(self, classes: Sequence[int] = SEMANTIC) -> float:
         """Mean IoU over those of ``classes`` that occur in the ground truth or the prediction; NaN if none does."""
-        scores = self.per_class()[list(classes)]
-        present = scores[~np.isnan(scores)]
-        return float(present.mean()) if len(present) else float("nan")
+        return _mean_above(self.per_class()[list(classes)], -1.0)
 
     def miou_published(self, classes: Sequence[int] = SEMANTIC) -> float:
         """Mean IoU over those of ``classes`` with IoU above 0; NaN if there is none."""
-        scores = self.per_class()[list(classes)]
-        present = scores[~np.isnan(scores) & (scores > 0)]
-        return float(present.mean()) if len(present) else float("nan")
+        return _mean_above(self.per_class()[list(classes)], 0.0)
 
     def iou(self, classes: Sequence[int] = SEMANTIC) -> float:
         """Binary IoU of "is one of ``classes``" (all but free: occupied); NaN if neither side has any."""
@@ -125,9 +119,22 @@ class Confusion:
         return _binary(counts, np.arange(NUM_CLASSES) != FREE)
 
 
+def class_iou(counts: NDArray[Any]) -> NDArray[np.float64]:
+    """(..., 18) IoU by class of histograms (..., 18, 18), as a fraction; NaN for classes that occur on neither side."""
+    hit = np.diagonal(counts, axis1=-2, axis2=-1)
+    union = counts.sum(-2) + counts.sum(-1) - hit
+    return np.where(union > 0, hit / np.maximum(union, 1), np.nan)
+
+
 def rounded(fraction: float) -> float:
     """A fraction rounded as the II-World release rounds its scores: to two decimals of a percent."""
     return round(100 * fraction, 2) / 100
+
+
+def _mean_above(scores: NDArray[np.float64], least: float) -> float:
+    """Mean of the scores above ``least``, which NaN is not; NaN if there is none."""
+    present = scores[scores > least]
+    return float(present.mean()) if len(present) else float("nan")
 
 
 def _binary(counts: NDArray[Any], chosen: NDArray[Any]) -> float:

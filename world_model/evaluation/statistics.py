@@ -1,9 +1,10 @@
-"""How sure a table is: 95 % intervals over the scenes, by resampling whole scenes (Efron, 1979).
+"""How sure a result is: 95 % intervals over the scenes by resampling whole scenes (Efron, 1979), and rank correlation.
 
-Windows of one scene are not independent, so scenes are what is drawn. All rows see the same draws: the interval of a
-difference between two rows is that of the same scenes, and much narrower than the two intervals side by side.
+Samples of one scene are not independent, so scenes are what is drawn. All rows of a table see the same draws: the
+interval of a difference between two rows is that of the same scenes, and much narrower than the two intervals side by
+side.
 
-Legend: S scenes, D draws, R rows, H horizons.
+Legend: S scenes, D draws, R rows, H horizons, N samples.
 """
 
 from __future__ import annotations
@@ -15,18 +16,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from world_model.core.grid import FREE, MOVABLE, NUM_CLASSES
-from world_model.evaluation.metrics import SEMANTIC
+from world_model.evaluation.metrics import SEMANTIC, class_iou
 
+Floats = NDArray[np.float64]
 DRAWS = 1000
 SCORES = ("mIoU", "IoU", "mIoU moving")
-"""What intervals are given for: over all voxels, and over those of moving objects (movable classes)."""
+"""Scores of the forecasting table that have intervals: over all voxels, and over those of moving objects (movable
+classes)."""
 LEAST_SCENES = 5
-"""With fewer scenes an interval would say nothing."""
+"""With fewer scenes an interval of the forecasting table would say nothing."""
+
+
+def interval_95(draws: NDArray[Any]) -> Floats:
+    """(2, ...) the 2.5 % and 97.5 % quantiles of (D, ...) draws; NaN is left out."""
+    return np.asarray(np.nanquantile(draws, (0.025, 0.975), axis=0), np.float64)
+
+
+def resampled(scenes: int, draws: int, seed: int = 0) -> NDArray[np.int64]:
+    """(D, S) numbers of scenes, drawn with replacement."""
+    return np.random.default_rng(seed).integers(scenes, size=(draws, scenes))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Intervals:
-    """Draws of every score.
+    """Draws of the forecasting table.
 
     Attributes:
         rows: (R) names.
@@ -35,22 +48,19 @@ class Intervals:
     """
 
     rows: tuple[str, ...]
-    draws: NDArray[Any]
+    draws: Floats
     scenes: int
 
     def of(self, row: str, score: str, horizon: int, minus: str | None = None) -> tuple[float, float]:
-        """The 2.5 % and 97.5 % quantiles of a row's score at the horizon of that number, or of its difference from
-        another row's."""
+        """The interval of a row's score at the horizon of that number, or of its difference from another row's."""
         drawn = self.draws[:, SCORES.index(score), :, horizon]
         values = drawn[:, self.rows.index(row)]
-        if minus is not None:
-            values = values - drawn[:, self.rows.index(minus)]
-        low, high = np.nanquantile(values, (0.025, 0.975)).tolist()
+        low, high = interval_95(values if minus is None else values - drawn[:, self.rows.index(minus)]).tolist()
         return low, high
 
 
 def bootstrap(rows: tuple[str, ...], counts: NDArray[Any], seed: int = 0, draws: int = DRAWS) -> Intervals | None:
-    """Resample scenes.
+    """Resample the scenes of a forecasting table.
 
     Args:
         rows: (R) names.
@@ -73,29 +83,53 @@ def bootstrap(rows: tuple[str, ...], counts: NDArray[Any], seed: int = 0, draws:
     return Intervals(rows=rows, draws=np.concatenate(scores), scenes=scenes)
 
 
-def _scores(counts: NDArray[Any]) -> NDArray[Any]:
+def _scores(counts: Floats) -> Floats:
     """(D, R, H, 2, 19, 18) -> (D, 3, R, H)."""
     known = counts[..., :NUM_CLASSES, :]
-    hit = np.diagonal(known, axis1=-2, axis2=-1)
-    union = known.sum(-1) + known.sum(-2) - hit
-    per_class = np.where(union > 0, hit / np.maximum(union, 1), np.nan)
-    semantic, movable = list(SEMANTIC), list(MOVABLE)
-    everywhere, moving = known[..., 0, :, :], per_class[..., 1, :]
-    total = everywhere.sum((-2, -1)) - everywhere[..., FREE, FREE]
+    per_class, everywhere = class_iou(known), known[..., 0, :, :]
+    occupied = everywhere.sum((-2, -1)) - everywhere[..., FREE, FREE]
     both = everywhere[..., :FREE, :FREE].sum((-2, -1))
-    return np.stack(
-        (
-            _mean(per_class[..., 0, :][..., semantic]),
-            np.where(total > 0, both / np.maximum(total, 1), np.nan),
-            _mean(moving[..., movable]),
-        ),
-        1,
-    )
+    iou = np.where(occupied > 0, both / np.maximum(occupied, 1), np.nan)
+    semantic, moving = per_class[..., 0, :][..., list(SEMANTIC)], per_class[..., 1, :][..., list(MOVABLE)]
+    return np.stack((_mean(semantic), iou, _mean(moving)), 1)
 
 
-def _mean(values: NDArray[Any]) -> NDArray[Any]:
+def _mean(values: Floats) -> Floats:
     """Mean over the last axis of what is not NaN; NaN where nothing is left."""
-    there = ~np.isnan(values)
-    count = there.sum(-1)
-    total = np.where(there, values, 0.0).sum(-1)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    count = (~np.isnan(values)).sum(-1)
+    return np.where(count > 0, np.nansum(values, -1) / np.maximum(count, 1), np.nan)
+
+
+def ranks(values: NDArray[Any]) -> Floats:
+    """(N) ranks from 0, equal values sharing their mean rank."""
+    _, inverse, count = np.unique(values, return_inverse=True, return_counts=True)
+    mean_rank: Floats = np.cumsum(count) - (count + 1) / 2
+    return mean_rank[inverse.reshape(-1)]
+
+
+def spearman(a: NDArray[Any], b: NDArray[Any]) -> float:
+    """Rank correlation of two (N) arrays; NaN when one of them is constant or there are fewer than three."""
+    if len(a) < 3:
+        return float("nan")
+    first, second = ranks(a), ranks(b)
+    spread = first.std() * second.std()
+    return float(((first - first.mean()) * (second - second.mean())).mean() / spread) if spread > 0 else float("nan")
+
+
+def spearman_within(a: NDArray[Any], b: NDArray[Any], group: NDArray[Any]) -> float:
+    """Mean over groups of the rank correlation inside each, weighted by their sizes; groups below 8 are left out."""
+    found = [(spearman(a[group == g], b[group == g]), int((group == g).sum())) for g in np.unique(group)]
+    kept = [(value, size) for value, size in found if size >= 8 and not np.isnan(value)]
+    return float(np.average([v for v, _ in kept], weights=[n for _, n in kept])) if kept else float("nan")
+
+
+def spearman_interval(
+    a: NDArray[Any], b: NDArray[Any], scene: NDArray[Any], draws: int = 500, seed: int = 0
+) -> tuple[float, float]:
+    """95 % interval of `spearman` of (N) arrays, drawing whole scenes; ``scene`` (N) says of which each sample is."""
+    rows, found = [np.flatnonzero(scene == s) for s in np.unique(scene)], []
+    for picks in resampled(len(rows), draws, seed):
+        chosen = np.concatenate([rows[pick] for pick in picks])
+        found.append(spearman(a[chosen], b[chosen]))
+    low, high = interval_95(np.array(found)).tolist()
+    return low, high

@@ -14,7 +14,7 @@ from world_model import verdict as command
 from world_model.core.errors import DataError
 from world_model.core.files import write_json
 from world_model.data.formats.nuscenes import read_nuscenes
-from world_model.evaluation.verdict import judge, write_verdict
+from world_model.evaluation.verdict import grade, write_verdict
 from world_model.verdict import Verdict, verdict
 
 HORIZONS = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
@@ -46,11 +46,11 @@ def results() -> tuple[dict[str, Any], dict[str, Any]]:
 def failed(change: Any) -> list[str]:
     evaluation, fidelity = copy.deepcopy(results())
     change(evaluation, fidelity)
-    return [f.what for f in judge("good", evaluation, fidelity) if not f.holds]
+    return [f.what for f in grade("good", evaluation, fidelity) if not f.holds]
 
 
 def test_a_good_world_passes_everything() -> None:
-    assert failed(lambda e, f: None) == [] and len(judge("good", *results())) == 10
+    assert failed(lambda e, f: None) == [] and len(grade("good", *results())) == 10
 
 
 def test_each_criterion_can_fail_alone() -> None:
@@ -94,11 +94,11 @@ def test_scores_are_shown_with_digits_enough(own: float, found: str, holds: bool
     """Two numbers that look alike beside a "no" would puzzle."""
     evaluation, fidelity = results()
     fidelity["scores"]["good"]["logged"]["miou"][3] = own
-    finding = next(f for f in judge("good", evaluation, fidelity) if f.what.startswith("no collapse: mIoU"))
+    finding = next(f for f in grade("good", evaluation, fidelity) if f.what.startswith("no collapse: mIoU"))
     assert finding.found.split("; ")[0] == found and finding.holds is holds
 
 
-def test_one_command_measures_and_judges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_command_measures_and_grades(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is measured comes from the two commands, asked for the same worlds and data; the rest is reading."""
     evaluation, fidelity = results()
     asked: dict[str, Any] = {}
@@ -124,10 +124,10 @@ def test_too_few_scenes_are_named() -> None:
     evaluation, fidelity = results()
     del evaluation["intervals"]
     with pytest.raises(DataError, match=r"without intervals[\s\S]*held-out scenes[\s\S]*make_synthetic"):
-        judge("good", evaluation, fidelity)
+        grade("good", evaluation, fidelity)
 
 
-def test_a_world_that_knows_nothing_is_judged_too() -> None:
+def test_a_world_that_knows_nothing_is_graded_too() -> None:
     def change(e: dict[str, Any], f: dict[str, Any]) -> None:
         f["scores"]["good"] = {n: {"miou": [0.0] * 6, "iou": [0.0] * 6} for n in ("logged", "perturbed")}
         f["arms"]["good"]["logged"] = {n: {"miou": None} for n in ("frozen", "shuffled")}
@@ -140,7 +140,7 @@ def test_a_world_that_knows_nothing_is_judged_too() -> None:
 def test_what_was_not_measured_does_not_hold() -> None:
     evaluation, fidelity = results()
     fidelity["persistence"] = {}
-    (lacking,) = [f for f in judge("good", evaluation, fidelity) if not f.holds]
+    (lacking,) = [f for f in grade("good", evaluation, fidelity) if not f.holds]
     assert "stays" in lacking.what and "not measured" in lacking.found
 
 
@@ -159,8 +159,8 @@ def test_results_that_lack_something_are_named(tmp_path: Path) -> None:
     evaluation, fidelity = results()
     del fidelity["response"]["good"]
     with pytest.raises(DataError, match="good"):
-        judge("good", evaluation, fidelity)
-    written = write_verdict(tmp_path, "synthetic", judge("good", *results()), {"evaluation": "x"})
+        grade("good", evaluation, fidelity)
+    written = write_verdict(tmp_path, "synthetic", grade("good", *results()), {"evaluation": "x"})
     assert [p.name for p in written] == ["verdict.md", "verdict.json"]
     assert all(f["holds"] for f in json.loads(written[1].read_text())["findings"])
     assert written[0].read_text().count("| yes") == 10
