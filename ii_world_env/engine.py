@@ -27,9 +27,9 @@ from ii_world_env.state.state import State
 from ii_world_env.task.rewards import RewardFunction, default, needs_labels, total
 from ii_world_env.task.transition import TTC_S, end_of, judge
 from world_model.core.errors import ActionError, ConfigError, OptionError
-from world_model.core.geometry import invert_pose, se2_matrix, yaw_from_matrix
+from world_model.core.geometry import invert_pose, se2_matrix
 from world_model.core.grid import STEP_S
-from world_model.core.planar import compose
+from world_model.core.planar import compose, planar_pose
 from world_model.core.vehicle import MAX_SPEED_MPS, Motion, along
 from world_model.data.clips import Clips
 from world_model.worlds import Populated, World, WorldState
@@ -306,8 +306,3 @@ class Engine:
         step = state.steps.clamp(max=state.commands.shape[1] - 1)
         command = state.commands.gather(1, step[:, None])[:, 0]
         return self.world.step(state.world, invert_pose(se2_matrix(*motion.path[:, -1].unbind(-1))), command), motion
-
-
-def planar_pose(matrix: Tensor) -> Tensor:
-    """(B, 3) x, y in metres and yaw in rad of transforms (B, 4, 4)."""
-    return torch.stack((matrix[:, 0, 3], matrix[:, 1, 3], yaw_from_matrix(matrix)), -1)

@@ -8,15 +8,15 @@ from torch import Tensor
 from ii_world_env.ego.footprint import FootprintConfig, ground_votes
 from world_model.core.geometry import invert_pose, warp_voxels
 from world_model.core.grid import VoxelGrid
+from world_model.core.planar import level_poses
 from world_model.data.clips import Clips
-from world_model.worlds.replay import planar_from
 
 
 def observed_ground(clips: Clips, grid: VoxelGrid, config: FootprintConfig) -> Tensor:
     """Votes (B, X, Y) int8 of `ground_votes` of all observed frames, laid over each other in the start frame."""
     past = clips.past
     votes = ground_votes(clips.occupancy.flatten(0, 1), grid, config)
-    planar = planar_from(clips.ego_to_global[:, : past + 1])
+    planar = level_poses(clips.ego_to_global[:, : past + 1])
     # Start frame (the last one) -> each observed frame.
     to_observed = (invert_pose(planar) @ planar[:, -1:]).flatten(0, 1)
     moved = warp_voxels(votes[..., None], to_observed, grid, fill=0)

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from world_model.core.geometry import yaw_from_matrix
+from world_model.core.planar import level_poses, planar_pose
 from world_model.core.tensor_state import TensorState
 from world_model.data.clips import Clips
-from world_model.worlds.replay import planar_from
 
 EXTENSION_M = 80.0
 """The route goes on straight for so long behind the last recorded pose, so that points ahead always exist."""
@@ -44,8 +43,7 @@ class Route(TensorState):
 
 def route_of(clips: Clips, horizon: int) -> Route:
     """Routes of clips; the destination is where the log is after ``horizon`` steps."""
-    planar = planar_from(clips.ego_to_global[:, clips.past :])
-    log = torch.stack((planar[..., 0, 3], planar[..., 1, 3], yaw_from_matrix(planar)), -1).float()
+    log = planar_pose(level_poses(clips.ego_to_global[:, clips.past :])).float()
     heading = log[:, -1:, 2]
     ahead = torch.stack((heading.cos(), heading.sin()), -1) * EXTENSION_M
     points = torch.cat((log[..., :2], log[:, -1:, :2] + ahead), 1)

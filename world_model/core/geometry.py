@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from world_model.core.grid import FREE, OCC3D, VoxelGrid
-from world_model.core.sparse import true_at
+from world_model.core.sparse import nonzero_indices
 
 
 def quat_multiply(a: Tensor, b: Tensor) -> Tensor:
@@ -203,7 +203,7 @@ def take_columns(labels: Tensor, index: Tensor, inside: Tensor, fill: int = FREE
     moved = packed(labels.reshape(-1, size_z)).index_select(0, index.reshape(-1)).view(labels.dtype).view(-1, size_z)
     words = packed(moved, most=8)
     word = fill if words.dtype == labels.dtype else int.from_bytes(bytes([fill] * 8), "little")
-    words.index_fill_(0, true_at(~inside), word)
+    words.index_fill_(0, nonzero_indices(~inside), word)
     return moved.view(*index.shape, size_z)
 
 

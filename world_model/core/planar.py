@@ -1,9 +1,19 @@
-"""Planar poses (..., 3) of x, y in metres and yaw in rad: what the ego moves in."""
+"""SE(2): planar poses and motions (..., 3) of x, y in metres and yaw in rad, the one copy of them.
+
+The first part works on torch tensors. The second part, `poses_from_motions` and below, works on numpy arrays of one
+drive: the motion of a step is the pose of the next frame in the frame before the step.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+from world_model.core.geometry import invert_pose, se2_matrix, yaw_from_matrix
 
 
 def transform(pose: Tensor, points: Tensor) -> Tensor:
@@ -35,3 +45,53 @@ def relative(base: Tensor, pose: Tensor) -> Tensor:
 def inverse(pose: Tensor) -> Tensor:
     """The frame that ``pose`` (..., 3) is given in, seen from the pose."""
     return relative(pose, torch.zeros_like(pose))
+
+
+def planar_pose(matrix: Tensor) -> Tensor:
+    """Planar pose (..., 3) of rigid transforms (..., 4, 4); height, pitch and roll are left out."""
+    return torch.stack((matrix[..., 0, 3], matrix[..., 1, 3], yaw_from_matrix(matrix)), -1)
+
+
+def level_poses(ego_to_global: Tensor) -> Tensor:
+    """Poses (B, N, 4, 4) relative to the first one, without height, pitch and roll.
+
+    Worlds and the environment move the ego in a plane; the recorded slope would lift or sink the ground under it.
+    """
+    return se2_matrix(*planar_pose(invert_pose(ego_to_global[:, :1]) @ ego_to_global).unbind(-1))
+
+
+def poses_from_motions(motions: NDArray[Any]) -> NDArray[Any]:
+    """Poses that motions lead to.
+
+    Args:
+        motions: (H, 3) dx m, dy m, dyaw rad in the ego frame before each step.
+
+    Returns:
+        (H + 1, 3) x m, y m, yaw rad in the frame of the start, which comes first as zeros; the yaw is not wrapped.
+    """
+    yaw = np.concatenate(((0.0,), np.cumsum(motions[:, 2])))
+    c, s = np.cos(yaw[:-1]), np.sin(yaw[:-1])
+    x = c * motions[:, 0] - s * motions[:, 1]
+    y = s * motions[:, 0] + c * motions[:, 1]
+    place = np.concatenate((np.zeros((1, 2)), np.cumsum(np.stack((x, y), 1), axis=0)))
+    return np.concatenate((place, yaw[:, None]), 1)
+
+
+def motions_from_poses(poses: NDArray[Any]) -> NDArray[Any]:
+    """The inverse of `poses_from_motions`, for poses (H + 1, 3) in any planar frame."""
+    moved, rotated = np.diff(poses[:, :2], axis=0), np.diff(poses[:, 2])
+    c, s = np.cos(poses[:-1, 2]), np.sin(poses[:-1, 2])
+    dx = c * moved[:, 0] + s * moved[:, 1]
+    dy = -s * moved[:, 0] + c * moved[:, 1]
+    return np.stack((dx, dy, (rotated + np.pi) % (2 * np.pi) - np.pi), 1)
+
+
+def planar_motions(ego_to_global: NDArray[Any]) -> NDArray[Any]:
+    """Motions (H, 3) of recorded poses (H + 1, 4, 4), without height, pitch and roll."""
+    return planar_steps(np.linalg.inv(ego_to_global[:-1]) @ ego_to_global[1:])
+
+
+def planar_steps(next_in_curr: NDArray[Any]) -> NDArray[Any]:
+    """Motions (H, 3) of transforms (H, 4, 4) next ego frame -> current ego frame, without height, pitch and roll."""
+    yaw = np.arctan2(next_in_curr[:, 1, 0], next_in_curr[:, 0, 0])
+    return np.stack((next_in_curr[:, 0, 3], next_in_curr[:, 1, 3], yaw), 1)

@@ -16,21 +16,21 @@ from torch import Tensor
 from world_model.core.grid import FREE
 
 
-def true_at(mask: Tensor) -> Tensor:
+def nonzero_indices(mask: Tensor) -> Tensor:
     """Positions (N,) int64 of what is True in a flattened mask, ascending."""
     if mask.device.type == "cpu":
         return torch.from_numpy(np.flatnonzero(mask.numpy()))
     return mask.reshape(-1).nonzero()[:, 0]
 
 
-def occupied_at(labels: Tensor) -> Tensor:
+def occupied_indices(labels: Tensor) -> Tensor:
     """Positions (N,) int64 of the occupied voxels in flattened labels, ascending."""
     if labels.device.type == "cpu":
         return torch.from_numpy(np.flatnonzero(labels.numpy() != FREE))
     return (labels.reshape(-1) != FREE).nonzero()[:, 0]
 
 
-def positive_at(values: Tensor) -> Tensor:
+def positive_indices(values: Tensor) -> Tensor:
     """Positions (N,) int64 of the positive ones among flattened values, ascending."""
     if values.device.type == "cpu":
         return torch.from_numpy(np.flatnonzero(values.detach().numpy() > 0))

@@ -1,4 +1,4 @@
-"""Read what comes next while the present is worked on."""
+"""Read the next items in background threads while the current one is in use."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class _Dataclass(Protocol):
 Batch = TypeVar("Batch", bound=_Dataclass)
 
 
-def read_ahead(
-    read: Callable[[int], Item], numbers: Iterable[int], ahead: int = 2, workers: int | None = None
+def prefetch(
+    read: Callable[[int], Item], numbers: Iterable[int], depth: int = 2, workers: int | None = None
 ) -> Iterator[Item]:
-    """``read(n)`` for each number, in order, with the next ``ahead`` under way in background threads.
+    """``read(n)`` for each number, in order, with the next ``depth`` in background threads.
 
     Order and content do not depend on the number of threads. Threads are enough: unpacking label files, copying from
     memory maps and reading from disk all run outside Python's interpreter lock.
@@ -31,15 +31,15 @@ def read_ahead(
     Args:
         read: must depend on its argument alone.
         numbers: what to read.
-        ahead: how many are read before they are asked for.
-        workers: threads; None: as many as ``ahead``.
+        depth: how many items are read before they are asked for.
+        workers: threads; None: as many as ``depth``.
     """
-    with ThreadPoolExecutor(max_workers=workers or ahead) as pool:
+    with ThreadPoolExecutor(max_workers=workers or depth) as pool:
         waiting: list[Future[Item]] = []
         try:
             for number in numbers:
                 waiting.append(pool.submit(read, number))
-                if len(waiting) > ahead:
+                if len(waiting) > depth:
                     yield waiting.pop(0).result()
             while waiting:
                 yield waiting.pop(0).result()
@@ -59,15 +59,15 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 
 def feed(
-    read: Callable[[int], Batch], numbers: Iterable[int], device: torch.device, *, ahead: int = 2, workers: int = 2
+    read: Callable[[int], Batch], numbers: Iterable[int], device: torch.device, *, depth: int = 2, workers: int = 2
 ) -> Iterator[Batch]:
-    """`read_ahead` onto a device: the copy of a batch starts before the one ahead of it is handed out."""
+    """`prefetch` onto a device: the copy of a batch starts before the batch in front of it is handed out."""
     if device.type != "cuda":
         # Threads share the memory of a CPU; there is nothing to copy.
-        yield from (to_device(batch, device) for batch in read_ahead(read, numbers, ahead, workers))
+        yield from (to_device(batch, device) for batch in prefetch(read, numbers, depth, workers))
         return
     following: Batch | None = None
-    for batch in read_ahead(lambda number: pinned(read(number)), numbers, ahead, workers):
+    for batch in prefetch(lambda number: pinned(read(number)), numbers, depth, workers):
         current, following = following, to_device(batch, device)
         if current is not None:
             yield current

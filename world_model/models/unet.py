@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from world_model.core.geometry import packed
 from world_model.core.grid import NUM_CLASSES, VoxelGrid
-from world_model.core.sparse import occupied_at, quotient
+from world_model.core.sparse import occupied_indices, quotient
 from world_model.models.layers import ResidualBlock
 
 
@@ -30,7 +30,7 @@ class LabelStem(nn.Module):
     def forward(self, cells: Tensor) -> Tensor:
         """Labels in cells (B, Xc, Yc, slots) -> (B, Xc, Yc, C)."""
         flat = cells.reshape(-1)
-        occupied = occupied_at(flat)
+        occupied = occupied_indices(flat)
         cell, slot = quotient(occupied, self.slots)
         row = slot * NUM_CLASSES + flat.index_select(0, occupied)
         count = torch.bincount(cell, minlength=len(flat) // self.slots)

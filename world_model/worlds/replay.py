@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from world_model.core.errors import DataError
-from world_model.core.geometry import invert_pose, se2_matrix, warp_voxels, yaw_from_matrix
+from world_model.core.geometry import invert_pose, warp_voxels
 from world_model.core.grid import OCC3D, VoxelGrid
+from world_model.core.planar import level_poses
 from world_model.core.tensor_state import TensorState
 from world_model.data.clips import Clips
 
@@ -61,7 +62,7 @@ class ReplayWorld:
             )
         labels = torch.cat((clips.occupancy[:, -1:], clips.future_occupancy), 1).to(self.device)
         past, steps = clips.past, labels.shape[1]
-        start_to_log = invert_pose(planar_from(clips.ego_to_global[:, past : past + steps])).float().to(self.device)
+        start_to_log = invert_pose(level_poses(clips.ego_to_global[:, past : past + steps])).float().to(self.device)
         batch = len(labels)
         return ReplayState(
             labels=labels,
@@ -82,12 +83,3 @@ class ReplayWorld:
         row = torch.arange(len(state.time), device=self.device)
         ego_to_log = state.start_to_log[row, state.time] @ state.ego_to_start
         return warp_voxels(state.labels[row, state.time], ego_to_log, self.grid)
-
-
-def planar_from(ego_to_global: Tensor) -> Tensor:
-    """Poses (B, N, 4, 4) relative to the first one, without height, pitch and roll.
-
-    The ego moves in a plane here; keeping the recorded slope would lift or sink the ground under it.
-    """
-    relative = invert_pose(ego_to_global[:, :1]) @ ego_to_global
-    return se2_matrix(relative[..., 0, 3], relative[..., 1, 3], yaw_from_matrix(relative))

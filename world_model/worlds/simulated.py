@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from world_model.core.errors import ConfigError, DataError
-from world_model.core.geometry import invert_pose, se2_matrix, yaw_from_matrix
+from world_model.core.geometry import invert_pose, se2_matrix
 from world_model.core.grid import FREE, OCC3D, VoxelGrid
+from world_model.core.planar import planar_pose
 from world_model.core.tensor_state import TensorState
 from world_model.data.clips import Clips
 from world_model.simulator import SimState, Simulator
@@ -108,8 +109,7 @@ class SimulatedWorld:
 
     def step(self, state: SimulatedState, curr_to_next: Tensor, command: Tensor) -> SimulatedState:
         """The ego moves as told, the others as they like; commands mean nothing here."""
-        next_in_curr = invert_pose(curr_to_next.double())
-        motion = torch.cat((next_in_curr[:, :2, 3], yaw_from_matrix(next_in_curr)[:, None]), 1).cpu().numpy()
+        motion = planar_pose(invert_pose(curr_to_next.double())).cpu().numpy()
         return SimulatedState(
             scenes=tuple(self._advance(scene, delta) for scene, delta in zip(state.scenes, motion, strict=True))
         )

@@ -8,7 +8,6 @@ from street import SMALL, street_clips
 
 from ii_world_env.state.route import EXTENSION_M, Route, points_at, project, route_of
 from world_model.core.geometry import se2_matrix
-from world_model.core.planar import compose, into, inverse, relative, transform
 from world_model.data.clips import Clips
 
 
@@ -78,13 +77,3 @@ def test_destination_is_the_last_recorded_pose_where_the_log_ends_early() -> Non
     poses[:, 4 + 5 :] = poses[:, 4 + 5 : 4 + 6]
     route = route_of(Clips(**{**vars(clips), "valid": valid, "ego_to_global": poses}), 10)
     assert route.recorded.item() == 5 and route.goal_m.item() == pytest.approx(15.0, abs=1e-3)
-
-
-def test_planar_poses_form_a_group() -> None:
-    generator = torch.Generator().manual_seed(0)
-    a, b = torch.randn(5, 3, generator=generator), torch.randn(5, 3, generator=generator)
-    points = torch.randn(5, 7, 2, generator=generator)
-    assert torch.allclose(into(a, transform(a, points)), points, atol=1e-5)
-    assert torch.allclose(relative(a, compose(a, b)), b, atol=1e-5)
-    assert torch.allclose(compose(a, inverse(a)), torch.zeros(5, 3), atol=1e-5)
-    assert torch.allclose(transform(compose(a, b), points), transform(a, transform(b, points)), atol=1e-5)

@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from world_model.core.geometry import invert_pose, se2_matrix, yaw_from_matrix
+from world_model.core.geometry import invert_pose, se2_matrix
 from world_model.core.grid import DRIVEABLE, GROUND, OBSTACLE, OCC3D, STEP_S, VoxelGrid
+from world_model.core.planar import planar_pose
 from world_model.data.clips import scene_of
 from world_model.data.index import SceneIndex
 from world_model.simulator.traffic.roll import ACCEL_MPS2, MAX_CURVATURE, MAX_SPEED_MPS, arc, roll, to_least
@@ -104,13 +105,13 @@ def plan(name: str, moments: Sequence[Moment]) -> Plan:
     # The log as it is: with slopes and its own commands.
     steps, said = zip(*(_log(moment) for moment in moments), strict=True)
     matrix = torch.stack(steps)
-    return Plan(motion=_planar(matrix), curr_to_next=invert_pose(matrix).float(), command=torch.stack(said))
+    return Plan(motion=planar_pose(matrix).numpy(), curr_to_next=invert_pose(matrix).float(), command=torch.stack(said))
 
 
 def drive(name: str, moment: Moment) -> NDArray[Any]:
     """(K, 3) float64 motions of an action set from a moment."""
     if name == "logged":
-        return _planar(_log(moment)[0])
+        return planar_pose(_log(moment)[0]).numpy()
     if name == "perturbed":
         return perturbed(moment)
     if name == "random":
@@ -125,10 +126,6 @@ def _log(moment: Moment) -> tuple[torch.Tensor, torch.Tensor]:
     rows = np.arange(moment.frame, moment.frame + moment.steps + 1).clip(inside.start, inside.stop - 1)
     pose = torch.from_numpy(index.ego_to_global[rows])
     return invert_pose(pose[:-1]) @ pose[1:], torch.from_numpy(index.command[rows[:-1]].astype(np.int64))
-
-
-def _planar(step: torch.Tensor) -> NDArray[Any]:
-    return torch.cat((step[..., :2, 3], yaw_from_matrix(step)[..., None]), -1).numpy()
 
 
 def perturbed(moment: Moment) -> NDArray[Any]:

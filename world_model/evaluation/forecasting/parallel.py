@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from world_model.core.errors import IIWorldError, OptionError
 from world_model.core.runtime import keep_memory
-from world_model.data.prefetch import read_ahead
+from world_model.data.prefetch import prefetch
 from world_model.evaluation.forecasting.job import Bench, Job
 from world_model.evaluation.forecasting.lanes import one_thread
 from world_model.evaluation.forecasting.scoring import SceneScore, SceneWork
@@ -52,7 +52,7 @@ def _cost(work: SceneWork) -> int:
 def score_here(bench: Bench, work: Sequence[SceneWork]) -> Iterator[tuple[SceneWork, SceneScore]]:
     """Score scenes in this process; the next one is read meanwhile."""
     with one_thread(bench.device):
-        scenes = read_ahead(lambda n: bench.read(work[n]), range(len(work)), 1)
+        scenes = prefetch(lambda n: bench.read(work[n]), range(len(work)), 1)
         for asked, scene in zip(work, scenes, strict=True):
             yield asked, bench.score(scene, asked)
 

@@ -19,13 +19,13 @@ from torch import Tensor
 
 from world_model.core.errors import ConfigError, DataError
 from world_model.core.geometry import invert_pose, se2_matrix, warp_voxels
+from world_model.core.planar import level_poses
 from world_model.data.clips import Clips, load_clips
 from world_model.data.index import SceneIndex
 from world_model.evaluation.metrics import Confusion
 from world_model.evaluation.trust.figures import figures_for
 from world_model.generation.trajectories import Edit, edited, planar_motions
 from world_model.worlds.protocol import World
-from world_model.worlds.replay import planar_from
 
 EDITS = (
     Edit(speed=0.5),
@@ -169,7 +169,7 @@ def _truth(clips: Clips, motions: Tensor, step: int, drive: int, world: World) -
     pose = torch.eye(4, dtype=torch.float64)
     for motion in motions[:step, drive]:
         pose = pose @ invert_pose(motion)
-    logged = planar_from(clips.ego_to_global[:, clips.past :])[0, step]
+    logged = level_poses(clips.ego_to_global[:, clips.past :])[0, step]
     ego_to_log = (invert_pose(logged) @ pose).float()[None]
     truth = warp_voxels(later[:, step - 1], ego_to_log, world.grid)[0]
     seen = warp_voxels(torch.zeros_like(later[:, 0, :, :, :1]), ego_to_log, world.grid, fill=1)[0] == 0

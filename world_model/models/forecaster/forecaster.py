@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from world_model.core.errors import DataError
 from world_model.core.geometry import invert_pose, warp_bev, yaw_from_matrix
+from world_model.core.planar import planar_pose
 from world_model.models.forecaster.config import ForecasterConfig
 from world_model.models.forecaster.ego import EgoState, observed_ego
 from world_model.models.forecaster.ego import curr_to_next as curr_to_next_of
@@ -217,7 +218,7 @@ class Forecaster(nn.Module):
             token=self._decode_published(state, present, curr_to_next),
             curr_to_next=curr_to_next,
             motion=motion,
-            predicted_motion=torch.cat((next_in_curr[:, :2, 3], yaw_from_matrix(next_in_curr)[:, None]), -1).float(),
+            predicted_motion=planar_pose(next_in_curr).float(),
             predicted_ego=(following, slot),
         )
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from world_model.core.geometry import TIE, take_columns
 from world_model.core.grid import FREE, VoxelGrid
-from world_model.core.sparse import true_at
+from world_model.core.sparse import nonzero_indices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +133,7 @@ def arrivals(displacement_m: Tensor, movers: Tensor, source_to_target: Tensor, g
         grid: voxel grid of both frames.
     """
     size_x, size_y, _ = grid.shape
-    column = true_at(movers)
+    column = nonzero_indices(movers)
     b, i, j = _unflat(column, grid)
     moved = displacement_m.reshape(-1, 2).index_select(0, column)
     low = moved.new_tensor(grid.lower_m[:2])

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from world_model.core.geometry import invert_pose
 from world_model.core.grid import FREE, MOVABLE, STATIC, VoxelGrid
-from world_model.core.sparse import member, true_at
+from world_model.core.sparse import member, nonzero_indices
 from world_model.core.tensor_state import TensorState
 from world_model.models.geometric.columns import Arrivals, ColumnMove, arrivals, column_move, moved_columns
 
@@ -170,7 +170,7 @@ def gather_evidence(
 
 def _fill_unobserved(labels: Tensor, reach: Tensor, recalled: Recall) -> None:
     """Take what was forecast before in the columns that were never observed; writes into both tensors."""
-    columns = true_at(reach == UNKNOWN)
+    columns = nonzero_indices(reach == UNKNOWN)
     move = recalled.move.at(columns)
     labels.view(-1, labels.shape[-1])[columns] = move.take(recalled.labels)
     reach.view(-1)[columns] = move.inside.to(torch.uint8) * RECALLED

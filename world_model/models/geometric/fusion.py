@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from world_model.core.grid import FREE, NUM_CLASSES
-from world_model.core.sparse import occupied_at, positive_at, quotient
+from world_model.core.sparse import occupied_indices, positive_indices, quotient
 from world_model.models.geometric.config import GeometricConfig
 from world_model.models.geometric.evidence import OBSERVED, RECALLED, Evidence
 from world_model.models.layers import group_norm
@@ -111,7 +111,7 @@ class FusionNet(nn.Module):
             fused: what the read-outs work on.
             logits: `quick_logits` of it, where somebody has them already.
         """
-        voxel = positive_at((self.quick_logits(fused) if logits is None else logits).view(-1))
+        voxel = positive_indices((self.quick_logits(fused) if logits is None else logits).view(-1))
         out = torch.full((fused.labels.numel(),), FREE, dtype=torch.uint8, device=fused.labels.device)
         out[voxel] = best_class(self._class_logits(fused, voxel)[:FREE])
         return from_cells(out.view(fused.labels.shape), self.config.patch, self.config.grid)
@@ -121,7 +121,7 @@ class FusionNet(nn.Module):
         slots, weight, bias = self.config.slots, self.scores.weight[:, :, 0, 0], self.scores.bias
         assert bias is not None
         logits = F.linear(fused.features, weight[:slots], bias[:slots]).view(-1)
-        seen, remembered = occupied_at(fused.labels), occupied_at(fused.memory)
+        seen, remembered = occupied_indices(fused.labels), occupied_indices(fused.memory)
         gate, memory_gate = (slice(part * slots, (part + 1) * slots) for part in (1, 2))
         here = logits.index_select(0, seen) + self._at(fused, seen, weight[gate], bias[gate], 1)[:, 0]
         memory = self._at(fused, remembered, weight[memory_gate], bias[memory_gate], 1)[:, 0]

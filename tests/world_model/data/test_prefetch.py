@@ -1,4 +1,4 @@
-"""Reading ahead keeps the order, hands errors on, and does not run away."""
+"""Prefetching keeps the order, hands errors on, and does not run away."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ import time
 import pytest
 import torch
 
-from world_model.data.prefetch import feed, read_ahead, to_device
+from world_model.data.prefetch import feed, prefetch, to_device
 
 
 def test_order_is_kept() -> None:
-    assert list(read_ahead(lambda n: n * n, range(20), ahead=3)) == [n * n for n in range(20)]
-    assert list(read_ahead(lambda n: n, [])) == []
+    assert list(prefetch(lambda n: n * n, range(20), depth=3)) == [n * n for n in range(20)]
+    assert list(prefetch(lambda n: n, [])) == []
 
 
 def test_only_a_few_are_under_way() -> None:
     begun: list[int] = []
-    items = read_ahead(lambda n: begun.append(n) or n, range(1000), ahead=2)
+    items = prefetch(lambda n: begun.append(n) or n, range(1000), depth=2)
     assert next(items) == 0 and len(begun) <= 3
     items.close()  # type: ignore[attr-defined]
 
 
 def test_errors_reach_the_caller() -> None:
     with pytest.raises(ZeroDivisionError):
-        list(read_ahead(lambda n: 1 // n, [1, 0]))
+        list(prefetch(lambda n: 1 // n, [1, 0]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ def test_what_is_fed_does_not_depend_on_the_threads() -> None:
         time.sleep(0.004 * (number % 3 == 0))
         return Numbers(number, torch.full((3,), number**2), torch.full((2,), number**3) if number % 2 else None)
 
-    one, many = (list(feed(read, range(12), torch.device("cpu"), workers=n, ahead=4)) for n in (1, 4))
+    one, many = (list(feed(read, range(12), torch.device("cpu"), workers=n, depth=4)) for n in (1, 4))
     assert [batch.number for batch in many] == list(range(12))
     for a, b in zip(one, many, strict=True):
         assert torch.equal(a.squares, b.squares) and (a.cubes is None) == (b.cubes is None)
@@ -57,11 +57,11 @@ def test_batches_move_as_a_whole() -> None:
 
 def test_a_gpu_gets_each_batch_once_and_one_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     """The order of copies on a GPU, with the copies themselves replaced."""
-    from world_model.data import prefetch as ahead
+    from world_model.data import prefetch as module
 
     copied: list[int] = []
-    monkeypatch.setattr(ahead, "pinned", lambda batch: batch)
-    monkeypatch.setattr(ahead, "to_device", lambda batch, device: copied.append(batch.number) or batch)
+    monkeypatch.setattr(module, "pinned", lambda batch: batch)
+    monkeypatch.setattr(module, "to_device", lambda batch, device: copied.append(batch.number) or batch)
     fed = feed(lambda n: Numbers(n, torch.ones(1)), range(5), torch.device("cuda"))
     assert next(fed).number == 0 and copied == [0, 1]  # the next one is already under way
     assert [batch.number for batch in fed] == [1, 2, 3, 4] and copied == [0, 1, 2, 3, 4]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from world_model.core.grid import FREE, GROUND, MOVABLE, NUM_CLASSES, OBSTACLE, STATIC
-from world_model.core.sparse import member, occupied_at, positive_at, quotient, true_at
+from world_model.core.sparse import member, nonzero_indices, occupied_indices, positive_indices, quotient
 
 LABELS = torch.from_numpy(np.random.default_rng(0).integers(0, NUM_CLASSES, (3, 6, 5, 8)).astype(np.uint8))
 
@@ -15,9 +15,9 @@ LABELS = torch.from_numpy(np.random.default_rng(0).integers(0, NUM_CLASSES, (3, 
 @pytest.mark.parametrize("labels", [LABELS, LABELS[1:, :, 1:, 2:5], LABELS[:0]])
 def test_scans_list_positions_in_order(labels: torch.Tensor) -> None:
     flat = labels.flatten().tolist()
-    assert occupied_at(labels).tolist() == [n for n, label in enumerate(flat) if label != FREE]
-    assert true_at(labels > 8).tolist() == [n for n, label in enumerate(flat) if label > 8]
-    assert positive_at(labels.float() - 8.5).tolist() == [n for n, label in enumerate(flat) if label > 8]
+    assert occupied_indices(labels).tolist() == [n for n, label in enumerate(flat) if label != FREE]
+    assert nonzero_indices(labels > 8).tolist() == [n for n, label in enumerate(flat) if label > 8]
+    assert positive_indices(labels.float() - 8.5).tolist() == [n for n, label in enumerate(flat) if label > 8]
 
 
 @pytest.mark.parametrize("classes", [MOVABLE, OBSTACLE, GROUND, STATIC, (0,), (FREE,), (9, 2, 5)])
