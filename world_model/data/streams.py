@@ -1,7 +1,7 @@
-"""Frames in the order in which a model with a memory must see them: several drives side by side, one per batch slot.
+"""Frames in the order that a model with a memory needs: several recordings side by side, one per batch slot.
 
-Every frame of every stream is a function of (seed, iteration), so a run that resumes sees exactly what it would have
-seen, and several processes that each read some of the slots together read what one process would.
+Every frame of every stream is a function of (seed, iteration). So a resumed run reads the frames that it would have
+read, and several processes that each read some of the slots read the same frames as one process.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from world_model.core.errors import DataError
 from world_model.core.grid import OCC3D, VoxelGrid
 from world_model.data.augment import Flip, check_symmetric
 from world_model.data.index import SceneIndex
-from world_model.data.prefetch import read_ahead, to_device
 
 Flips = Literal["stream", "published", "none"]
 
@@ -39,14 +38,10 @@ class StreamBatch:
     curr_to_prev: Tensor
     start: Tensor
 
-    def to(self, device: torch.device) -> StreamBatch:
-        """The same batch on a device."""
-        return to_device(self, device)
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Slot:
-    """One frame of a stream: how it is mirrored, and how the memory that it meets is taken to be."""
+    """One frame of a stream: how it is mirrored, and how its memory is taken to be mirrored."""
 
     frame: int
     start: bool
@@ -66,7 +61,6 @@ class StreamPlan:
         batch: number of streams side by side, over all processes.
         seed: fixes the order and the flips.
         parts: every scene is cut into this many streams, read in order, so that slots change scenes at different times.
-        augment: False is the same as ``flips="none"``.
         flips: "stream" mirrors whole streams along x and y at random. "published" draws for every frame, and aligns the
             memory as if it were mirrored like the first frame of its stream, as the original does (deviation 9): its
             memory is then misaligned half of the time.
@@ -81,12 +75,11 @@ class StreamPlan:
         seed: int,
         *,
         parts: int = 2,
-        augment: bool = True,
         flips: Flips = "stream",
         grid: VoxelGrid = OCC3D,
     ) -> None:
         self.index, self.batch, self.grid = index, batch, grid
-        self.flips: Flips = flips if augment else "none"
+        self.flips: Flips = flips
         if self.flips != "none":
             check_symmetric(grid)
         self.segments: list[range] = []
@@ -121,7 +114,7 @@ class StreamPlan:
             self._open[slot] = self._segment()
 
     def slots(self, iteration: int) -> list[_Slot]:
-        """What every batch slot shows at an iteration (0-based)."""
+        """The frame of every batch slot at an iteration (0-based)."""
         while len(self._plan) <= iteration:
             self._plan.append([self._next(s) for s in range(self.batch)])
         return self._plan[iteration]
@@ -142,12 +135,7 @@ class StreamPlan:
         # A mirrored world moves by the mirrored motion.
         return np.ascontiguousarray(labels), slot.memory_flip.transform(transform, source=slot.flip)
 
-    def batches(self, first: int, last: int, ahead: int = 2) -> Iterator[StreamBatch]:
-        """Batches of the iterations first..last-1, read in the background ``ahead`` iterations early."""
-        self.extend(last)
-        return read_ahead(lambda iteration: self.read(self.slots(iteration)), range(first, last), ahead)
-
     def extend(self, last: int) -> None:
-        """Lay the plan out up to an iteration: it must not grow in the readers' threads."""
+        """Plan all iterations before ``last``: the plan must not grow in the threads that read."""
         if last > 0:
             self.slots(last - 1)

@@ -175,7 +175,7 @@ def test_flipped_streams_stay_consistent(data: Path) -> None:
     from world_model.core.geometry import warp_voxels
 
     index = SceneIndex.load(data)
-    plain = StreamPlan(index, "train", 1, seed=0, augment=False)
+    plain = StreamPlan(index, "train", 1, seed=0, flips="none")
     slot = plain.slots(1)[0]
     straight = plain.read([slot])
     for flip_x, flip_y in ((True, False), (False, True), (True, True)):
