@@ -1,8 +1,7 @@
-"""Calibrate forecast trust: drive held-out scenes, compare with what was recorded, store what tells good from bad."""
+"""Calibrate forecast trust: drive held-out scenes, compare with what was recorded, fit, and store the calibration."""
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 import zlib
@@ -15,13 +14,15 @@ import numpy as np
 import tyro
 
 from world_model.core.errors import DataError, IIWorldError, OptionError
-from world_model.core.files import DAMAGED_NPZ, write_json, write_npz, write_text
+from world_model.data.demo import demo_root
 from world_model.data.index import SceneIndex
+from world_model.evaluation.plots import write_plot
+from world_model.evaluation.table import write_report
 from world_model.evaluation.trust import kind_of, members_of, trust_path
-from world_model.evaluation.trust.calibration import Calibration, ceiling_of, fit
-from world_model.evaluation.trust.report import judge, picture, table
+from world_model.evaluation.trust.calibration import Calibration
+from world_model.evaluation.trust.fitting import ceiling_of, fit
+from world_model.evaluation.trust.report import markdown, plot_trust, score
 from world_model.evaluation.trust.samples import Samples, collect, starts_of
-from world_model.pictures.video import write_png
 from world_model.worlds.build import build_world
 from world_model.worlds.protocol import World
 
@@ -72,7 +73,7 @@ class CalibrateTrust:
 
 
 def calibrate_trust(options: CalibrateTrust) -> Calibration:
-    """Measure, fit, judge and write.
+    """Measure, fit, score and write.
 
     Returns:
         The calibration that was written.
@@ -82,39 +83,31 @@ def calibrate_trust(options: CalibrateTrust) -> Calibration:
         CheckpointError: the checkpoint is missing or damaged.
         OutputError: a result cannot be written.
     """
-    index = SceneIndex.load(_demo() if options.index is None else options.index)
+    index = SceneIndex.load(demo_root() if options.index is None else options.index)
     world = build_world(options.world, checkpoint=options.members, device=options.device)
-    models = members_of(world, options.members)
-    samples = _measured(world, index, options, models)
-    first, second = _halves(samples)
-    calibration, ceiling = fit(first), ceiling_of(first)
-    report = judge(calibration, second, ceiling)
+    models, kind = members_of(world, options.members), kind_of(world)
+    fitted, unseen = _halves(_measured(world, index, options, models))
+    calibration, ceiling = fit(fitted), ceiling_of(fitted)
+    report = score(calibration, unseen, ceiling)
     card = {
-        "world": kind_of(world),
+        "world": kind,
         "data_source": index.source,
         "data_fingerprint": index.fingerprint,
         "split": options.split,
         "steps": options.steps,
         "stride": options.stride,
-        "fitted_on": {"scenes": len(np.unique(first.scene)), "forecasts": int((first.step > 0).sum())},
+        "fitted_on": {"scenes": len(np.unique(fitted.scene)), "forecasts": int((fitted.step > 0).sum())},
         "reconstruction_iou": round(ceiling, 4),
         "held_out": report,
     }
     calibration = replace(calibration, models=models, card=card)
-    path = options.out or trust_path(options.members, kind_of(world))
+    path = options.out or trust_path(options.members, kind)
     calibration.save(path)
-    title = f"Trust of {kind_of(world)} forecasts on held-out {index.source} scenes that it was not fitted on"
-    write_png(options.work / "trust.png", picture(calibration, second, ceiling, title))
-    write_text(options.work / "report.md", f"# {title}\n\n{table(report)}")
-    write_json(options.work / "report.json", card)
-    print(f"\n{table(report)}\nwrote {path}\nreport: {options.work.resolve()}")
+    title = f"Trust of {kind} forecasts on held-out {index.source} scenes that it was not fitted on"
+    write_plot(options.work / "trust.png", plot_trust(calibration, unseen, ceiling, title), dpi=100)
+    write_report(options.work, "report", card, f"# {title}\n\n{markdown(report)}")
+    print(f"\n{markdown(report)}\nwrote {path}\nreport: {options.work.resolve()}")
     return calibration
-
-
-def _demo() -> Path:
-    from world_model.data.demo import demo_root
-
-    return demo_root()
 
 
 def _halves(samples: Samples) -> tuple[Samples, Samples]:
@@ -132,55 +125,22 @@ def _halves(samples: Samples) -> tuple[Samples, Samples]:
 
 def _measured(world: World, index: SceneIndex, options: CalibrateTrust, models: tuple[str, ...]) -> Samples:
     """The forecasts of all scenes; those of finished scenes are read back."""
-    starts = starts_of(index, options.split, options.steps, options.stride)
-    scenes = [int(np.searchsorted(index.scene_start, start, side="right")) - 1 for start in starts]
+    starts = np.array(starts_of(index, options.split, options.steps, options.stride))
+    scenes = np.searchsorted(index.scene_start, starts, side="right") - 1
     key = f"{options.steps} {options.stride} {index.fingerprint} {' '.join(models)}"
     folder = options.work / f"forecasts_{zlib.crc32(key.encode()):08x}"
     begin, done, parts = time.perf_counter(), 0, []
-    for scene in sorted(set(scenes)):
-        file = folder / f"{index.scene_name[scene]}.npz"
-        own = [start for start, of in zip(starts, scenes, strict=True) if of == scene]
-        part = _read(file)
+    for scene in np.unique(scenes):
+        file, in_scene = folder / f"{index.scene_name[scene]}.npz", starts[scenes == scene].tolist()
+        part = Samples.load(file)
         if part is None:
-            part = collect(world, index, own, options.steps)
-            _write(file, part)
+            part = collect(world, index, in_scene, options.steps)
+            part.save(file)
         parts.append(part)
-        done += len(own)
-        spent = time.perf_counter() - begin
-        print(f"\r  {done}/{len(starts)} windows, {spent:.0f} s", end="", flush=True)
+        done += len(in_scene)
+        print(f"\r  {done}/{len(starts)} windows, {time.perf_counter() - begin:.0f} s", end="", flush=True)
     print()
-    return _joined(parts)
-
-
-def _joined(parts: Sequence[Samples]) -> Samples:
-    columns = ("figures", "iou", "miou", "scene", "frame", "step", "edited")
-    joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in columns}
-    return Samples(names=parts[0].names, **joined)
-
-
-def _write(file: Path, part: Samples) -> None:
-    names = np.array(json.dumps(part.names))
-    write_npz(
-        file,
-        names=names,
-        figures=part.figures,
-        iou=part.iou,
-        miou=part.miou,
-        scene=part.scene,
-        frame=part.frame,
-        step=part.step,
-        edited=part.edited,
-    )
-
-
-def _read(file: Path) -> Samples | None:
-    """Forecasts of an earlier run; None where there are none, or where they cannot be read."""
-    try:
-        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            columns = {name: archive[name] for name in archive.files}
-        return Samples(names=tuple(json.loads(str(columns.pop("names")))), **columns)
-    except (*DAMAGED_NPZ, TypeError):
-        return None
+    return Samples.cat(parts)
 
 
 def main() -> None:

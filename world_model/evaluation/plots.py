@@ -52,14 +52,14 @@ def legend_below(figure: Figure, axis: Axes, columns: int, size: int = 9) -> Non
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=columns, fontsize=size)
 
 
-def write_plot(path: str | Path, figure: Figure) -> Path:
-    """Write a PNG, atomically; returns its path.
+def write_plot(path: str | Path, figure: Figure, dpi: int = 120) -> Path:
+    """Write a PNG with so many pixels per inch, atomically; returns its path.
 
     Raises:
         OutputError: the folder cannot be written.
     """
     buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
+    figure.savefig(buffer, format="png", dpi=dpi)
     with atomic_write(path) as stream:
         stream.write(buffer.getvalue())
     return Path(path)

@@ -1,12 +1,26 @@
-"""Intervals over scenes: they agree with scores computed one by one, narrow with agreement, and pair their draws."""
+"""Intervals over scenes: they agree with scores computed one by one, narrow with agreement, and pair their draws.
+
+Rank correlation: monotone maps have 1, and what ranks between groups alone ranks nothing inside them.
+"""
 
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from world_model.evaluation.metrics import Confusion
 from world_model.evaluation.result import SUBSETS, ForecastResult
-from world_model.evaluation.statistics import LEAST_SCENES, SCORES, bootstrap
+from world_model.evaluation.statistics import (
+    LEAST_SCENES,
+    SCORES,
+    bootstrap,
+    interval_95,
+    ranks,
+    resampled,
+    spearman,
+    spearman_interval,
+    spearman_within,
+)
 
 ROWS = ("ego warp", "other")
 
@@ -58,3 +72,25 @@ def test_too_few_scenes_give_no_interval_and_empty_ones_do_not_count() -> None:
     assert bootstrap(ROWS, counts) is not None
     counts[0] = 0
     assert bootstrap(ROWS, counts) is None
+
+
+def test_rank_correlation() -> None:
+    assert ranks(np.array([3.0, 1.0, 3.0, 9.0])).tolist() == [1.5, 0, 1.5, 3]
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=50)
+    assert spearman(a, np.exp(a)) == pytest.approx(1) and spearman(a, -(a**3)) == pytest.approx(-1)
+    assert abs(spearman(a, rng.normal(size=50))) < 0.4
+    assert np.isnan(spearman(a, np.ones(50)))
+    # What ranks between two groups alone ranks nothing inside them.
+    group = np.repeat((0, 1), 25)
+    assert spearman(group + 0.01 * a, group.astype(float)) > 0.8
+    assert abs(spearman_within(group + 0.01 * a, group + 0.01 * rng.normal(size=50), group)) < 0.5
+    low, high = spearman_interval(a, a + 0.5 * rng.normal(size=50), np.arange(50) // 5)
+    assert low < spearman(a, a) and 0 < low < high <= 1
+
+
+def test_whole_scenes_are_drawn() -> None:
+    picks = resampled(7, 50, seed=2)
+    assert picks.shape == (50, 7) and set(picks.ravel().tolist()) == set(range(7))
+    low, high = interval_95(np.arange(1001.0))
+    assert (low, high) == (25, 975)

@@ -90,9 +90,8 @@ def members_of(world: World, checkpoint: str | Path | Sequence[str | Path] | Non
     """
     if not kind_of(world):
         return ()
-    pairs = zip(_members(world), member_paths(checkpoint), strict=True)
-    names = [_weights_of(member, path) for member, path in pairs]
-    return tuple(name for own in names for name in own) if all(names) else ()
+    hashes = [_weights_of(*pair) for pair in zip(_members(world), member_paths(checkpoint), strict=True)]
+    return sum(hashes, ()) if all(hashes) else ()
 
 
 def _members(world: World) -> Sequence[World]:

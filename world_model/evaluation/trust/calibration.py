@@ -1,4 +1,4 @@
-"""From raw figures to one number in [0, 1]: fitted on held-out drives, kept as JSON beside the checkpoint.
+"""From raw figures to one number in [0, 1]; kept as JSON beside the checkpoint.
 
 Trust is the expected IoU of the forecast with what will be there, over the IoU that the model reaches when it only has
 to reconstruct what it sees: 1 means as good as an observation, 0 that nothing is right. The expectation is a linear map
@@ -21,7 +21,6 @@ from torch import Tensor
 from world_model.core.errors import CheckpointError
 from world_model.core.files import write_json
 from world_model.evaluation.trust.samples import Samples
-from world_model.evaluation.trust.statistics import monotone, ridge
 
 VERSION = 1
 
@@ -55,15 +54,15 @@ class Calibration:
         offset = float(np.dot(self.center, np.divide(self.weight, self.scale)))
         return _bend(table @ weight - offset, self.knots, self.trust)
 
-    def of_table(self, figures: NDArray[Any]) -> NDArray[Any]:
-        """(N,) trust of raw figures (N, K), in double precision."""
+    def of_samples(self, samples: Samples) -> NDArray[np.float64]:
+        """(N,) trust of N forecasts, in double precision."""
+        figures = samples.figures[:, [samples.names.index(name) for name in self.names]]
         score = ((figures - self.center) / self.scale) @ np.array(self.weight)
-        return np.interp(score, self.knots, self.trust)
+        return np.asarray(np.interp(score, self.knots, self.trust))
 
     def save(self, path: Path) -> None:
         """Write it, atomically."""
-        names = ("names", "center", "scale", "weight", "knots", "trust", "models", "card")
-        write_json(path, {"format": "iiworld-trust", "version": VERSION, **{n: getattr(self, n) for n in names}})
+        write_json(path, {"format": "iiworld-trust", "version": VERSION, **vars(self)})
 
     @classmethod
     def load(cls, path: Path) -> Calibration:
@@ -83,8 +82,8 @@ class Calibration:
             made = cls(names=names, models=models, card=dict(found["card"]), **columns)
             made._check()
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            found_what = f"{path} is no trust calibration ({error})"
-            raise CheckpointError(found_what, f"format iiworld-trust, version {VERSION}", remedy) from error
+            found = f"{path} is no trust calibration ({error})"
+            raise CheckpointError(found, f"format iiworld-trust, version {VERSION}", remedy) from error
         return made
 
     def _check(self) -> None:
@@ -98,44 +97,6 @@ class Calibration:
             raise ValueError("knots that do not rise")
         if min(self.trust) < 0 or max(self.trust) > 1 or (np.diff(self.trust) < 0).any():
             raise ValueError("trust that falls, or outside 0..1")
-
-
-def fit(samples: Samples, names: tuple[str, ...] | None = None, strength: float = 3.0) -> Calibration:
-    """Calibrate on forecasts whose error is known.
-
-    Args:
-        samples: forecasts; those of step 0 tell what a reconstruction reaches.
-        names: figures to use; all if not given.
-        strength: of the ridge that keeps figures which say the same from fighting each other.
-    """
-    names = samples.names if names is None else names
-    rows = samples.step > 0
-    table = samples.figures[:, [samples.names.index(name) for name in names]]
-    center, scale = table[rows].mean(0), table[rows].std(0)
-    scale = np.where(scale > 1e-9, scale, 1.0)
-    quality = quality_of(samples)
-    weight, _ = ridge((table[rows] - center) / scale, quality[rows], strength)
-    # Reconstructions lie at the trustworthy end of the same scale.
-    score = ((table - center) / scale) @ weight
-    knots, trust = monotone(score, quality)
-    return Calibration(
-        names=tuple(names),
-        center=tuple(center.tolist()),
-        scale=tuple(scale.tolist()),
-        weight=tuple(weight.tolist()),
-        knots=tuple(knots.tolist()),
-        trust=tuple(trust.clip(0, 1).tolist()),
-    )
-
-
-def ceiling_of(samples: Samples) -> float:
-    """Mean IoU of the reconstructions: what is as good as an observation."""
-    return float(samples.iou[samples.step == 0].mean())
-
-
-def quality_of(samples: Samples, ceiling: float | None = None) -> NDArray[Any]:
-    """(N,) what trust should be: IoU over that of a reconstruction, at most 1."""
-    return np.minimum(samples.iou / (ceiling_of(samples) if ceiling is None else ceiling), 1.0)
 
 
 def _bend(score: Tensor, knots: tuple[float, ...], values: tuple[float, ...]) -> Tensor:

@@ -1,6 +1,6 @@
-"""Raw figures: what the state of a world shows about how far its forecast can be trusted.
+"""Raw figures: what the state of a world says about how far its forecast can be trusted.
 
-Each is cheap beside a step and a figure of the forecast itself, not of the clock: a vehicle that waits keeps seeing
+Each is cheap beside a step, and a figure of the forecast itself, not of the clock: a vehicle that waits keeps seeing
 what it knows, and its forecast stays good for longer.
 
     unseen          share of the grid around the ego that the observed frame did not reach
@@ -17,6 +17,7 @@ These are the figures of token forecasts; those of the geometric world are in `w
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -39,12 +40,12 @@ def figures_for(world: World) -> Figures | None:
 
     A world of another kind may have a method ``trust_figures(state)`` that returns (B,) tensors by name.
     """
-    own = getattr(world, "trust_figures", None)
+    own: Figures | None = getattr(world, "trust_figures", None)
     if callable(own):
         return own
     if isinstance(world, EnsembleWorld):
         first = figures_for(world.members[0])
-        return None if first is None else _EnsembleFigures(first)
+        return None if first is None else partial(_ensemble_figures, first)
     return TokenFigures(world) if isinstance(world, TokenWorld) else None
 
 
@@ -52,7 +53,7 @@ class TokenFigures:
     """Figures of token forecasts.
 
     Args:
-        world: whose tokenizer has the codebook and whose forecaster knows the map's place.
+        world: its tokenizer has the codebook, its forecaster knows where the token map lies.
     """
 
     def __init__(self, world: TokenWorld) -> None:
@@ -98,7 +99,8 @@ class TokenFigures:
         places = (2 * (there - low) / size - 1).flip(-1)
         previous = state.forecast.tokens[:, -2].float()
         moved = F.grid_sample(previous, places, mode="bilinear", padding_mode="border", align_corners=False)
-        return ((token - moved).norm(dim=1) * reached).sum((1, 2)) / reached.sum((1, 2)).clamp(min=1)
+        distance: Tensor = (token - moved).norm(dim=1)
+        return (distance * reached).sum((1, 2)) / reached.sum((1, 2)).clamp(min=1)
 
     def _distance(self, signal: Tensor) -> Tensor:
         """(B,) mean distance of (B, C, x, y) from the nearest code."""
@@ -108,17 +110,14 @@ class TokenFigures:
 
 
 def _into(to_there: Tensor, points: Tensor) -> Tensor:
-    """Points (x, y, 2) of this frame in others, (B, x, y, 2), by planar transforms (B, 4, 4)."""
+    """Points (x, y, 2) of this frame in other frames, (B, x, y, 2), by planar transforms (B, 4, 4)."""
     rotated = torch.einsum("bij,xyj->bxyi", to_there[:, :2, :2], points)
     return rotated + to_there[:, None, None, :2, 3]
 
 
-class _EnsembleFigures:
-    def __init__(self, first: Figures) -> None:
-        self.first = first
-
-    def __call__(self, state: EnsembleState) -> dict[str, Tensor]:
-        return {**self.first(state.members.state), "disagreement": state.disagreement.float()}
+def _ensemble_figures(first: Figures, state: EnsembleState) -> dict[str, Tensor]:
+    """The figures of the first member, and how much the members differ."""
+    return {**first(state.members.state), "disagreement": state.disagreement.float()}
 
 
 @torch.no_grad()

@@ -8,8 +8,10 @@ Legend: W windows, H steps, D drives of a window (the logged one first), N = W Â
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from world_model.core.errors import ConfigError, DataError
+from world_model.core.files import DAMAGED_NPZ, write_npz
 from world_model.core.geometry import invert_pose, se2_matrix, warp_voxels
 from world_model.core.planar import level_poses
 from world_model.data.clips import Clips, load_clips
@@ -36,6 +39,9 @@ EDITS = (
     Edit(mirror=True),
 )
 """Each window is also driven one of these ways, by its frame number."""
+
+
+COLUMNS = ("figures", "iou", "miou", "scene", "frame", "step", "edited")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +68,32 @@ class Samples:
 
     def pick(self, rows: NDArray[Any]) -> Samples:
         """Some of the samples, by numbers or a mask."""
-        columns = ("figures", "iou", "miou", "scene", "frame", "step", "edited")
-        return Samples(names=self.names, **{name: getattr(self, name)[rows] for name in columns})
+        return Samples(names=self.names, **{name: getattr(self, name)[rows] for name in COLUMNS})
+
+    @classmethod
+    def cat(cls, parts: Sequence[Samples]) -> Samples:
+        """All samples of several parts, in order."""
+        columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in COLUMNS}
+        return cls(names=parts[0].names, **columns)
+
+    def save(self, path: Path) -> None:
+        """Write an npz, atomically.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        columns = {name: getattr(self, name) for name in COLUMNS}
+        write_npz(path, names=np.array(json.dumps(self.names)), **columns)
+
+    @classmethod
+    def load(cls, path: Path) -> Samples | None:
+        """What `save` wrote; None where there is no such file, or where it cannot be read."""
+        try:
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+                columns = {name: archive[name] for name in archive.files}
+            return cls(names=tuple(json.loads(str(columns.pop("names")))), **columns)
+        except (*DAMAGED_NPZ, TypeError):
+            return None
 
     def __len__(self) -> int:
         return len(self.iou)
