@@ -73,7 +73,7 @@ def test_ppo_in_one_file(small_data: Path, action: str) -> None:
             next_seen, next_done = torch.as_tensor(seen), torch.as_tensor(terminated | truncated).float()
             if "episode" in infos:
                 returns += infos["episode"]["r"][infos["_episode"]].tolist()
-        seens, chosens, weights, rewards, dones, values = (torch.stack(column) for column in zip(*kept, strict=True))
+        obs, chosens, weights, rewards, dones, values = (torch.stack(column) for column in zip(*kept, strict=True))
         with torch.no_grad():
             following, advantage, advantages = agent.act(next_seen)[3], torch.zeros(ENVS), torch.zeros(STEPS, ENVS)
             for t in reversed(range(STEPS)):
@@ -81,7 +81,7 @@ def test_ppo_in_one_file(small_data: Path, action: str) -> None:
                 delta = rewards[t] + GAMMA * following * alive - values[t]
                 advantages[t] = advantage = delta + GAMMA * LAMBDA * alive * advantage
                 following = values[t]
-        flat = [x.flatten(0, 1) for x in (seens, chosens, weights, advantages, advantages + values)]
+        flat = [x.flatten(0, 1) for x in (obs, chosens, weights, advantages, advantages + values)]
         for rows in torch.randperm(STEPS * ENVS).split(16):
             some_seen, some_chosen, old_weight, gain, target = (x[rows] for x in flat)
             _, weight, entropy, value = agent.act(some_seen, some_chosen)
