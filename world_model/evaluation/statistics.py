@@ -104,7 +104,7 @@ def ranks(values: NDArray[Any]) -> Floats:
     """(N) ranks from 0, equal values sharing their mean rank."""
     _, inverse, count = np.unique(values, return_inverse=True, return_counts=True)
     mean_rank: Floats = np.cumsum(count) - (count + 1) / 2
-    return mean_rank[inverse.reshape(-1)]
+    return np.asarray(mean_rank[inverse.reshape(-1)])
 
 
 def spearman(a: NDArray[Any], b: NDArray[Any]) -> float:

@@ -6,6 +6,6 @@ off the arrays. `python -m world_model.verify_golden` prints the comparison; the
 """
 
 from world_model.evaluation.parity.folder import verify_folder
-from world_model.evaluation.parity.measure import Measurement, Report
+from world_model.evaluation.parity.report import Measurement, Report
 
 __all__ = ["Measurement", "Report", "verify_folder"]

@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 
 from world_model.core.errors import DataError, IIWorldError
+from world_model.evaluation.parity.comparison import Comparison
 from world_model.evaluation.parity.golden import GoldenFile
-from world_model.evaluation.parity.measure import Report
 from world_model.evaluation.parity.reference import verify_losses, verify_metrics, verify_pose_ops
-from world_model.evaluation.parity.tokenizer import Drive, build, verify_tokenizer
-from world_model.evaluation.parity.world import WorldFile, verify_world
+from world_model.evaluation.parity.report import Report
+from world_model.evaluation.parity.tokenizer import Frames, build, verify_tokenizer
+from world_model.evaluation.parity.world import WorldComparison, verify_world
 
 TOKENIZER_WEIGHTS, WORLD_WEIGHTS = "tok_sd.npz", "world_sd.npz"
-REFERENCES: dict[str, Callable[[GoldenFile, Report], None]] = {
+REFERENCES: dict[str, Callable[[Comparison], None]] = {
     "losses.npz": verify_losses,
     "metrics.npz": verify_metrics,
     "pose_ops.npz": verify_pose_ops,
@@ -46,14 +47,14 @@ def verify_folder(
         raise DataError(f"no folder {folder}", "a folder of golden files", "give the folder that holds tok_sd.npz")
     report = Report(dtype=dtype)
     names = sorted(path.name for path in folder.glob("*.npz"))
-    runs = [n for n in names if n not in (TOKENIZER_WEIGHTS, WORLD_WEIGHTS) and (only is None or n in only)]
-    for name in runs:
-        kind = _kind(name)
-        if kind is None:
+    for name in names:
+        if name in (TOKENIZER_WEIGHTS, WORLD_WEIGHTS) or not (only is None or name in only):
+            continue
+        if not name.startswith(("tok_", "world_")) and name not in REFERENCES:
             report.skipped[name] = "not a name of the golden layout"
             continue
         progress(name)
-        _compare(kind, folder, name, report)
+        _compare(folder, name, report)
     for name in (TOKENIZER_WEIGHTS, WORLD_WEIGHTS, *REFERENCES):
         if name not in names and only is None:
             report.skipped.setdefault(name, "no such file")
@@ -66,9 +67,11 @@ def verify_folder(
     return report
 
 
-def _compare(kind: Callable[[Path, GoldenFile, Report], None], folder: Path, name: str, report: Report) -> None:
+def _compare(folder: Path, name: str, report: Report) -> None:
     try:
-        kind(folder, GoldenFile(folder / name), report)
+        check = Comparison(GoldenFile(folder / name), report)
+        verify = _tokenizer if name.startswith("tok_") else _world if name.startswith("world_") else _reference
+        missing = verify(folder, check)
     except IIWorldError:
         raise
     except (RuntimeError, ValueError, IndexError, KeyError, TypeError) as error:
@@ -78,53 +81,45 @@ def _compare(kind: Callable[[Path, GoldenFile, Report], None], folder: Path, nam
             "arrays of the golden layout",
             "copy the folder again",
         ) from error
+    if missing:
+        report.skipped[name] = missing
+    elif rest := check.file.unused():
+        keys = ", ".join(rest[:4]) + (", ..." if len(rest) > 4 else "")
+        report.skipped[f"{name}: {len(rest)} arrays"] = f"not of the golden layout ({keys})"
 
 
-def _kind(name: str) -> Callable[[Path, GoldenFile, Report], None] | None:
-    if name.startswith("tok_"):
-        return _tokenizer
-    if name.startswith("world_"):
-        return _world
-    if name in REFERENCES:
-        return lambda folder, file, report: _finish(file, report, REFERENCES[name](file, report))
+# Each compares one file, and returns the reason where it cannot.
+
+
+def _reference(folder: Path, check: Comparison) -> str | None:
+    REFERENCES[check.file.path.name](check)
     return None
 
 
-def _finish(file: GoldenFile, report: Report, _: None = None) -> None:
-    """Say which arrays nothing was compared with."""
-    if rest := file.unused():
-        names = ", ".join(rest[:4]) + (", ..." if len(rest) > 4 else "")
-        report.skipped[f"{file.path.name}: {len(rest)} arrays"] = f"not of the golden layout ({names})"
+def _tokenizer(folder: Path, check: Comparison) -> str | None:
+    if (weights := _weights(folder, TOKENIZER_WEIGHTS)) is None:
+        return f"needs {TOKENIZER_WEIGHTS}"
+    verify_tokenizer(check, weights)
+    return None
+
+
+def _world(folder: Path, check: Comparison) -> str | None:
+    if (weights := _weights(folder, WORLD_WEIGHTS)) is None:
+        return f"needs {WORLD_WEIGHTS}"
+    tokens, tokenizer = check.file.optional("latent"), None
+    if tokens is None:
+        # Forecasts of tokens that the tokenizer's file of the same name ends with.
+        partner = folder / check.file.path.name.replace("world_", "tok_", 1)
+        codec = _weights(folder, TOKENIZER_WEIGHTS)
+        if not partner.exists() or codec is None:
+            return f"has no tokens of its own and needs {partner.name} and {TOKENIZER_WEIGHTS}"
+        source = GoldenFile(partner)
+        labels = Frames.of(source).labels
+        tokens = source.tensor(f"f{len(labels) - 1}.z_q")[:, None]
+        tokenizer = build(codec, tuple(labels.shape[2:]), check.dtype)
+    verify_world(WorldComparison(check, weights, tokens, tokenizer))
+    return None
 
 
 def _weights(folder: Path, name: str) -> dict[str, Tensor] | None:
     return GoldenFile(folder / name).weights() if (folder / name).exists() else None
-
-
-def _tokenizer(folder: Path, file: GoldenFile, report: Report) -> None:
-    if (weights := _weights(folder, TOKENIZER_WEIGHTS)) is None:
-        report.skipped[file.path.name] = f"needs {TOKENIZER_WEIGHTS}"
-        return
-    verify_tokenizer(file, weights, report)
-    _finish(file, report)
-
-
-def _world(folder: Path, file: GoldenFile, report: Report) -> None:
-    if (weights := _weights(folder, WORLD_WEIGHTS)) is None:
-        report.skipped[file.path.name] = f"needs {WORLD_WEIGHTS}"
-        return
-    tokens, tokenizer = file.optional("latent"), None
-    if tokens is None:
-        # Forecasts of tokens that the tokenizer's file of the same name ends with.
-        partner, codec = folder / file.path.name.replace("world_", "tok_", 1), _weights(folder, TOKENIZER_WEIGHTS)
-        if not partner.exists() or codec is None:
-            report.skipped[file.path.name] = (
-                f"has no tokens of its own and needs {partner.name} and {TOKENIZER_WEIGHTS}"
-            )
-            return
-        source = GoldenFile(partner)
-        labels = Drive.of(source).labels
-        tokens = source.tensor(f"f{len(labels) - 1}.z_q")[:, None]
-        tokenizer = build(codec, tuple(labels.shape[2:]), report.dtype)
-    verify_world(WorldFile(file, weights, tokens, report, tokenizer))
-    _finish(file, report)

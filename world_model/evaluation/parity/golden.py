@@ -1,7 +1,8 @@
-"""Golden files: npz archives, read whole and without unpickling, that know which arrays were looked at."""
+"""Golden files: npz archives, read whole and without unpickling, that know which of their arrays were read."""
 
 from __future__ import annotations
 
+import re
 import zipfile
 import zlib
 from pathlib import Path
@@ -23,14 +24,13 @@ class GoldenFile:
 
     Attributes:
         path: where it came from.
-        used: the keys that were asked for.
 
     Raises:
         DataError: missing or damaged, or holding anything but plain numbers.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path, self.used = path, set[str]()
+        self.path, self._used = path, set[str]()
         try:
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
                 self._arrays: dict[str, NDArray[Any]] = {key: archive[key] for key in archive.files}
@@ -44,13 +44,17 @@ class GoldenFile:
     def __contains__(self, key: str) -> bool:
         return key in self._arrays
 
-    def keys(self) -> list[str]:
-        """All keys, in the order of the archive."""
-        return list(self._arrays)
+    def matches(self, pattern: str) -> dict[str, re.Match[str]]:
+        """The keys that begin with a pattern, in the order of the archive, with what matched."""
+        return {key: match for key in self._arrays if (match := re.match(pattern, key))}
+
+    def numbers(self, pattern: str) -> list[str]:
+        """The different values of a pattern's first group, in the order of the archive."""
+        return list(dict.fromkeys(match[1] for match in self.matches(pattern).values()))
 
     def unused(self) -> list[str]:
-        """Keys that nobody has asked for."""
-        return [key for key in self._arrays if key not in self.used]
+        """Keys of the arrays that were not read."""
+        return [key for key in self._arrays if key not in self._used]
 
     def array(self, key: str) -> NDArray[Any]:
         """One array.
@@ -59,10 +63,11 @@ class GoldenFile:
             DataError: there is none of this name.
         """
         if key not in self._arrays:
+            known = list(self._arrays)[:5]
             raise DataError(
-                f"{self.path} holds no {key!r}", f"keys such as {self.keys()[:5]}", "give a folder of the golden layout"
+                f"{self.path} holds no {key!r}", f"keys such as {known}", "give a folder of the golden layout"
             )
-        self.used.add(key)
+        self._used.add(key)
         return self._arrays[key]
 
     def tensor(self, key: str) -> Tensor:
@@ -73,12 +78,10 @@ class GoldenFile:
         """One array as a tensor, or None if there is none of this name."""
         return self.tensor(key) if key in self else None
 
+    def strings(self, key: str) -> list[str]:
+        """One array of text."""
+        return [str(value) for value in self.array(key)]
+
     def weights(self) -> dict[str, Tensor]:
         """All arrays as a state dict."""
-        return {key: self.tensor(key) for key in self.keys()}
-
-    def changed(self, key: str, value: NDArray[Any]) -> GoldenFile:
-        """The same file with another value of one array; what is asked for there counts here too."""
-        other = object.__new__(GoldenFile)
-        other.path, other.used, other._arrays = self.path, self.used, {**self._arrays, key: value}
-        return other
+        return {key: self.tensor(key) for key in self._arrays}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -12,8 +10,7 @@ from torch import Tensor
 from world_model.core.geometry import quat_conjugate, quat_multiply, quat_to_matrix
 from world_model.core.grid import CLASS_NAMES
 from world_model.evaluation.metrics import SEMANTIC, Confusion
-from world_model.evaluation.parity.golden import GoldenFile
-from world_model.evaluation.parity.measure import Report
+from world_model.evaluation.parity.comparison import Comparison
 from world_model.models.forecaster.ego import misread_yaw
 from world_model.models.forecaster.training import ForecasterLossConfig
 from world_model.models.losses import (
@@ -27,83 +24,64 @@ from world_model.models.losses import (
 )
 
 
-def verify_losses(file: GoldenFile, report: Report) -> None:
+def verify_losses(check: Comparison) -> None:
     """Compare every array of ``losses.npz``."""
-    _reconstruction(file, report)
-    predicted, target = (file.tensor(f"fs_{name}").to(report.dtype) for name in ("pred", "targ"))
-    valid = file.tensor("fs_valid")
-    for key, mask in (
-        ("fs", valid),
-        ("fs_none_valid", torch.zeros_like(valid)),
-        ("fs_all_valid", torch.ones_like(valid)),
-    ):
-        report.close(file, key, token_loss(predicted, target, mask), "single", "token loss")
-    predicted, target = (file.tensor(f"tr_{name}").to(report.dtype) for name in ("pred", "targ"))
-    weights = torch.tensor(ForecasterLossConfig().step_weights, dtype=report.dtype)[: predicted.shape[1]]
-    path = trajectory_loss(predicted, target, file.tensor("tr_valid"), weights, faithful=True)
-    report.close(file, "tr", path, "single", "trajectory loss")
-    turn = rotation_loss(file.tensor("ro_pred").to(report.dtype), file.tensor("ro_targ").to(report.dtype))
-    report.close(file, "ro", turn, "single", "rotation loss")
-    report.close(file, "ro_ignores_valid", turn, "single", "rotation loss")
+    _reconstruction(check)
+    predicted, target, valid = check.read("fs_pred"), check.read("fs_targ"), check.file.tensor("fs_valid")
+    masks = {"fs": valid, "fs_none_valid": torch.zeros_like(valid), "fs_all_valid": torch.ones_like(valid)}
+    losses = {key: token_loss(predicted, target, mask) for key, mask in masks.items()}
+    check.close("token loss", "single", losses)
+    predicted, target = check.read("tr_pred"), check.read("tr_targ")
+    weights = torch.tensor(ForecasterLossConfig().step_weights, dtype=check.dtype)[: predicted.shape[1]]
+    path = trajectory_loss(predicted, target, check.file.tensor("tr_valid"), weights, faithful=True)
+    check.close("trajectory loss", "single", {"tr": path})
+    rotation = rotation_loss(check.read("ro_pred"), check.read("ro_targ"))
+    check.close("rotation loss", "single", {"ro": rotation, "ro_ignores_valid": rotation})
 
 
-def _reconstruction(file: GoldenFile, report: Report) -> None:
-    labels = file.tensor("cls_targ")
-    logits = file.tensor("cls_pred").to(report.dtype).requires_grad_()
+def _reconstruction(check: Comparison) -> None:
+    labels, logits = check.file.tensor("cls_targ"), check.read("cls_pred").requires_grad_()
     size_x, size_y, size_z = labels.shape[-3:]
-    radial = radial_weight(size_x, size_y).to(report.dtype)
-    report.close(file, "focal_c_map", radial, "single", "radial weight")
+    radial = radial_weight(size_x, size_y).to(check.dtype)
     corners = [(0, 0), (0, 199), (199, 0), (199, 199), (100, 100), (99, 99)]
-    report.close(
-        file,
-        "focal_c_map_200_corners",
-        torch.stack([radial_weight(200, 200)[c] for c in corners]),
-        "single",
-        "radial weight",
-    )
-    report.close(file, "class_weights", torch.tensor(CLASS_WEIGHTS), "single", "class weights")
+    at_corners = torch.stack([radial_weight(200, 200)[c] for c in corners])
+    check.close("radial weight", "single", {"focal_c_map": radial, "focal_c_map_200_corners": at_corners})
+    check.close("class weights", "single", {"class_weights": torch.tensor(CLASS_WEIGHTS)})
     weight = radial[:, :, None].expand(*labels.shape[:-3], size_x, size_y, size_z).reshape(-1)
     flat, target = logits.reshape(-1, logits.shape[-1]), labels.reshape(-1)
     focal = 10 * focal_loss(flat, target, weight)
-    weighted = 10 * focal_loss(flat, target, weight, torch.tensor(CLASS_WEIGHTS, dtype=report.dtype))
+    weighted = 10 * focal_loss(flat, target, weight, torch.tensor(CLASS_WEIGHTS, dtype=check.dtype))
     lovasz = lovasz_softmax(flat.softmax(1), target)
-    report.close(file, "focal", focal, "single", "focal loss")
-    report.close(file, "focal_class_weights", weighted, "single", "focal loss")
-    report.close(file, "lovasz", lovasz, "single", "Lovász loss")
-    (focal + lovasz).backward()
-    assert logits.grad is not None
-    report.close(file, "focal_plus_lovasz_grad", logits.grad, "single", "gradient of focal + Lovász")
+    check.close("focal loss", "single", {"focal": focal, "focal_class_weights": weighted})
+    check.close("Lovász loss", "single", {"lovasz": lovasz})
+    (gradient,) = torch.autograd.grad(focal + lovasz, logits)
+    check.close("gradient of focal + Lovász", "single", {"focal_plus_lovasz_grad": gradient})
 
 
-def verify_metrics(file: GoldenFile, report: Report) -> None:
+def verify_metrics(check: Comparison) -> None:
     """Compare every array of ``metrics.npz``: counts exactly, scores in both conventions."""
-    total = Confusion()
+    total, file = Confusion(), check.file
     predicted, truth = file.tensor("pred"), file.tensor("gt")
     for a, b in zip(predicted, truth, strict=True):
         total.add(a, b)
-    report.equal(file, "hist", torch.from_numpy(total.counts), "histogram")
-    report.equal(file, "iou_hist", torch.from_numpy(_occupied(total)), "histogram, 255 as occupied")
-    report.equal(file, "cnt", torch.tensor(len(predicted)), "number of pairs")
-    scores = torch.from_numpy(np.nan_to_num(total.per_class(), nan=-1.0))
-    report.close(_without_nan(file, "per_class_iou"), "per_class_iou", scores, "single", "IoU by class")
-    _scores(file, total, "", report)
+    check.equal("histogram", "hist", torch.from_numpy(total.counts))
+    check.equal("histogram, 255 as occupied", "iou_hist", torch.from_numpy(_occupied(total)))
+    check.equal("number of pairs", "cnt", torch.tensor(len(predicted)))
+    # NaN is a class that does not occur.
+    check.close("IoU by class", "single", {"per_class_iou": total.per_class()}, nan=-1.0)
+    _scores(check, total, "")
     if "pred_b" in file:
         second = Confusion()
         second.add(file.tensor("pred_b"), file.tensor("gt_b"))
-        _scores(file, second, "_b", report)
-    _names(file, total, report)
+        _scores(check, second, "_b")
+    _text(check, total)
     # The published metric overwrites its inputs by occupancy; ours must not, and its occupancy is the same.
     for mine, name in ((predicted, "pred"), (truth, "gt")):
-        report.equal(file, name, mine, "inputs are left alone")
-        report.equal(file, f"mutated_{name}0", (mine[0] != len(SEMANTIC)).long(), "occupancy of the first pair")
+        check.equal("inputs are left alone", name, mine)
+        check.equal("occupancy of the first pair", f"mutated_{name}0", (mine[0] != len(SEMANTIC)).long())
 
 
-def _without_nan(file: GoldenFile, key: str) -> GoldenFile:
-    """The file with NaN (an absent class) as -1 in one array."""
-    return file.changed(key, np.nan_to_num(file.array(key), nan=-1.0)) if key in file else file
-
-
-def _occupied(total: Confusion) -> NDArray[Any]:
+def _occupied(total: Confusion) -> NDArray[np.int64]:
     """(2, 2) histogram of free and occupied, ground truth of 255 occupied."""
     free = np.arange(len(CLASS_NAMES)) == len(SEMANTIC)
     table = total.counts.copy()
@@ -111,49 +89,43 @@ def _occupied(total: Confusion) -> NDArray[Any]:
     return np.array([[table[np.ix_(a, b)].sum() for b in (free, ~free)] for a in (free, ~free)])
 
 
-def _scores(file: GoldenFile, total: Confusion, suffix: str, report: Report) -> None:
-    percent = {
+def _scores(check: Comparison, total: Confusion, suffix: str) -> None:
+    scores = {
         "count_miou": round(100 * total.miou_published(), 2),
         "count_iou": round(100 * total.iou_published(), 2),
         "miou_zero_iou_counted": round(100 * total.miou(), 2),
         "iou_255_ignored": round(100 * total.iou(), 2),
         "iou_unrounded": total.iou_published(),
     }
-    for name, value in percent.items():
-        report.close(file, name + suffix, value, "single", "scores, both conventions")
+    check.close("scores, both conventions", "single", {key + suffix: value for key, value in scores.items()})
 
 
-def _names(file: GoldenFile, total: Confusion, report: Report) -> None:
+def _text(check: Comparison, total: Confusion) -> None:
     """Class names, and the printed scores by class (a class with IoU 0 reads "nan")."""
-    if "class_names" in file:
-        same = [str(a) == b for a, b in zip(file.array("class_names"), CLASS_NAMES, strict=True)]
-        report.add(file, "class names", float(len(same) - sum(same)), 0.0, len(same))
-    if "ret_dict_values" in file:
-        given = [str(value) for value in file.array("ret_dict_values")]
+    if "class_names" in check.file:
+        wrong = [a != b for a, b in zip(check.file.strings("class_names"), CLASS_NAMES, strict=True)]
+        check.add("class names", float(sum(wrong)), len(wrong))
+    if "ret_dict_values" in check.file:
+        given = check.file.strings("ret_dict_values")
         mine = [str(round(100 * v, 2)) if v > 0 else "nan" for v in np.nan_to_num(total.per_class())]
-        wrong = sum(float(a) != float(b) for a, b in zip(given, mine, strict=True) if (a, b) != ("nan", "nan"))
-        report.add(file, "printed scores by class", float(wrong), 0.0, len(given))
+        wrong = [float(a) != float(b) for a, b in zip(given, mine, strict=True) if (a, b) != ("nan", "nan")]
+        check.add("printed scores by class", float(sum(wrong)), len(given))
 
 
-def verify_pose_ops(file: GoldenFile, report: Report) -> None:
+def verify_pose_ops(check: Comparison) -> None:
     """Compare every array of ``pose_ops.npz``."""
-
-    def read(name: str) -> Tensor:
-        return file.tensor(name).to(report.dtype)
-
-    steps = read("seq")
+    steps = check.read("seq")
     relative = quat_multiply(quat_conjugate(steps[:, :-1]), steps[:, 1:])
     found = {
-        "mul": quat_multiply(read("q1"), read("q2")),
-        "rotmat": quat_to_matrix(read("q1")),
+        "mul": quat_multiply(check.read("q1"), check.read("q2")),
+        "rotmat": quat_to_matrix(check.read("q1")),
         "relative": relative,
         "compose_as_original_rel_x_prev": quat_multiply(relative[:, 0], steps[:, 0]),
         "compose_correct_prev_x_rel": quat_multiply(steps[:, 0], relative[:, 0]),
         "compose_target": steps[:, 1],
     }
-    for key, value in found.items():
-        report.close(file, key, value, "single", "quaternions")
-    report.close(file, "rpy", misread_angles(read("small_tilt_quats")), "single", "misread yaw")
+    check.close("quaternions", "single", found)
+    check.close("misread yaw", "single", {"rpy": misread_angles(check.read("small_tilt_quats"))})
 
 
 def misread_angles(rotation: Tensor) -> Tensor:

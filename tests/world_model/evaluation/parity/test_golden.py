@@ -10,9 +10,10 @@ import torch
 
 from world_model.core.geometry import quat_multiply, warp_bev, yaw_from_quat
 from world_model.evaluation.parity import Report, verify_folder
+from world_model.evaluation.parity.comparison import Comparison
 from world_model.evaluation.parity.folder import TOKENIZER_WEIGHTS, WORLD_WEIGHTS
 from world_model.evaluation.parity.golden import GoldenFile
-from world_model.evaluation.parity.world import WorldFile, verify_calls
+from world_model.evaluation.parity.world import WorldComparison, verify_calls
 from world_model.models.forecaster import ego as ego_module
 from world_model.models.forecaster.ego import EgoState, unobserved
 from world_model.models.tokenizer import memory as memory_module
@@ -135,7 +136,8 @@ BREAK: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
 def _calls() -> Report:
     """The consecutive calls of one control mode on the small map."""
     report, file = Report(dtype=torch.float64), GoldenFile(GOLDEN / "world_mini.npz")
-    world = WorldFile(file, GoldenFile(GOLDEN / WORLD_WEIGHTS).weights(), file.tensor("latent"), report)
+    weights = GoldenFile(GOLDEN / WORLD_WEIGHTS).weights()
+    world = WorldComparison(Comparison(file, report), weights, file.tensor("latent"))
     verify_calls(world, "high-level-control")
     return report
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
-from world_model.evaluation.parity.golden import GoldenFile
+from world_model.evaluation.table import Table
 
 
 @dataclass(frozen=True)
@@ -87,10 +83,15 @@ class Measurement:
         """Whether the error stays within the tolerance (not so for NaN)."""
         return self.error <= self.tolerance
 
+    @property
+    def badness(self) -> tuple[bool, float]:
+        """Rises with the error relative to the tolerance; first of all, whether it lies beyond."""
+        return not self.ok, self.error / self.tolerance if self.tolerance else self.error
+
 
 @dataclass(kw_only=True)
 class Report:
-    """Comparisons as they come in, the worst of every stage kept.
+    """The comparisons, the worst of every stage kept.
 
     Attributes:
         dtype: number format that this package computes in.
@@ -107,53 +108,20 @@ class Report:
         """Whether something was compared, and all of it agrees."""
         return bool(self.rows) and all(row.ok for row in self.rows.values())
 
-    def close(self, file: GoldenFile, key: str, value: Tensor | NDArray[Any] | float, kind: str, stage: str) -> None:
-        """Compare an array of a file with what this package computes; nothing happens if the file does not hold it."""
-        if key not in file:
-            return
-        reference = file.tensor(key).double()
-        found = torch.as_tensor(value, dtype=torch.float64).detach().cpu()
-        if found.shape != reference.shape:
-            self.add(file, stage, math.inf, 0.0, 0, f"{key}: shape {tuple(found.shape)} for {tuple(reference.shape)}")
-            return
-        error = float((found - reference).abs().max()) if found.numel() else 0.0
-        largest = float(reference.abs().max()) if found.numel() else 0.0
-        self.add(file, stage, error, TOLERANCE[kind].of(self.dtype, largest), found.numel())
-
-    def equal(self, file: GoldenFile, key: str, value: Tensor, stage: str, tie: Tensor | None = None) -> None:
-        """Compare integers; entries where ``tie`` is True may differ."""
-        if key not in file:
-            return
-        reference, value = file.tensor(key).long(), value.cpu().long()
-        if value.shape != reference.shape:
-            self.add(file, stage, math.inf, 0.0, 0, f"{key}: shape {tuple(value.shape)} for {tuple(reference.shape)}")
-            return
-        differs = value != reference
-        proven = differs & (torch.zeros_like(differs) if tie is None else tie.cpu())
-        self.add(file, stage, float((differs & ~proven).sum()), 0.0, value.numel(), ties=int(proven.sum()))
-
-    def add(
-        self, file: GoldenFile, stage: str, error: float, limit: float, compared: int, note: str = "", ties: int = 0
-    ) -> None:
+    def add(self, new: Measurement) -> None:
         """Enter one comparison."""
-        error = math.inf if math.isnan(error) else error
-        name = file.path.name
-        new = Measurement(file=name, stage=stage, error=error, tolerance=limit, compared=compared, ties=ties, note=note)
-        old = self.rows.get((name, stage), new)
-        if old is not new:
-            worst = max(
-                old, new, key=lambda row: (not row.ok, row.error / row.tolerance if row.tolerance else row.error)
-            )
-            new = replace(worst, compared=old.compared + compared, ties=old.ties + ties, note=old.note or note)
-        self.rows[name, stage] = new
+        old = self.rows.get((new.file, new.stage))
+        if old is not None:
+            total, ties, note = old.compared + new.compared, old.ties + new.ties, old.note or new.note
+            new = replace(max(old, new, key=lambda row: row.badness), compared=total, ties=ties, note=note)
+        self.rows[new.file, new.stage] = new
 
     def table(self) -> str:
         """The report as a table in Markdown."""
-        lines = ["| file | stage | numbers | largest error | tolerance | |", "|---|---|---|---|---|---|"]
+        rows = []
         for row in self.rows.values():
-            verdict = "ok" if row.ok else "BEYOND"
             note = f" ({row.note})" if row.note else f" ({row.ties} proven ties)" if row.ties else ""
-            figures = f"{row.compared:,} | {row.error:.1e} | {row.tolerance:.1e}"
-            lines.append(f"| {row.file} | {row.stage} | {figures} | {verdict}{note} |")
-        lines += [f"| {name} | skipped: {reason} | | | | |" for name, reason in self.skipped.items()]
-        return "\n".join(lines)
+            numbers = [f"{row.compared:,}", f"{row.error:.1e}", f"{row.tolerance:.1e}"]
+            rows.append([row.file, row.stage, *numbers, f"{'ok' if row.ok else 'BEYOND'}{note}"])
+        rows += [[name, f"skipped: {reason}", "", "", "", ""] for name, reason in self.skipped.items()]
+        return Table(["file", "stage", "numbers", "largest error", "tolerance", ""], rows).markdown()
