@@ -16,32 +16,31 @@ import platform
 import resource
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
 import tyro
 
 from world_model import train_forecaster, train_tokenizer
-from world_model.checkpoints.checkpoint import config_to_json
+from world_model.checkpoints.checkpoint import TOKENIZER_FILE, config_to_json, save_model, tokens_hash
 from world_model.core.runtime import keep_memory
 from world_model.data.demo import demo_root
 from world_model.data.index import SceneIndex
-from world_model.data.streams import StreamPlan
 from world_model.data.tokens import TokenCache
-from world_model.models.forecaster import PRESETS as FORECASTERS
-from world_model.models.forecaster import Forecaster, for_tokenizer
-from world_model.models.forecaster.training import ForecasterTask
 from world_model.models.tokenizer import PRESETS as TOKENIZERS
 from world_model.models.tokenizer import Tokenizer
-from world_model.models.tokenizer.training import TokenizerTask
-from world_model.training.distributed import Ranks, join
-from world_model.training.loop import Task, TrainConfig, Trainer
+from world_model.training.command import Job, Preset
+from world_model.training.distributed import DistributedContext, join
+from world_model.training.loop import Trainer
 from world_model.training.precision import Precision
+from world_model.training.progress import Progress
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +49,7 @@ class Args:
 
     model: Literal["tokenizer", "forecaster"] = "tokenizer"
     """Which of the two to train."""
-    preset: Literal["base", "nano", "tiny"] = "nano"
+    preset: Preset = "nano"
     """Sizes and recipe."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
@@ -72,75 +71,53 @@ class Args:
     """JSON file to write the figures to."""
 
 
-def tokenizer_task(args: Args, index: SceneIndex, ranks: Ranks, folder: Path) -> tuple[Task, TrainConfig]:
+def tokenizer_job(args: Args, index: SceneIndex, context: DistributedContext, folder: Path) -> Job:
     """The tokenizer's own recipe, as its command trains it."""
-    options = {"index": folder, "out": folder, "preset": args.preset, "batch": args.batch, "precision": args.precision}
-    recipe_args = train_tokenizer.Args(**options, accumulate=args.accumulate, iterations=args.warmup + args.steps)
-    train, loss = train_tokenizer.recipe(recipe_args, len(index.token), ranks.count)
-    model, share = Tokenizer(TOKENIZERS[args.preset]()).to(ranks.device), train.share(ranks)
-    plan = StreamPlan(index, "all", share.batch, seed=0, parts=train_tokenizer.PARTS[args.preset])
-    return TokenizerTask(model, plan, loss, 0, share=share, ranks=ranks, workers=args.workers), train
+    return train_tokenizer.job(_options(train_tokenizer.Args, args, folder), index, context)
 
 
-def forecaster_task(args: Args, index: SceneIndex, ranks: Ranks, folder: Path) -> tuple[Task, TrainConfig]:
+def forecaster_job(args: Args, index: SceneIndex, context: DistributedContext, folder: Path) -> Job:
     """The forecaster's own recipe, on random tokens."""
-    options = {"index": folder, "out": folder, "preset": args.preset, "batch": args.batch, "precision": args.precision}
-    recipe_args = train_forecaster.Args(
-        **options, tokens=folder, tokenizer=folder, accumulate=args.accumulate, iterations=args.warmup + args.steps
-    )
-    train, loss = train_forecaster.recipe(recipe_args, len(index.token), ranks.count)
-    config, share = TOKENIZERS[args.preset](), train.share(ranks)
-    tokenizer = Tokenizer(config).to(ranks.device).requires_grad_(False)
-    model = Forecaster(for_tokenizer(FORECASTERS[args.preset](), config)).to(ranks.device)
-    cache = TokenCache.create(folder / "tokens", index, "random", (config.latent, *config.latent_shape))
-    for scene in index.scenes("all") if ranks.first else []:
-        rng = np.random.default_rng(scene)
-        shape = (len(index.frames(scene)), config.latent, *config.latent_shape)
-        cache.write(scene, rng.standard_normal(shape, dtype=np.float32))
-    ranks.wait()
-    task = ForecasterTask(
-        model,
-        index,
-        cache,
-        "all",
-        loss,
-        batch=share.batch,
-        iterations=train.iterations,
-        seed=0,
-        tokenizer=tokenizer if loss.occupancy_weight else None,
-        read_labels=index.read_truth,
-        share=share,
-        ranks=ranks,
-        workers=args.workers,
-    )
-    return task, train
+    config = TOKENIZERS[args.preset]()
+    if context.first:
+        tokenizer = Tokenizer(config)
+        weights = tokenizer.state_dict()
+        save_model(folder / TOKENIZER_FILE, tokenizer, weights, {})
+        shape = (config.latent, *config.latent_shape)
+        cache = TokenCache.create(folder / "tokens", index, tokens_hash(weights), shape)
+        for scene in index.scenes("all"):
+            rng = np.random.default_rng(scene)
+            cache.write(scene, rng.standard_normal((len(index.frames(scene)), *shape), dtype=np.float32))
+    context.barrier()
+    more = {"tokens": folder / "tokens", "tokenizer": folder}
+    return train_forecaster.job(_options(train_forecaster.Args, args, folder, **more), index, context)
+
+
+JOBS = {"tokenizer": tokenizer_job, "forecaster": forecaster_job}
+
+
+def _options(kind: Callable[..., T], args: Args, folder: Path, **more: Path) -> T:
+    """Options of a training command."""
+    shared = {name: getattr(args, name) for name in ("preset", "batch", "accumulate", "precision", "workers")}
+    return kind(index=folder, out=folder, split="all", iterations=args.warmup + args.steps, **shared, **more)
 
 
 def measure(trainer: Trainer, warmup: int, steps: int) -> dict[str, float]:
     """Samples a second over all processes, and the share of the time spent waiting for data."""
-    portions, waited = trainer.task.batches(0, warmup + steps), 0.0
-
-    def timed() -> Iterator[Any]:
-        nonlocal waited
-        for _ in range(trainer.share.portions):
-            begin = time.perf_counter()
-            portion = next(portions)
-            waited += time.perf_counter() - begin
-            yield portion
-
-    begin, saved = time.perf_counter(), 0.0
+    batches, count = trainer.task.batches(0, warmup + steps), trainer.shard.accumulate
+    progress, saved = Progress(), 0.0
     for step in range(warmup + steps):
         if step == warmup:
             _finish(trainer.device)
-            begin, waited = time.perf_counter(), 0.0
-        if step:
-            trainer.step(timed())
+            progress = Progress()
+        micro_batches = progress.timed(batches, count)
+        if step == 0:
+            saved = saved_gb(partial(trainer.step, micro_batches))
         else:
-            saved = saved_gb(lambda: trainer.step(timed()))
+            progress.add(trainer.step(micro_batches))
     _finish(trainer.device)
-    took = time.perf_counter() - begin
-    rate = steps * trainer.share.batch / took
-    return {"samples_per_s": rate, "step_ms": 1e3 * took / steps, "wait": waited / took, "saved_gb": saved}
+    pace, waited = progress.pace()
+    return {"samples_per_s": pace * trainer.shard.batch, "step_ms": 1e3 / pace, "wait": waited, "saved_gb": saved}
 
 
 def saved_gb(step: Callable[[], Any]) -> float:
@@ -166,28 +143,26 @@ def main(args: Args) -> dict[str, Any]:
     """Measure, print a line of Markdown, and return the figures."""
     keep_memory()
     index = SceneIndex.load(args.index or demo_root())
-    make = tokenizer_task if args.model == "tokenizer" else forecaster_task
-    with join(args.device) as ranks, tempfile.TemporaryDirectory() as folder:
-        torch.manual_seed(0)
+    with join(args.device) as context, tempfile.TemporaryDirectory() as folder:
         # Processes of one machine share the folder of the first one, which holds the random tokens.
         shared = [folder]
-        if ranks.count > 1:
+        if context.world_size > 1:
             torch.distributed.broadcast_object_list(shared, 0)
-        task, train = make(args, index, ranks, Path(shared[0]))
-        trainer = Trainer(task, train, Path(shared[0]), {}, ranks)
+        job = JOBS[args.model](args, index, context, Path(shared[0]))
+        trainer = Trainer(job.task, job.config, Path(shared[0]), {})
         figures: dict[str, Any] = measure(trainer, args.warmup, args.steps)
-        ranks.wait()
+        context.barrier()
         figures["peak_gpu_gb"] = trainer.peak_gb
         figures["peak_process_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-        figures["parameters"] = sum(p.numel() for p in task.model.parameters())
-        where = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else platform.processor()
+        figures["parameters"] = sum(p.numel() for p in job.task.model.parameters())
+        where = torch.cuda.get_device_name(context.device) if context.device.type == "cuda" else platform.processor()
         figures |= {
-            "device": where or str(ranks.device),
+            "device": where or str(context.device),
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
         }
-        figures |= {"train": config_to_json(train), "batch": trainer.share.batch, "processes": ranks.count}
-        if ranks.first:
+        figures |= {"train": config_to_json(job.config), "batch": trainer.shard.batch, "processes": context.world_size}
+        if context.first:
             show(args, figures, str(trainer.dtype).removeprefix("torch."))
             if args.out:
                 args.out.write_text(json.dumps({"args": _plain(args), **figures}, indent=1) + "\n")

@@ -20,11 +20,11 @@ from world_model.models.forecaster.training import ForecasterLossConfig, Forecas
 from world_model.models.tokenizer import TINY_GRID, Tokenizer, tiny
 from world_model.models.tokenizer.training import TokenizerLossConfig, TokenizerTask
 from world_model.prepare import Prepare, prepare
-from world_model.training.distributed import Ranks
+from world_model.training.distributed import DistributedContext
 from world_model.training.loop import TrainConfig, Trainer
 from world_model.training.optim import OptimConfig
 
-ALONE = Ranks(device=torch.device("cpu"))
+ALONE = DistributedContext(device=torch.device("cpu"))
 
 
 def write_data(root: Path) -> SceneIndex:
@@ -61,20 +61,25 @@ def config_of(iterations: int = 4, **changes: Any) -> TrainConfig:
 
 
 def train_tokenizer(
-    index: SceneIndex, out: Path, config: TrainConfig, ranks: Ranks = ALONE, *, voxels: int = 0, seed: int = 0
+    index: SceneIndex,
+    out: Path,
+    config: TrainConfig,
+    context: DistributedContext = ALONE,
+    *,
+    voxels: int = 0,
+    seed: int = 0,
 ) -> Trainer:
     """Train a tiny tokenizer; every coupling between samples is on: Lovász, revival of codes, sampled voxels."""
     torch.manual_seed(seed)
     model = Tokenizer(tiny(TINY_GRID))
-    share = config.share(ranks)
-    plan = StreamPlan(index, "all", share.batch, seed, parts=2, grid=TINY_GRID)
+    shard = config.shard(context)
+    plan = StreamPlan(index, "all", shard.batch, seed, parts=2, grid=TINY_GRID)
     loss = TokenizerLossConfig(voxels=voxels, revive_every=2)
     trainer = Trainer(
-        TokenizerTask(model, plan, loss, seed, share=share, ranks=ranks),
+        TokenizerTask(model, plan, loss, seed=seed, shard=shard, context=context),
         config,
         out,
-        {"train": config.identity(share)},
-        ranks,
+        {"train": config.identity(shard)},
     )
     trainer.run()
     return trainer
@@ -85,7 +90,7 @@ def train_forecaster(
     cache: TokenCache,
     out: Path,
     config: TrainConfig,
-    ranks: Ranks = ALONE,
+    context: DistributedContext = ALONE,
     *,
     faithful: bool = False,
     seed: int = 0,
@@ -95,22 +100,21 @@ def train_forecaster(
     tokenizer = Tokenizer(tiny(TINY_GRID)).requires_grad_(False)
     model = Forecaster(replace(tiny_forecaster(), faithful=faithful, transport=not faithful))
     loss = ForecasterLossConfig(through_time=faithful, occupancy_weight=0.0 if faithful else 1.0, voxels=800)
-    share = config.share(ranks)
+    shard = config.shard(context)
     task = ForecasterTask(
         model,
         index,
         cache,
         "all",
         loss,
-        batch=share.batch,
         iterations=config.iterations,
         seed=seed,
         tokenizer=tokenizer,
         read_labels=lambda frame: index.read_truth(frame, TINY_GRID.shape),
-        share=share,
-        ranks=ranks,
+        shard=shard,
+        context=context,
     )
-    trainer = Trainer(task, config, out, {"train": config.identity(share)}, ranks)
+    trainer = Trainer(task, config, out, {"train": config.identity(shard)})
     trainer.run()
     return trainer
 

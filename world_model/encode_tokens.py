@@ -20,14 +20,14 @@ from world_model.core.runtime import keep_memory
 from world_model.data.index import SceneIndex
 from world_model.data.tokens import TokenCache
 from world_model.models.tokenizer import Tokenizer
-from world_model.training.distributed import Ranks, join
+from world_model.training.distributed import DistributedContext, join
 
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
     """Run a trained tokenizer over whole scenes and store the tokens that the forecaster learns from.
 
-    Scenes are read in order, several side by side; the memory starts afresh with every scene. A killed run goes on
+    Scenes are read in order, several side by side; the memory is reset with every scene. A killed run goes on
     with the scenes that are missing. Several GPUs: `torchrun --nproc-per-node 8 -m world_model.encode_tokens ...`
     deals the scenes out.
     """
@@ -81,33 +81,33 @@ def encode_scenes(
 def main(args: Args) -> Path:
     """Encode, and return the folder of the cache."""
     keep_memory()
-    with join(args.device) as ranks:
-        return _encode(args, ranks)
+    with join(args.device) as context:
+        return _encode(args, context)
 
 
-def _encode(args: Args, ranks: Ranks) -> Path:
+def _encode(args: Args, context: DistributedContext) -> Path:
     index = SceneIndex.load(args.index)
-    model, card = load_tokenizer(args.tokenizer, ranks.device)
+    model, card = load_tokenizer(args.tokenizer, context.device)
     shape = (model.config.latent, *model.config.latent_shape)
-    if ranks.first:
+    if context.first:
         TokenCache.create(args.out, index, card["tokens"], shape)
-    ranks.wait()
+    context.barrier()
     cache = TokenCache.create(args.out, index, card["tokens"], shape)
     missing = sorted(set(index.scenes(args.split)) - cache.done)
     # All have listed the missing scenes before the first one is filled in.
-    ranks.wait()
-    own = missing[ranks.rank :: ranks.count]
+    context.barrier()
+    own = missing[context.rank :: context.world_size]
     total, count, begin = sum(len(index.frames(s)) for s in own), 0, time.perf_counter()
     for first in range(0, len(own), args.batch):
         group = own[first : first + args.batch]
-        count += _encode_group(model, index, cache, group, ranks.device)
+        count += _encode_group(model, index, cache, group, context.device)
         pace = count / (time.perf_counter() - begin)
-        if ranks.first:
-            others = f" in this process of {ranks.count}" if ranks.count > 1 else ""
+        if context.first:
+            where = f" in this process of {context.world_size}" if context.world_size > 1 else ""
             left = f"{(total - count) / pace / 60:.1f} min left"
-            print(f"[{count}/{total}]{others} {pace:.1f} frames/s, {left}", flush=True)
-    ranks.wait()
-    if ranks.first:
+            print(f"[{count}/{total}]{where} {pace:.1f} frames/s, {left}", flush=True)
+    context.barrier()
+    if context.first:
         print(
             f"tokens: {args.out} ({len(cache.done)} scenes)\nnext: python -m world_model.train_forecaster", flush=True
         )

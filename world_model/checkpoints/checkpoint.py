@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
@@ -114,8 +115,8 @@ def save_model(
     model: Tokenizer | Forecaster | GeometricForecaster,
     weights: dict[str, Tensor],
     card: dict[str, Any],
-) -> None:
-    """Write weights with their configuration, atomically.
+) -> Path:
+    """Write weights with their configuration, atomically; returns the path.
 
     Args:
         path: the file.
@@ -128,6 +129,21 @@ def save_model(
     plain = {k: v.detach().cpu().contiguous() for k, v in weights.items()}
     with atomic_write(path) as stream:
         stream.write(serialize(plain, metadata={"iiworld": json.dumps(meta)}))
+    return Path(path)
+
+
+def copy_model(source: Path, out: Path, name: str) -> None:
+    """Copy one file of a checkpoint into another folder, atomically.
+
+    Args:
+        source: the file, or the folder that it lies in.
+        out: the other folder.
+        name: of the file.
+    """
+    source = source / name if source.is_dir() else source
+    if source.resolve() != (out / name).resolve():
+        with open(source, "rb") as stream, atomic_write(out / name) as target:
+            shutil.copyfileobj(stream, target)
 
 
 def _read(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:

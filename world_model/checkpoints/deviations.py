@@ -152,7 +152,10 @@ DEVIATIONS: tuple[Deviation, ...] = (
             "nor step weights."
         ),
         right="A mean over the batch; both losses leave invalid steps out and weigh the steps.",
-        where=("world_model.models.losses:trajectory_loss", "world_model.models.losses:rotation_loss"),
+        where=(
+            "world_model.models.forecaster.losses:trajectory_loss",
+            "world_model.models.forecaster.losses:rotation_loss",
+        ),
         training_only=True,
     ),
     Deviation(

@@ -1,21 +1,17 @@
-"""Losses of the tokenizer and of the forecaster.
+"""Losses of predicted occupancy.
 
-Sources: focal loss, Lin et al., ICCV 2017; Lovász-softmax, Berman et al., CVPR 2018; the combination, its weights and
-the trajectory losses, I2-World, ICCV 2025.
+Sources: focal loss, Lin et al., ICCV 2017; Lovász-softmax, Berman et al., CVPR 2018; the combination and its weights,
+I2-World, ICCV 2025.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from world_model.core.grid import FREE, IGNORE, MOVABLE, NUM_CLASSES
-
-OBJECTS = (*MOVABLE, 1, 8)
-"""Classes of things rather than surfaces: movable ones, barriers and cones."""
+from world_model.core.grid import FREE, IGNORE, NUM_CLASSES
+from world_model.models.voxel_sample import VoxelSample
 
 
 def radial_weight(size_x: int, size_y: int, device: torch.device | None = None) -> Tensor:
@@ -119,63 +115,6 @@ def lovasz_softmax_binned(probabilities: Tensor, labels: Tensor, weight: Tensor,
     return (errors * gradient).sum()
 
 
-@dataclass(frozen=True, kw_only=True)
-class VoxelSample:
-    """A sample of voxels that stands for whole label grids.
-
-    Attributes:
-        index: (N,) long positions in the flattened (B*X*Y*Z) labels.
-        weight: (N,) float32, voxels that each sampled one stands for.
-    """
-
-    index: Tensor
-    weight: Tensor
-
-
-def sample_voxels(labels: Tensor, count: int, generator: torch.Generator) -> VoxelSample:
-    """Stratified sample of the voxels of (B, X, Y, Z) labels: objects, other occupied, the free beside them, far free.
-
-    Labels are 95 % empty space. Taking every voxel where there is something to learn, and few of the rest with a
-    weight that makes up for it, gives the same expected loss at a tenth of the cost.
-
-    Args:
-        labels: (B, X, Y, Z) class ids.
-        count: voxels to take per grid; all of movable objects, barriers and cones, half of the rest from other
-            occupied voxels, a third from near free ones, the remainder from far free ones.
-        generator: source of randomness (CPU).
-    """
-    occupied = labels != FREE
-    near = _face_neighbours(occupied) & ~occupied
-    # Objects are few and their classes weigh as much as the large ones: all of them are taken.
-    objects = torch.isin(labels, torch.tensor(OBJECTS, dtype=labels.dtype, device=labels.device))
-    others, far = occupied & ~objects, ~(occupied | near)
-    strata = ((objects, labels.numel()), (others, count // 2), (near, count // 3), (far, count // 6))
-    index, weight = [], []
-    for mask, share in strata:
-        members = mask.flatten().nonzero()[:, 0]
-        wanted = min(len(members), share * labels.shape[0])
-        if wanted == 0:
-            continue
-        if wanted < len(members):
-            pick = torch.randint(len(members), (wanted,), generator=generator).to(members.device)
-            members_taken = members[pick]
-        else:
-            members_taken = members
-        index.append(members_taken)
-        weight.append(torch.full((wanted,), len(members) / wanted, device=labels.device))
-    return VoxelSample(index=torch.cat(index), weight=torch.cat(weight))
-
-
-def _face_neighbours(mask: Tensor) -> Tensor:
-    """Voxels of (B, X, Y, Z) that share a face with a marked one."""
-    near = torch.zeros_like(mask)
-    for dim in (1, 2, 3):
-        size = mask.shape[dim] - 1
-        near.narrow(dim, 1, size).logical_or_(mask.narrow(dim, 0, size))
-        near.narrow(dim, 0, size).logical_or_(mask.narrow(dim, 1, size))
-    return near
-
-
 def radial_focal(logits: Tensor, labels: Tensor, class_weight: Tensor | None = None) -> Tensor:
     """10 x focal loss of whole label grids, each column weighted by its distance from the centre.
 
@@ -255,58 +194,6 @@ def sampled_reconstruction_loss(
         return focal + lovasz, logs
     rare = rare_class_loss(logits, target, sample.weight)
     return focal + lovasz + rare_weight * rare, {**logs, "rare": rare.detach()}
-
-
-def token_loss(predicted: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-    """Mean squared error of one step's tokens: mean over (C, X, Y), then over the valid samples (0 if none).
-
-    Args:
-        predicted, target: (B, C, Xl, Yl).
-        valid: (B,) bool.
-    """
-    wide = torch.promote_types(predicted.dtype, torch.float32)
-    per_sample = (predicted.to(wide) - target.to(wide)).square().flatten(1).mean(1)
-    return (per_sample * valid).sum() / valid.sum().clamp(min=1)
-
-
-def trajectory_loss(
-    predicted: Tensor, target: Tensor, valid: Tensor, step_weight: Tensor, *, faithful: bool = False
-) -> Tensor:
-    """Squared distance of the accumulated displacements, per sample; the loss is its mean.
-
-    Args:
-        predicted, target: (B, K, 2) displacement of each step, metres.
-        valid: (B, K) bool; invalid steps still enter the sums of later ones.
-        step_weight: (K,).
-        faithful: divide by B too, so that the mean divides twice (deviation 14).
-
-    Returns:
-        (B,) losses, mean over the steps.
-    """
-    error = (predicted.cumsum(1) - target.cumsum(1)).square().sum(-1)
-    total = 0.01 * (error * valid * step_weight).sum(1) / predicted.shape[1]
-    return total / len(predicted) if faithful else total
-
-
-def rotation_loss(
-    predicted: Tensor,
-    target: Tensor,
-    valid: Tensor | None = None,
-    step_weight: Tensor | None = None,
-) -> Tensor:
-    """1 - |<q, q'>|, summed over the steps, mean over the batch.
-
-    Args:
-        predicted, target: (B, K, 4) unit quaternions.
-        valid: (B, K) bool, steps that count; None: all (as published, deviation 14).
-        step_weight: (K,); None: all alike (as published).
-    """
-    error = 1 - (predicted * target).sum(-1).abs()
-    if valid is not None:
-        error = error * valid
-    if step_weight is not None:
-        error = error * step_weight
-    return error.sum(1).mean()
 
 
 CLASS_WEIGHTS: tuple[float, ...] = (

@@ -1,10 +1,10 @@
 """Several processes that train one model, and how a step's batch is divided among them.
 
-The rule that everything here serves: **a step does not know how its batch was divided.** A batch is a row of samples,
-cut into groups that are normalised and scored together (BatchNorm statistics, the Lovász loss, a mean over what is
-valid); whatever couples samples couples them within a group only. Groups are dealt out to processes and, within a
-process, to portions whose gradients are added up. One process with a batch of 16, two with 8, and one that adds up two
-portions of 8 all follow the same loss curve, but for the order in which floating-point numbers are added.
+The rule that everything here serves: **the loss curve does not depend on how a step's batch is divided.** A batch is a
+row of samples, cut into groups that are normalised and scored together (BatchNorm statistics, the Lovász loss, a mean
+over valid samples); samples are coupled within a group only. Each process gets a shard of the batch, and works through
+it in micro-batches whose gradients are added up. One process with a batch of 16, two with 8, and one with two
+micro-batches of 8 all follow the same loss curve, but for the order in which floating-point numbers are added.
 
 The published model was trained on eight devices with a batch of eight on each, which makes groups of eight.
 """
@@ -26,66 +26,66 @@ from world_model.core.runtime import choose_device
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ranks:
-    """This process among those that work together.
+class DistributedContext:
+    """This process among those that work on one job.
 
     Attributes:
         device: where this process computes.
         rank: its number.
-        count: how many there are; 1 needs no process group.
+        world_size: number of processes; 1 needs no process group.
     """
 
     device: torch.device
     rank: int = 0
-    count: int = 1
+    world_size: int = 1
 
     @property
     def first(self) -> bool:
         """Whether this is the process that prints and writes."""
         return self.rank == 0
 
-    def total(self, value: Tensor) -> Tensor:
+    def sum(self, value: Tensor) -> Tensor:
         """Sum of a tensor over all processes."""
-        if self.count > 1:
+        if self.world_size > 1:
             value = value.clone()
             dist.all_reduce(value)
         return value
 
     def mean(self, value: Tensor) -> Tensor:
         """Mean of a tensor over all processes."""
-        return self.total(value) / self.count if self.count > 1 else value
+        return self.sum(value) / self.world_size if self.world_size > 1 else value
 
     def gather(self, part: Tensor) -> Tensor:
-        """Parts (n, ...) of all processes, one after the other: (count * n, ...)."""
-        if self.count == 1:
+        """Parts (n, ...) of all processes, one after the other: (world_size * n, ...)."""
+        if self.world_size == 1:
             return part
-        parts = [torch.empty_like(part) for _ in range(self.count)]
+        parts = [torch.empty_like(part) for _ in range(self.world_size)]
         dist.all_gather(parts, part.contiguous())
         return torch.cat(parts)
 
-    def from_first(self, value: Tensor) -> None:
+    def broadcast(self, value: Tensor) -> None:
         """Overwrite a tensor with that of the first process."""
-        if self.count > 1:
+        if self.world_size > 1:
             dist.broadcast(value, 0)
 
     def any(self, flag: bool) -> bool:
-        """Whether a flag is up in any process."""
-        if self.count == 1:
+        """Whether a flag is set in any process."""
+        if self.world_size == 1:
             return flag
-        return bool(self.total(torch.tensor(float(flag), device=self.device)) > 0)
+        return bool(self.sum(torch.tensor(float(flag), device=self.device)) > 0)
 
     def agree(self, number: int) -> bool:
         """Whether all processes hold the same number."""
-        everyone = self.gather(torch.tensor([number], device=self.device))
-        return bool((everyone == number).all()) and not self.any(bool((everyone != number).any()))
+        numbers = self.gather(torch.tensor([number], device=self.device))
+        return bool((numbers == number).all()) and not self.any(bool((numbers != number).any()))
 
-    def wait(self) -> None:
-        """Go on only when all processes have come this far."""
+    def barrier(self) -> None:
+        """Wait until all processes have come this far."""
         self.any(False)
 
 
 @contextmanager
-def join(device: str = "auto") -> Iterator[Ranks]:
+def join(device: str = "auto") -> Iterator[DistributedContext]:
     """Take part in what ``torchrun`` started; without it this process is alone.
 
     Args:
@@ -97,20 +97,20 @@ def join(device: str = "auto") -> Iterator[Ranks]:
     """
     count = int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
     if count == 1:
-        yield Ranks(device=choose_device(device))
+        yield DistributedContext(device=choose_device(device))
         return
     place = _own_device(device, int(os.environ.get("LOCAL_RANK", "0")))
     begun_here = not dist.is_initialized()
     if begun_here:
         dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
-    yield Ranks(device=place, rank=dist.get_rank(), count=dist.get_world_size())
-    # Left standing after an exception on purpose: the others may be waiting in it, and torchrun ends them all.
+    yield DistributedContext(device=place, rank=dist.get_rank(), world_size=dist.get_world_size())
+    # Not closed after an exception on purpose: other processes may be waiting in it, and torchrun ends them all.
     if begun_here:
         leave()
 
 
 def leave() -> None:
-    """Take leave of the other processes. Trainers that are no longer needed go first: what they still hold of the
+    """Close the process group. Trainers that are no longer needed are collected first: what they still hold of the
     group would be torn down at the end of the process, in an order that can abort it."""
     gc.collect()
     dist.destroy_process_group()
@@ -130,69 +130,64 @@ def _own_device(name: str, local_rank: int) -> torch.device:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Share:
-    """Which samples of a step's batch this process works on, and in what portions.
+class BatchShard:
+    """Which samples of a step's batch this process works on, and in what micro-batches.
 
-    Samples of a step are numbered 0..batch-1; process r has a run of them, cut into portions, each cut into groups.
+    Samples of a step are numbered 0..batch-1; process r has a run of them, cut into micro-batches, each cut into
+    groups.
 
     Args:
-        portion: samples of one forward and backward pass.
-        portions: passes whose gradients are added up before a step.
-        group: samples normalised and scored together.
+        micro_batch: samples of one forward and backward pass.
+        accumulate: micro-batches whose gradients are added up before a step.
+        group: samples normalised and scored together; 0: ``micro_batch``.
         rank: number of this process.
-        ranks: number of processes.
+        world_size: number of processes.
     """
 
-    portion: int
-    portions: int = 1
+    micro_batch: int
+    accumulate: int = 1
     group: int = 0
     rank: int = 0
-    ranks: int = 1
+    world_size: int = 1
 
     def __post_init__(self) -> None:
         if self.group == 0:
-            object.__setattr__(self, "group", self.portion)
-        if min(self.portion, self.portions, self.group) < 1 or self.portion % self.group:
+            object.__setattr__(self, "group", self.micro_batch)
+        if min(self.micro_batch, self.accumulate, self.group) < 1 or self.micro_batch % self.group:
             raise ConfigError(
-                f"groups of {self.group} samples in portions of {self.portion}, {self.portions} portions",
-                "positive numbers, and a portion that holds whole groups",
+                f"groups of {self.group} samples in micro-batches of {self.micro_batch}, {self.accumulate} of them",
+                "positive numbers, and a micro-batch that holds whole groups",
                 "change --batch, --group or --accumulate",
             )
 
     @property
     def batch(self) -> int:
         """Samples of a whole step, over all processes."""
-        return self.local * self.ranks
+        return self.micro_batch * self.accumulate * self.world_size
 
     @property
-    def local(self) -> int:
-        """Samples of a step that this process works on."""
-        return self.portion * self.portions
+    def groups_per_micro_batch(self) -> int:
+        """Groups in one micro-batch."""
+        return self.micro_batch // self.group
 
-    @property
-    def groups_in_portion(self) -> int:
-        """Groups in one portion."""
-        return self.portion // self.group
+    def samples(self, micro: int) -> range:
+        """Sample numbers of one of this process's micro-batches."""
+        begin = (self.rank * self.accumulate + micro) * self.micro_batch
+        return range(begin, begin + self.micro_batch)
 
-    def samples(self, portion: int) -> range:
-        """Sample numbers of one of this process's portions."""
-        begin = self.rank * self.local + portion * self.portion
-        return range(begin, begin + self.portion)
+    def groups(self, micro: int) -> range:
+        """Group numbers of one of this process's micro-batches."""
+        begin = self.samples(micro).start // self.group
+        return range(begin, begin + self.groups_per_micro_batch)
 
-    def groups(self, portion: int) -> range:
-        """Group numbers of one of this process's portions."""
-        begin = self.samples(portion).start // self.group
-        return range(begin, begin + self.groups_in_portion)
-
-
-def describe(share: Share) -> str:
-    """A step's batch in words."""
-    words = str(share.batch)
-    if share.ranks > 1:
-        words += f" ({share.ranks} processes)"
-    if share.portions > 1:
-        words += f" ({share.portions} portions each)" if share.ranks > 1 else f" ({share.portions} portions)"
-    return words if share.group == share.batch else f"{words}, in groups of {share.group}"
+    def __str__(self) -> str:
+        """A step's batch in words."""
+        words = str(self.batch)
+        if self.world_size > 1:
+            words += f" ({self.world_size} processes)"
+        if self.accumulate > 1:
+            words += f" ({self.accumulate} micro-batches{' each' if self.world_size > 1 else ''})"
+        return words if self.group == self.batch else f"{words}, in groups of {self.group}"
 
 
 def draws(seed: int, iteration: int, stream: int = 0) -> torch.Generator:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,15 +20,17 @@ from torch.nn.parallel import DistributedDataParallel
 from world_model.core.errors import CheckpointError, ConfigError
 from world_model.core.files import atomic_write, write_text
 from world_model.training.batch_norm import StepBuffers, group_batch_norm
-from world_model.training.distributed import Ranks, Share
+from world_model.training.distributed import BatchShard, DistributedContext
 from world_model.training.optim import OptimConfig, WeightAverage
 from world_model.training.precision import Precision, resolve_precision, run_in_bfloat16
-from world_model.training.tally import Tally, mean_logs
+from world_model.training.progress import Progress
+from world_model.training.resume import check_identity, read_state
+from world_model.training.task import Loss, Task, mean_logs
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How long to train and how often to look.
+    """How long to train, how, and how often to save and report.
 
     Args:
         iterations: optimizer steps in all.
@@ -61,58 +63,26 @@ class TrainConfig:
                 "change these options",
             )
 
-    def share(self, ranks: Ranks) -> Share:
+    def shard(self, context: DistributedContext) -> BatchShard:
         """What a process works on."""
-        return Share(portion=self.batch, portions=self.accumulate, group=self.group, rank=ranks.rank, ranks=ranks.count)
+        return BatchShard(
+            micro_batch=self.batch,
+            accumulate=self.accumulate,
+            group=self.group,
+            rank=context.rank,
+            world_size=context.world_size,
+        )
 
-    def identity(self, share: Share) -> dict[str, Any]:
+    def identity(self, shard: BatchShard) -> dict[str, Any]:
         """What decides the course of a run: not how a step's batch is divided, nor how often it is saved."""
         return {
             "iterations": self.iterations,
-            "batch": share.batch,
-            "group": share.group,
+            "batch": shard.batch,
+            "group": shard.group,
             "seed": self.seed,
             "precision": self.precision,
             "optim": asdict(self.optim),
         }
-
-
-class Task(Protocol):
-    """What the loop needs to know about a model and its data."""
-
-    @property
-    def model(self) -> nn.Module:
-        """What is trained."""
-        ...
-
-    @property
-    def heavy(self) -> list[nn.Module]:
-        """Modules that may compute in bfloat16; they take and return tensors, or tuples of tensors."""
-        ...
-
-    def batches(self, first: int, last: int) -> Iterator[Any]:
-        """Portions of the iterations first..last-1 in order; each depends on (seed, iteration, its place) alone."""
-        ...
-
-    def begin_step(self, batch: Any, iteration: int) -> None:
-        """Called with the first portion of a step, before its loss."""
-        ...
-
-    def loss(self, batch: Any, iteration: int, portion: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Scalar loss of a portion, a mean over its groups, and named parts of it for the log."""
-        ...
-
-    def end_step(self) -> dict[str, Tensor]:
-        """Called after the last gradient of a step; more for the log."""
-        ...
-
-    def state(self) -> dict[str, Any]:
-        """Tensors and plain values of all processes, beyond weights, that decide the following iterations."""
-        ...
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Take up a state."""
-        ...
 
 
 class Objective(nn.Module):
@@ -122,34 +92,30 @@ class Objective(nn.Module):
         super().__init__()
         self.model, self.task = task.model, task
 
-    def forward(self, batch: Any, iteration: int, portion: int) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.task.loss(batch, iteration, portion)
+    def forward(self, batch: Any, iteration: int, micro: int) -> Loss:
+        return self.task.loss(batch, iteration, micro)
 
 
 class Trainer:
-    """Trains a task into a folder and takes it up again where it stopped.
+    """Trains a task into a folder, and resumes an interrupted run.
 
     Args:
         task: model, data and loss.
         config: how long and how.
         out: folder for ``last.pt`` (to resume), ``log.csv``; all processes must see it.
         identity: what must agree for a run to be resumed (configuration, data fingerprint); plain values.
-        ranks: this process among those that train; None: alone.
     """
 
-    def __init__(
-        self, task: Task, config: TrainConfig, out: Path, identity: dict[str, Any], ranks: Ranks | None = None
-    ) -> None:
+    def __init__(self, task: Task, config: TrainConfig, out: Path, identity: dict[str, Any]) -> None:
         self.task, self.config, self.out, self.identity = task, config, out, identity
-        self.ranks = ranks or Ranks(device=next(task.model.parameters()).device)
-        self.share = config.share(self.ranks)
+        self.context, self.shard = task.context, task.shard
         self.dtype = resolve_precision(config.precision, self.device)
         if self.dtype == torch.bfloat16:
             run_in_bfloat16(task.heavy, self.device.type)
-        if self.share.groups_in_portion > 1:
-            group_batch_norm(task.model, self.share.group)
+        if self.shard.groups_per_micro_batch > 1:
+            group_batch_norm(task.model, self.shard.group)
         self.objective: nn.Module = Objective(task)
-        if self.ranks.count > 1:
+        if self.context.world_size > 1:
             # Buffers are averaged once a step (see `StepBuffers`), not copied from the first process at every pass.
             self.objective = DistributedDataParallel(
                 self.objective, broadcast_buffers=False, gradient_as_bucket_view=True
@@ -165,7 +131,7 @@ class Trainer:
     @property
     def device(self) -> torch.device:
         """Where the model is trained."""
-        return next(self.task.model.parameters()).device
+        return self.task.device
 
     @property
     def last(self) -> Path:
@@ -180,7 +146,7 @@ class Trainer:
     def save(self) -> None:
         """Write everything that decides the rest of the run, atomically (all processes call it, the first writes)."""
         task = self.task.state()
-        if not self.ranks.first:
+        if not self.context.first:
             return
         state = {
             "identity": self.identity,
@@ -202,27 +168,22 @@ class Trainer:
             write_text(self.out / "log.csv", text.getvalue())
 
     def resume(self) -> bool:
-        """Take up an interrupted run if there is one.
+        """Go on with an interrupted run; whether there is one.
 
         Raises:
             CheckpointError: the file is damaged, the run had another configuration or other data, or the processes do
                 not see the same file.
         """
-        remedy = "train into another folder with --out, or delete this one to start again"
-        state = _read_state(self.last, remedy) if self.last.exists() else None
-        if not self.ranks.agree(-1 if state is None else state["iteration"]):
+        state = read_state(self.last) if self.last.exists() else None
+        if not self.context.agree(-1 if state is None else state["iteration"]):
             raise CheckpointError(
-                f"process {self.ranks.rank} {'sees no' if state is None else 'sees another'} {self.last}",
+                f"process {self.context.rank} {'sees no' if state is None else 'sees another'} {self.last}",
                 "one folder that all processes see",
                 "put --out on a file system that all machines share",
             )
         if state is None:
             return False
-        found, wanted = _flatten(_of_this_version(state["identity"])), _flatten(self.identity)
-        different = [k for k in sorted({*found, *wanted}) if not _alike(k, found, wanted)]
-        if different:
-            lines = "; ".join(f"{k}: {found.get(k)} (now {wanted.get(k)})" for k in different)
-            raise CheckpointError(f"{self.last} was trained with {lines}", "the same configuration and data", remedy)
+        check_identity(self.last, state["identity"], self.identity)
         self.iteration, self.seconds, self.rows = state["iteration"], state["seconds"], state["rows"]
         self.task.model.load_state_dict(state["model"])
         for name, value in state["average"].items():
@@ -242,7 +203,7 @@ class Trainer:
             for s, handler in previous.items():
                 signal.signal(s, handler)
         self.save()
-        self.ranks.wait()
+        self.context.barrier()
         if self._stop:
             self._say(f"stopped at iteration {self.iteration}; the same command resumes from {self.last}")
             raise SystemExit(130)
@@ -250,12 +211,12 @@ class Trainer:
             self._say(f"peak GPU memory of a process: {self.peak_gb:.2f} GB")
 
     def card(self) -> dict[str, Any]:
-        """What a checkpoint tells about how it was trained."""
+        """What a checkpoint says about how it was trained."""
         card = {
             "iterations": self.config.iterations,
-            "batch": self.share.batch,
-            "group": self.share.group,
-            "processes": self.ranks.count,
+            "batch": self.shard.batch,
+            "group": self.shard.group,
+            "processes": self.context.world_size,
             "seed": self.config.seed,
             "precision": str(self.dtype).removeprefix("torch."),
             "hours": round(self.seconds / 3600, 3),
@@ -264,45 +225,46 @@ class Trainer:
         return card if self.peak_gb is None else {**card, "peak_memory_gb": round(self.peak_gb, 2)}
 
     def _say(self, text: str) -> None:
-        if self.ranks.first:
+        if self.context.first:
             print(text, flush=True)
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         self._stop = True
 
     def _iterate(self) -> None:
-        clock, tally = time.perf_counter(), Tally()
-        portions = self.task.batches(self.iteration, self.config.iterations)
+        clock, progress = time.perf_counter(), Progress()
+        batches = self.task.batches(self.iteration, self.config.iterations)
         while self.iteration < self.config.iterations:
-            tally.add(self.step(tally.timed(portions, self.share.portions)))
+            progress.add(self.step(progress.timed(batches, self.shard.accumulate)))
             now = time.perf_counter()
             self.seconds, clock = self.seconds + now - clock, now
             if self.iteration % self.config.log_every == 0 or self.iteration == self.config.iterations:
-                self._report(tally)
-                tally = Tally()
+                self._report(progress)
+                progress = Progress()
             # A signal need not reach all processes within the same iteration.
-            self._stop = self.ranks.any(self._stop)
+            self._stop = self.context.any(self._stop)
             if self._stop:
                 return
             if self.iteration % self.config.save_every == 0:
                 self.save()
 
-    def step(self, portions: Iterator[Any]) -> dict[str, Tensor]:
-        """One optimizer step over the portions of this process's share."""
+    def step(self, batches: Iterator[Any]) -> dict[str, Tensor]:
+        """One optimizer step over this process's micro-batches of it."""
         config, logs, loss_sum = self.config, [], torch.zeros((), device=self.device)
+        count = self.shard.accumulate
         rate = config.optim.rate(self.iteration, config.iterations)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        buffers = StepBuffers(self.task.model, self.share.portions, self.ranks)
-        for portion, batch in enumerate(portions):
-            if portion == 0:
+        buffers = StepBuffers(self.task.model, count, self.context)
+        for micro, batch in enumerate(batches):
+            if micro == 0:
                 self.task.begin_step(batch, self.iteration)
-            with self._exchange(portion == self.share.portions - 1):
-                loss, parts = self.objective(batch, self.iteration, portion)
-                (loss / self.share.portions).backward()
-            buffers.portion_done()
-            loss_sum += loss.detach() / self.share.portions
+            with self._exchange(micro == count - 1):
+                loss, parts = self.objective(batch, self.iteration, micro)
+                (loss / count).backward()
+            buffers.micro_batch_done()
+            loss_sum += loss.detach() / count
             logs.append(parts)
         buffers.step_done()
         more = self.task.end_step()
@@ -316,15 +278,13 @@ class Trainer:
         return {"loss": loss_sum, "grad_norm": norm.detach(), "skipped": skipped, **mean_logs(logs), **more}
 
     def _exchange(self, last: bool) -> contextlib.AbstractContextManager[Any]:
-        """Gradients are averaged over the processes with a step's last portion only."""
+        """Gradients are averaged over the processes with a step's last micro-batch only."""
         if isinstance(self.objective, DistributedDataParallel) and not last:
             return self.objective.no_sync()
         return contextlib.nullcontext()
 
-    def _report(self, tally: Tally) -> None:
-        means = tally.means(self.ranks)
-        took = max(time.perf_counter() - tally.begin, 1e-9)
-        pace, waited = tally.steps / took, tally.waited / took
+    def _report(self, progress: Progress) -> None:
+        means, (pace, waited) = progress.means(self.context), progress.pace()
         rate = self.config.optim.rate(self.iteration - 1, self.config.iterations)
         row = {"iteration": self.iteration, "rate": rate, "seconds": round(self.seconds, 1), **means}
         row["data_wait"] = round(waited, 4)
@@ -335,39 +295,6 @@ class Trainer:
         parts = " ".join(f"{k} {v:.4g}" for k, v in means.items())
         peak = f", {self.peak_gb:.2f} GB" if self.peak_gb is not None else ""
         self._say(
-            f"[{self.iteration}/{self.config.iterations}] {parts} | {pace * self.share.batch:.1f} frames/s "
+            f"[{self.iteration}/{self.config.iterations}] {parts} | {pace * self.shard.batch:.1f} frames/s "
             f"({100 * waited:.0f} % waiting for data{peak}), {left / 60:.1f} min left"
         )
-
-
-def _read_state(path: Path, remedy: str) -> dict[str, Any]:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        int(state["iteration"]), dict(state["identity"])
-    except Exception as error:  # torch raises many kinds for damaged files
-        raise CheckpointError(f"{path} cannot be read ({error})", "an intact checkpoint", remedy) from error
-    return state
-
-
-def _of_this_version(identity: dict[str, Any]) -> dict[str, Any]:
-    """An identity as this version writes it; version 0.1 knew one process, one group and one kind of precision."""
-    train = identity.get("train")
-    if not isinstance(train, dict) or "amp" not in train:
-        return identity
-    new = {k: v for k, v in train.items() if k != "amp"}
-    return {**identity, "train": {**new, "group": train["batch"], "precision": "auto" if train["amp"] else "float32"}}
-
-
-def _alike(name: str, found: dict[str, Any], wanted: dict[str, Any]) -> bool:
-    """Whether two identities agree on a name; a switch that only one version knows, and that is off there, is none."""
-    if name in found and name in wanted:
-        return bool(found[name] == wanted[name])
-    return not found.get(name, wanted.get(name))
-
-
-def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values under dotted names, so that a difference can be named."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat

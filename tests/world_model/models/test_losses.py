@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from world_model.core.grid import FREE, IGNORE
+from world_model.models.forecaster.losses import rotation_loss, token_loss, trajectory_loss
 from world_model.models.losses import (
     focal_loss,
     lovasz_softmax,
@@ -12,12 +13,9 @@ from world_model.models.losses import (
     radial_weight,
     rare_class_loss,
     reconstruction_loss,
-    rotation_loss,
-    sample_voxels,
     sampled_reconstruction_loss,
-    token_loss,
-    trajectory_loss,
 )
+from world_model.models.voxel_sample import sample_voxels
 
 
 @pytest.fixture

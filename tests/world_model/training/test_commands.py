@@ -19,6 +19,7 @@ from world_model.data.index import INDEX_NAME, SceneIndex
 from world_model.data.streams import StreamPlan
 from world_model.data.tokens import TokenCache
 from world_model.prepare import Prepare, prepare
+from world_model.training.loop import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +68,9 @@ def test_a_run_resumes_to_the_same_weights(
     data: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, death: str
 ) -> None:
     """Ended in the third of four iterations, politely or without warning, a run goes on as if nothing happened."""
-    whole = train_tokenizer.Trainer.step
+    whole = Trainer.step
 
-    def step(self: train_tokenizer.Trainer, batch: object) -> dict[str, torch.Tensor]:
+    def step(self: Trainer, batch: object) -> dict[str, torch.Tensor]:
         if self.iteration == 2 and death == "crash":
             raise MemoryError
         logs = whole(self, batch)
@@ -78,7 +79,7 @@ def test_a_run_resumes_to_the_same_weights(
         return logs
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit if death == "signal" else MemoryError):
-        patch.setattr(train_tokenizer.Trainer, "step", step)
+        patch.setattr(Trainer, "step", step)
         train_tokenizer.main(tokenizer_args(data, tmp_path, save_every=2))
     assert (tmp_path / "last.pt").exists() and not (tmp_path / "tokenizer.safetensors").exists()
     train_tokenizer.main(tokenizer_args(data, tmp_path))

@@ -1,4 +1,4 @@
-"""A step does not know how its batch was divided: processes, portions and one large batch follow one loss curve."""
+"""A step does not know how its batch was divided: processes, micro-batches or one batch, one loss curve."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ from world_model.core.errors import CheckpointError, ConfigError
 from world_model.data.index import SceneIndex
 from world_model.data.tokens import TokenCache
 from world_model.training.batch_norm import group_batch_norm
-from world_model.training.distributed import Ranks, Share, draws
+from world_model.training.distributed import BatchShard, DistributedContext, draws
 
 TOLERANCE = 2e-4
 """Relative, of every loss and gradient norm of a curve: floating-point sums are taken in another order."""
@@ -91,8 +91,8 @@ def test_two_processes_train_the_forecaster_as_one(index: SceneIndex, runs: Path
     assert_same_weights(runs / "forecaster", tmp_path, exactly=False)
 
 
-def test_processes_and_portions_together(index: SceneIndex, runs: Path, tmp_path: Path) -> None:
-    """Two processes of two portions of one, with the published objective, which divides by the group (deviation 14)."""
+def test_processes_and_micro_batches_combined(index: SceneIndex, runs: Path, tmp_path: Path) -> None:
+    """Two processes of two micro-batches of one, with the published objective (group: deviation 14)."""
     cache = TokenCache.load(runs / "tokens", index, "all")
     small.train_forecaster(index, cache, tmp_path, small.config_of(batch=4, group=1), faithful=True)
     assert_alike(curves_of(runs / "faithful"), curves_of(tmp_path), ("token", "trajectory", "rotation"))
@@ -123,7 +123,7 @@ def test_one_process_goes_on_where_two_stopped(index: SceneIndex, runs: Path, tm
         small.train_tokenizer(index, tmp_path, small.config_of(batch=4))
 
 
-def test_accumulating_portions_is_a_larger_batch(index: SceneIndex, runs: Path, tmp_path: Path) -> None:
+def test_accumulating_micro_batches_is_a_larger_batch(index: SceneIndex, runs: Path, tmp_path: Path) -> None:
     cache = TokenCache.load(runs / "tokens", index, "all")
     whole, added = small.config_of(batch=4, group=2), small.config_of(batch=2, accumulate=2)
     for name, config in (("whole", whole), ("added", added)):
@@ -142,17 +142,20 @@ def test_groups_matter(index: SceneIndex, runs: Path, tmp_path: Path) -> None:
     assert np.abs(found / expected - 1).max() > 20 * TOLERANCE
 
 
-@pytest.mark.parametrize(("ranks", "portions", "portion", "group"), [(1, 1, 6, 3), (3, 2, 4, 2), (2, 3, 1, 1)])
-def test_shares_deal_out_every_sample_and_group_once(ranks: int, portions: int, portion: int, group: int) -> None:
-    shares = [Share(portion=portion, portions=portions, group=group, rank=r, ranks=ranks) for r in range(ranks)]
-    samples = [i for share in shares for k in range(portions) for i in share.samples(k)]
-    groups = [i for share in shares for k in range(portions) for i in share.groups(k)]
-    assert samples == list(range(shares[0].batch)) and groups == list(range(len(samples) // group))
+@pytest.mark.parametrize(
+    ("processes", "accumulate", "micro_batch", "group"), [(1, 1, 6, 3), (3, 2, 4, 2), (2, 3, 1, 1)]
+)
+def test_shards_hold_every_sample_and_group_once(processes: int, accumulate: int, micro_batch: int, group: int) -> None:
+    options = {"micro_batch": micro_batch, "accumulate": accumulate, "group": group, "world_size": processes}
+    shards = [BatchShard(rank=rank, **options) for rank in range(processes)]
+    samples = [i for shard in shards for k in range(accumulate) for i in shard.samples(k)]
+    groups = [i for shard in shards for k in range(accumulate) for i in shard.groups(k)]
+    assert samples == list(range(shards[0].batch)) and groups == list(range(len(samples) // group))
 
 
 def test_groups_must_fit() -> None:
     with pytest.raises(ConfigError, match="whole groups"):
-        Share(portion=4, group=3)
+        BatchShard(micro_batch=4, group=3)
     with pytest.raises(ConfigError, match="accumulate 0"):
         small.config_of(accumulate=0)
 
@@ -184,6 +187,6 @@ def test_grouped_batch_norm_equals_one_group_at_a_time() -> None:
 
 
 def test_alone_nothing_is_exchanged() -> None:
-    alone, value = Ranks(device=torch.device("cpu")), torch.arange(3.0)
+    alone, value = DistributedContext(device=torch.device("cpu")), torch.arange(3.0)
     assert torch.equal(alone.mean(value), value) and torch.equal(alone.gather(value), value)
     assert alone.any(True) and not alone.any(False) and alone.agree(7) and alone.first

@@ -27,10 +27,10 @@ def stop_after_two(index: SceneIndex, out: Path, monkeypatch: pytest.MonkeyPatch
     """A run that dies in its third step, after having saved the second."""
     step = Trainer.step
 
-    def dying(self: Trainer, portions: object) -> dict[str, torch.Tensor]:
+    def dying(self: Trainer, batches: object) -> dict[str, torch.Tensor]:
         if self.iteration == 2:
             raise MemoryError
-        return step(self, portions)  # type: ignore[arg-type]
+        return step(self, batches)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch, pytest.raises(MemoryError):
         patch.setattr(Trainer, "step", dying)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from world_model import train_forecaster, train_tokenizer
-from world_model.training.distributed import Ranks, Share, describe
+from world_model.training.distributed import BatchShard, DistributedContext
 from world_model.training.optim import OptimConfig, iterations_of
 
 NUSCENES_TRAIN = 28_130
@@ -15,8 +15,8 @@ FORECAST = {**PATHS, "tokens": Path("t"), "tokenizer": Path("k")}
 
 def test_published_tokenizer() -> None:
     train, loss = train_tokenizer.recipe(train_tokenizer.Args(**PATHS, preset="base"), NUSCENES_TRAIN, processes=8)
-    share = train.share(Ranks(device="cpu", rank=3, count=8))  # type: ignore[arg-type]
-    assert (share.batch, share.group, train.batch) == (64, 8, 8)
+    shard = train.shard(DistributedContext(device="cpu", rank=3, world_size=8))  # type: ignore[arg-type]
+    assert (shard.batch, shard.group, train.batch) == (64, 8, 8)
     assert train.iterations == round(24 * NUSCENES_TRAIN / 64)
     optim = train.optim
     assert (optim.learning_rate, optim.weight_decay, optim.clip_norm, optim.ema) == (5e-4, 1e-2, 5.0, 0.999)
@@ -48,14 +48,14 @@ def test_published_forecaster() -> None:
 
 
 def test_one_gpu_can_follow_the_eight() -> None:
-    """Eight portions on one device are the step of eight devices: as many iterations, samples and groups."""
+    """Eight micro-batches on one device are the step of eight devices: as many iterations, samples and groups."""
     eight, _ = train_tokenizer.recipe(train_tokenizer.Args(**PATHS, preset="base"), NUSCENES_TRAIN, processes=8)
     one, _ = train_tokenizer.recipe(train_tokenizer.Args(**PATHS, preset="base", accumulate=8), NUSCENES_TRAIN)
-    cpu = Ranks(device="cpu")  # type: ignore[arg-type]
-    many = Ranks(device="cpu", rank=0, count=8)  # type: ignore[arg-type]
-    assert one.identity(one.share(cpu)) == eight.identity(eight.share(many))
-    assert describe(one.share(cpu)) == "64 (8 portions), in groups of 8"
-    assert describe(Share(portion=2)) == "2"
+    cpu = DistributedContext(device="cpu")  # type: ignore[arg-type]
+    many = DistributedContext(device="cpu", rank=0, world_size=8)  # type: ignore[arg-type]
+    assert one.identity(one.shard(cpu)) == eight.identity(eight.shard(many))
+    assert str(one.shard(cpu)) == "64 (8 micro-batches), in groups of 8"
+    assert str(BatchShard(micro_batch=2)) == "2"
 
 
 def test_nano_stays_as_the_bundled_checkpoint_was_trained() -> None:

@@ -12,16 +12,9 @@ from world_model.core.grid import CLASS_NAMES
 from world_model.evaluation.metrics import SEMANTIC, Confusion
 from world_model.evaluation.parity.comparison import Comparison
 from world_model.models.forecaster.ego import misread_yaw
+from world_model.models.forecaster.losses import rotation_loss, token_loss, trajectory_loss
 from world_model.models.forecaster.training import ForecasterLossConfig
-from world_model.models.losses import (
-    CLASS_WEIGHTS,
-    focal_loss,
-    lovasz_softmax,
-    radial_weight,
-    rotation_loss,
-    token_loss,
-    trajectory_loss,
-)
+from world_model.models.losses import CLASS_WEIGHTS, focal_loss, lovasz_softmax, radial_weight
 
 
 def verify_losses(check: Comparison) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from world_model.core.geometry import invert_pose
 from world_model.models.forecaster.ego import EgoState, prepared_features, rotations_of, slot_between
 from world_model.models.forecaster.forecaster import Forecast, Forecaster, ForecastState
-from world_model.models.losses import rotation_loss, token_loss, trajectory_loss
+from world_model.models.forecaster.losses import rotation_loss, token_loss, trajectory_loss
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,20 +17,14 @@ from torch import Tensor, nn
 from world_model.core.errors import ConfigError, DataError
 from world_model.core.geometry import invert_pose, quat_from_yaw, yaw_from_matrix
 from world_model.data.index import SceneIndex
-from world_model.data.prefetch import feed
 from world_model.data.tokens import TokenCache
 from world_model.models.forecaster.forecaster import Forecaster
+from world_model.models.forecaster.losses import rotation_loss, token_loss, trajectory_loss
 from world_model.models.forecaster.objective import future_of, published_rollout
-from world_model.models.losses import (
-    rotation_loss,
-    sample_voxels,
-    sampled_reconstruction_loss,
-    token_loss,
-    trajectory_loss,
-)
 from world_model.models.tokenizer import Tokenizer
-from world_model.models.tokenizer.embedding import patch_index
-from world_model.training.distributed import Ranks, Share, draws
+from world_model.models.tokenizer.reconstruction import decoded_loss
+from world_model.training.distributed import BatchShard, DistributedContext, draws
+from world_model.training.task import Loss, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +75,7 @@ class WindowBatch:
     labels: Tensor | None = None
 
 
-class ForecasterTask:
+class ForecasterTask(Task):
     """Model, data and loss of the forecaster, for the training loop.
 
     Args:
@@ -89,15 +84,14 @@ class ForecasterTask:
         cache: its tokens.
         split: the split to learn from.
         config: what to learn.
-        batch: windows per iteration, over all processes.
         iterations: length of the run, which scheduled sampling is drawn over.
-        seed: fixes the order of the windows and the sampling.
         tokenizer: needed where ``occupancy_weight`` is positive.
         read_labels: reads the labels (X, Y, Z) of a frame number; needed likewise.
-        share: which windows are this process's; None: all, in one portion.
-        ranks: this process among those that train; None: alone.
-        workers: threads that read tokens and labels.
+        seed: fixes the order of the windows and the sampling.
+        shard, context, workers: see `Task`.
     """
+
+    model: Forecaster
 
     def __init__(
         self,
@@ -107,28 +101,24 @@ class ForecasterTask:
         split: str,
         config: ForecasterLossConfig,
         *,
-        batch: int,
         iterations: int,
-        seed: int,
         tokenizer: Tokenizer | None = None,
         read_labels: Callable[[int], NDArray[Any]] | None = None,
-        share: Share | None = None,
-        ranks: Ranks | None = None,
+        seed: int,
+        shard: BatchShard,
+        context: DistributedContext | None = None,
         workers: int = 2,
     ) -> None:
         if config.occupancy_weight and (tokenizer is None or read_labels is None):
             raise ConfigError("occupancy_weight without a tokenizer", "a tokenizer and its labels", "give --tokenizer")
-        self.model, self.index, self.cache, self.config = model, index, cache, config
-        self.batch, self.iterations, self.seed, self.workers = batch, iterations, seed, workers
+        super().__init__(model, seed=seed, shard=shard, context=context, workers=workers)
+        self.index, self.cache, self.config, self.iterations = index, cache, config, iterations
         self.tokenizer, self.read_labels = tokenizer, read_labels
-        self.device = next(model.parameters()).device
-        self.share = share or Share(portion=batch)
-        self.ranks = ranks or Ranks(device=self.device)
         self.windows = windows_of(index, split, config)
-        if len(self.windows) < batch:
+        if len(self.windows) < shard.batch:
             raise DataError(
                 f"split {split!r} has {len(self.windows)} windows of {config.past} + 1 + {self.horizon} frames",
-                f"at least one batch of {batch}",
+                f"at least one batch of {shard.batch}",
                 "use longer scenes or a smaller batch",
             )
         self.scale = self._scale() if config.normalise else 1.0
@@ -140,7 +130,7 @@ class ForecasterTask:
 
     @property
     def heavy(self) -> list[nn.Module]:
-        """What may compute in bfloat16."""
+        """The layers of the transformer, and the decoder."""
         network = self.model.transformer
         layers = [*network.intra_encoder.layers, *network.inter_decoder.layers, network.u_net]
         return layers if self.tokenizer is None else [*layers, self.tokenizer.decoder]
@@ -151,23 +141,17 @@ class ForecasterTask:
         tokens = np.concatenate([self.cache.rows(f, f + 1) for f in frames]).astype(np.float32)
         return float(tokens.var())
 
-    def batches(self, first: int, last: int) -> Iterator[WindowBatch]:
-        """Portions of the iterations first..last-1, one after the other."""
-        portions = self.share.portions
-        return feed(self._read, range(first * portions, last * portions), self.device, workers=self.workers)
-
-    def _read(self, number: int) -> WindowBatch:
-        iteration, portion = divmod(number, self.share.portions)
-        epoch, place = divmod(iteration, len(self.windows) // self.batch)
+    def read(self, iteration: int, samples: range) -> WindowBatch:
+        """Some windows of a step; every epoch sees all windows in another order."""
+        epoch, place = divmod(iteration, len(self.windows) // self.shard.batch)
         order = np.random.default_rng([self.seed, epoch, 11]).permutation(len(self.windows))
-        own = self.share.samples(portion)
-        current = self.windows[order[place * self.batch + own.start : place * self.batch + own.stop]]
+        current = self.windows[order[place * self.shard.batch + np.asarray(samples)]]
         frames = current[:, None] + np.arange(-self.config.past, self.horizon + 1)
         decoded = int(torch.randint(self.horizon, (1,), generator=draws(self.seed, iteration, -2)))
         labels = None
         if self.config.occupancy_weight and self.read_labels is not None:
-            shown = frames[:, self.config.past + decoded + 1]
-            labels = torch.from_numpy(np.stack([self.read_labels(int(f)) for f in shown]))
+            numbers = frames[:, self.config.past + decoded + 1]
+            labels = torch.from_numpy(np.stack([self.read_labels(int(f)) for f in numbers]))
         return WindowBatch(
             tokens=torch.from_numpy(np.stack([self.cache.rows(row[0], row[-1] + 1) for row in frames])),
             poses=torch.from_numpy(self.index.ego_to_global[frames]),
@@ -176,56 +160,47 @@ class ForecasterTask:
             labels=labels,
         )
 
-    def _taught(self, iteration: int, portion: int) -> Tensor:
-        """(K, B) bool: where the truth replaces the prediction after a step. Drawn for all samples of the step."""
-        keep = math.exp(-self.config.sampling_rate * iteration / self.iterations)
-        chance = torch.rand(self.horizon, self.batch, generator=draws(self.seed, iteration, -1))
-        own = self.share.samples(portion)
-        return (chance[:, own.start : own.stop] < keep).to(self.device)
+    def _teacher_forced(self, iteration: int, micro: int) -> Tensor:
+        """(K, B) bool: where the truth replaces the prediction after a step."""
+        ratio = math.exp(-self.config.sampling_rate * iteration / self.iterations)
+        return self.draw(self.horizon, iteration, micro) < ratio
 
-    def begin_step(self, batch: WindowBatch, iteration: int) -> None:
-        """Nothing to prepare."""
-
-    def end_step(self) -> dict[str, Tensor]:
-        """Nothing to add."""
-        return {}
-
-    def loss(self, batch: WindowBatch, iteration: int, portion: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, batch: WindowBatch, iteration: int, micro: int = 0) -> Loss:
         """Roll out over the future frames and compare tokens, positions and rotations."""
-        config, taught = self.config, self._taught(iteration, portion)
+        config, forced = self.config, self._teacher_forced(iteration, micro)
         tokens = batch.tokens.float()
         if self.model.config.faithful:
-            return self._published_loss(tokens, batch, taught)
+            return self._published_loss(tokens, batch, forced)
         steps, now = self.horizon, config.past
         state = self.model.start(tokens[:, : now + 1], batch.poses[:, : now + 1])
         valid = torch.ones(len(tokens), dtype=torch.bool, device=self.device)
         token_total = torch.zeros((), device=self.device)
         occupancy = torch.zeros((), device=self.device)
-        shifts, wanted_shifts, turns, wanted_turns = [], [], [], []
+        shifts, true_shifts, rotations, true_rotations = [], [], [], []
         for k, weight in enumerate(config.step_weights):
             step = (invert_pose(batch.poses[:, now + k]) @ batch.poses[:, now + k + 1]).float()
             target = tokens[:, now + k + 1]
             forecast = self.model.predict(state, batch.command[:, now + k], invert_pose(step))
             token_total = token_total + weight * token_loss(forecast.token, target, valid) / self.scale
             if batch.labels is not None and k == batch.decoded:
-                occupancy = self._occupancy_loss(forecast.token, batch.labels, iteration, portion)
+                occupancy = self._occupancy_loss(forecast.token, batch.labels, iteration, micro)
             heading = state.poses[:, -1, :2, :2]
             shifts.append((heading @ forecast.motion[:, :2, None])[..., 0])
-            wanted_shifts.append((heading @ step[:, :2, 3:])[..., 0])
-            turns.append(F.normalize(forecast.motion[:, 2:], dim=-1))
-            wanted_turns.append(quat_from_yaw(yaw_from_matrix(step)))
-            token = torch.where(taught[k].view(-1, 1, 1, 1), target, forecast.token.float())
+            true_shifts.append((heading @ step[:, :2, 3:])[..., 0])
+            rotations.append(F.normalize(forecast.motion[:, 2:], dim=-1))
+            true_rotations.append(quat_from_yaw(yaw_from_matrix(step)))
+            token = torch.where(forced[k].view(-1, 1, 1, 1), target, forecast.token.float())
             state = self.model.advance(state, token if config.through_time else token.detach(), step)
         weights = torch.tensor(config.step_weights, device=self.device)
-        alright = valid[:, None].expand(-1, steps)
-        path = trajectory_loss(torch.stack(shifts, 1), torch.stack(wanted_shifts, 1), alright, weights).mean()
-        turn = rotation_loss(torch.stack(turns, 1), torch.stack(wanted_turns, 1), alright, weights)
-        loss = token_total + path + turn + config.occupancy_weight * occupancy
-        logs = {"token": token_total, "trajectory": path, "rotation": turn, "occupancy": occupancy}
+        every_step = valid[:, None].expand(-1, steps)
+        path = trajectory_loss(torch.stack(shifts, 1), torch.stack(true_shifts, 1), every_step, weights).mean()
+        rotation = rotation_loss(torch.stack(rotations, 1), torch.stack(true_rotations, 1), every_step, weights)
+        loss = token_total + path + rotation + config.occupancy_weight * occupancy
+        logs = {"token": token_total, "trajectory": path, "rotation": rotation, "occupancy": occupancy}
         return loss, {k: v.detach() for k, v in logs.items()}
 
-    def _published_loss(self, tokens: Tensor, batch: WindowBatch, taught: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a model with ``faithful=True``: pose and motion are taught or predicted as well as tokens."""
+    def _published_loss(self, tokens: Tensor, batch: WindowBatch, forced: Tensor) -> Loss:
+        """The loss of a model with ``faithful=True``: pose and motion are teacher-forced as well as tokens."""
         config, now = self.config, self.config.past
         if config.occupancy_weight or not config.through_time:
             raise ConfigError(
@@ -235,31 +210,17 @@ class ForecasterTask:
             )
         state = self.model.start(tokens[:, : now + 1], batch.poses[:, : now + 1])
         future = future_of(tokens[:, now:], batch.poses[:, now - 1 if now else 0 :], batch.command[:, now:])
-        _, losses = published_rollout(self.model, state, future, taught, config.step_weights)
+        _, losses = published_rollout(self.model, state, future, forced, config.step_weights)
         # Deviation 14 divides by the batch, which here is the group.
-        path = losses.trajectory.mean() * self.share.groups_in_portion
+        path = losses.trajectory.mean() * self.shard.groups_per_micro_batch
         token = losses.token.sum() / self.scale
         logs = {"token": token, "trajectory": path, "rotation": losses.rotation}
         return token + path + losses.rotation, {k: v.detach() for k, v in logs.items()}
 
-    def _occupancy_loss(self, token: Tensor, labels: Tensor, iteration: int, portion: int) -> Tensor:
-        """Mean over the groups of a portion: the Lovász loss couples all voxels that it is given."""
+    def _occupancy_loss(self, token: Tensor, labels: Tensor, iteration: int, micro: int) -> Tensor:
         assert self.tokenizer is not None
-        config, table = self.tokenizer.config, self.tokenizer.class_embeds.weight
-        rows = self.tokenizer.decode_rows(token).unflatten(0, (self.share.groups_in_portion, -1))
-        losses = []
-        for own_rows, own, group in zip(rows, labels.split(self.share.group), self.share.groups(portion), strict=True):
-            sample = sample_voxels(own, self.config.voxels, draws(self.seed, iteration, group))
-            position = patch_index(sample.index, config.grid.shape, config.patch)
-            losses.append(sampled_reconstruction_loss(own_rows, table, own, sample, position)[0])
-        return torch.stack(losses).mean()
-
-    def state(self) -> dict[str, Any]:
-        """Nothing beyond the weights: batches depend on (seed, iteration) alone."""
-        return {}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Nothing to take up."""
+        loss = partial(decoded_loss, self.tokenizer, voxels=self.config.voxels)
+        return self.mean_over_groups(loss, iteration, micro, self.tokenizer.decode_rows(token), labels)[0]
 
 
 def windows_of(index: SceneIndex, split: str, config: ForecasterLossConfig) -> NDArray[Any]:

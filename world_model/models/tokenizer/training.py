@@ -10,14 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from world_model.core.errors import ConfigError
-from world_model.data.prefetch import feed
 from world_model.data.streams import StreamBatch, StreamPlan
-from world_model.models.losses import reconstruction_loss, sample_voxels, sampled_reconstruction_loss
-from world_model.models.tokenizer.embedding import patch_index
+from world_model.models.losses import reconstruction_loss
 from world_model.models.tokenizer.memory import Memory
+from world_model.models.tokenizer.reconstruction import decoded_loss
 from world_model.models.tokenizer.tokenizer import Encoded, Tokenizer
-from world_model.training.distributed import Ranks, Share, draws
-from world_model.training.loop import mean_logs
+from world_model.training.distributed import BatchShard, DistributedContext, draws
+from world_model.training.task import Loss, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +45,7 @@ class TokenizerLossConfig:
             )
 
 
-class TokenizerTask:
+class TokenizerTask(Task):
     """Model, data and loss of the tokenizer, for the training loop.
 
     Args:
@@ -54,44 +53,41 @@ class TokenizerTask:
         plan: the streams of all processes.
         config: what to learn.
         seed: fixes the draw of voxels and codes.
-        share: which streams are this process's; None: all, in one portion.
-        ranks: this process among those that train; None: alone.
-        workers: threads that read labels.
+        shard, context, workers: see `Task`; ``shard`` None: all streams, in one micro-batch.
     """
+
+    model: Tokenizer
 
     def __init__(
         self,
         model: Tokenizer,
         plan: StreamPlan,
         config: TokenizerLossConfig,
-        seed: int,
         *,
-        share: Share | None = None,
-        ranks: Ranks | None = None,
+        seed: int,
+        shard: BatchShard | None = None,
+        context: DistributedContext | None = None,
         workers: int = 2,
     ) -> None:
-        self.model, self.plan, self.config, self.seed, self.workers = model, plan, config, seed, workers
-        self.device = model.class_embeds.weight.device
-        self.share = share or Share(portion=plan.batch)
-        self.ranks = ranks or Ranks(device=self.device)
-        self.memories = [model.empty_memory(self.share.portion) for _ in range(self.share.portions)]
+        shard = shard or BatchShard(micro_batch=plan.batch)
+        super().__init__(model, seed=seed, shard=shard, context=context, workers=workers)
+        self.plan, self.config = plan, config
+        self.memories = [model.empty_memory(shard.micro_batch) for _ in range(shard.accumulate)]
         self.used = torch.zeros(model.config.codes, device=self.device)
         self.counts = torch.zeros_like(self.used)
 
     @property
     def heavy(self) -> list[nn.Module]:
-        """What may compute in bfloat16."""
+        """Encoder and decoder."""
         return [self.model.encoder, self.model.decoder]
 
     def batches(self, first: int, last: int) -> Iterator[StreamBatch]:
-        """Portions of the iterations first..last-1, one after the other."""
-        self.plan.extend(last)
-        portions = self.share.portions
-        return feed(self._read, range(first * portions, last * portions), self.device, workers=self.workers)
+        """As `Task.batches`."""
+        self.plan.extend(last)  # it must not grow in the readers' threads
+        return super().batches(first, last)
 
-    def _read(self, number: int) -> StreamBatch:
-        iteration, portion = divmod(number, self.share.portions)
-        samples = self.share.samples(portion)
+    def read(self, iteration: int, samples: range) -> StreamBatch:
+        """The next frame of some streams."""
         return self.plan.read(self.plan.slots(iteration)[samples.start : samples.stop])
 
     def begin_step(self, batch: StreamBatch, iteration: int) -> None:
@@ -99,39 +95,28 @@ class TokenizerTask:
         if self.config.revive_every and iteration % self.config.revive_every == 0:
             self._revive(batch, iteration)
 
-    def loss(self, batch: StreamBatch, iteration: int, portion: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, batch: StreamBatch, iteration: int, micro: int = 0) -> Loss:
         """Encode the next frame of every stream, decode it, compare."""
-        out = self.model.encode(batch.labels, self.memories[portion], batch.curr_to_prev, batch.start)
-        self.memories[portion] = out.memory
+        out = self.model.encode(batch.labels, self.memories[micro], batch.curr_to_prev, batch.start)
+        self.memories[micro] = out.memory
         self._count(out)
-        rebuilt, parts = self._reconstruction(out.token, batch.labels, iteration, portion)
+        rows = self.model.decode_rows(out.token)
+        rebuilt, parts = self.mean_over_groups(self._reconstruction, iteration, micro, rows, batch.labels)
         loss = rebuilt + self.config.vq_weight * out.vq_loss
         return loss, {**parts, "vq": out.vq_loss.detach()}
 
-    def _reconstruction(
-        self, token: Tensor, labels: Tensor, iteration: int, portion: int
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean over the groups of a portion: the Lovász loss couples all voxels that it is given."""
-        rows = self.model.decode_rows(token).unflatten(0, (self.share.groups_in_portion, -1))
-        parts = [
-            self._group_loss(own_rows, own_labels, draws(self.seed, iteration, group))
-            for own_rows, own_labels, group in zip(
-                rows, labels.split(self.share.group), self.share.groups(portion), strict=True
+    def _reconstruction(self, rows: Tensor, labels: Tensor, generator: torch.Generator) -> Loss:
+        config = self.config
+        if config.voxels:
+            return decoded_loss(
+                self.model, rows, labels, generator, voxels=config.voxels, rare_weight=config.rare_weight
             )
-        ]
-        return torch.stack([loss for loss, _ in parts]).mean(), mean_logs([logs for _, logs in parts])
-
-    def _group_loss(self, rows: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        config, table = self.model.config, self.model.class_embeds.weight
-        if not self.config.voxels:
-            return reconstruction_loss(self.model.unpatch(rows.float() @ table.float().t()), labels)
-        sample = sample_voxels(labels, self.config.voxels, generator)
-        position = patch_index(sample.index, config.grid.shape, config.patch)
-        return sampled_reconstruction_loss(rows, table, labels, sample, position, self.config.rare_weight)
+        table = self.model.class_embeds.weight
+        return reconstruction_loss(self.model.unpatch(rows.float() @ table.float().t()), labels)
 
     def end_step(self) -> dict[str, Tensor]:
-        """Take down which codes the step has used."""
-        self.used = self.used * 0.99 + self.ranks.total(self.counts)
+        """Note which codes the step has used."""
+        self.used = self.used * 0.99 + self.context.sum(self.counts)
         self.used[self.used < 0.05] = 0
         self.counts.zero_()
         return {"codes_used": (self.used > 0).float().mean()}
@@ -145,31 +130,32 @@ class TokenizerTask:
     def _revive(self, batch: StreamBatch, iteration: int) -> None:
         """Move unused codes onto inputs of the quantizer (as Jukebox does, Dhariwal et al., 2020).
 
-        The inputs are those of the step's first group, which the first process has; the others get its codebook.
+        The inputs are those of the step's first group, which the first process has; the other processes get its
+        codebook.
         """
         dead = (self.used == 0).nonzero()[:, 0]
         if len(dead) == 0:
             return
         book = self.model.vq.embedding.weight
-        if self.ranks.first:
-            own = slice(0, self.share.group)
+        if self.context.first:
+            own = slice(0, self.shard.group)
             out = self.model.encode(
                 batch.labels[own], self.memories[0].index(own), batch.curr_to_prev[own], batch.start[own]
             )
             pool = torch.cat([x.reshape(-1, x.shape[-1]) for x in out.inputs])
             pick = torch.randint(len(pool), (len(dead),), generator=draws(self.seed, iteration, -1)).to(pool.device)
             book[dead] = pool[pick].to(book.dtype)
-        self.ranks.from_first(book.data)
+        self.context.broadcast(book.data)
 
     def state(self) -> dict[str, Any]:
         """The memory of all streams of all processes and the usage of codes."""
         own = torch.cat([memory.latents for memory in self.memories])
-        return {"memory": self.ranks.gather(own), "used": self.used}
+        return {"memory": self.context.gather(own), "used": self.used}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take up this process's part of the streams' memory, and the usage of codes."""
-        for portion in range(self.share.portions):
-            samples = self.share.samples(portion)
+        """Go on with this process's part of the streams' memory, and the usage of codes."""
+        for micro in range(self.shard.accumulate):
+            samples = self.shard.samples(micro)
             latents = state["memory"][samples.start : samples.stop].to(self.device)
-            self.memories[portion] = Memory(latents=latents)
+            self.memories[micro] = Memory(latents=latents)
         self.used.copy_(state["used"])

@@ -18,10 +18,11 @@ from world_model.core.grid import FREE, NUM_CLASSES
 from world_model.data.index import SceneIndex
 from world_model.models.geometric import GeometricConfig, GeometricForecaster, tiny
 from world_model.models.geometric.evidence import UNKNOWN
+from world_model.models.geometric.moments import box_velocities
 from world_model.models.geometric.motion import rigid
-from world_model.models.geometric.training import GeometricLossConfig, GeometricTask, Learn, box_velocities, turn
+from world_model.models.geometric.training import GeometricLossConfig, GeometricTask, Learn, rotate
 from world_model.models.unet import LabelStem, from_cells, to_cells
-from world_model.training.distributed import Share
+from world_model.training.distributed import BatchShard
 from world_model.training.loop import Trainer
 
 CONFIG = tiny()
@@ -47,10 +48,11 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> SceneIndex:
     return write_data(tmp_path_factory.mktemp("data"))
 
 
-def task(index: SceneIndex, share: Share | None = None, batch: int = 4) -> GeometricTask:
+def task(index: SceneIndex, shard: BatchShard | None = None) -> GeometricTask:
     torch.manual_seed(0)
     loss = GeometricLossConfig(near_steps=2, far_steps=4, voxels=2000)
-    return GeometricTask(GeometricForecaster(CONFIG), index, "all", loss, batch=batch, seed=0, share=share)
+    shard = shard or BatchShard(micro_batch=4)
+    return GeometricTask(GeometricForecaster(CONFIG), index, "all", loss, seed=0, shard=shard)
 
 
 class TestNetwork:
@@ -173,7 +175,8 @@ class TestTraining:
 
     @pytest.mark.parametrize("learn", ["motion", "fusion"])
     def test_one_network_learns_while_the_other_stays(self, index: SceneIndex, tmp_path: Path, learn: Learn) -> None:
-        trained = GeometricTask(model(4), index, "all", GeometricLossConfig(learn=learn, voxels=500), batch=2, seed=0)
+        loss, shard = GeometricLossConfig(learn=learn, voxels=500), BatchShard(micro_batch=2)
+        trained = GeometricTask(model(4), index, "all", loss, seed=0, shard=shard)
         before = {k: v.clone() for k, v in trained.model.state_dict().items()}
         Trainer(trained, config_of(2), tmp_path, {}).run()
         changed = {k.split(".")[0] for k, v in trained.model.state_dict().items() if not torch.equal(v, before[k])}
@@ -185,30 +188,30 @@ class TestTraining:
         frames, velocity = torch.full((8, 2, *GRID.shape), FREE, dtype=torch.uint8), torch.zeros(8, 40, 40, 2)
         frames[:, 0, x, y], velocity[:, x, y] = 4, speed
         how = torch.tensor([[a, b, c] for a in (0, 1) for b in (0, 1) for c in (0, 1)]).bool()
-        turned, moved = turn(frames, velocity, how)
+        rotated, moved = rotate(frames, velocity, how)
         for n, (flip_x, flip_y, swap) in enumerate(how.tolist()):
             place = [39 - x if flip_x else x, 39 - y if flip_y else y]
             wanted = torch.tensor((-3.0 if flip_x else 3.0, 2.0 if flip_y else -2.0))
             if swap:
                 place, wanted = place[::-1], wanted.flip(0)
-            assert (turned[n, 0] != FREE).any(-1).nonzero().tolist() == [place]
+            assert (rotated[n, 0] != FREE).any(-1).nonzero().tolist() == [place]
             torch.testing.assert_close(moved[n, place[0], place[1]], wanted)
 
     def test_a_step_does_not_know_how_its_batch_was_divided(self, index: SceneIndex) -> None:
-        together = task(index, Share(portion=4, group=2))
-        (batch,) = together.batches(0, 1)
-        want, _ = together.loss(batch, 0)
+        whole = task(index, BatchShard(micro_batch=4, group=2))
+        (batch,) = whole.batches(0, 1)
+        want, _ = whole.loss(batch, 0)
         parts = []
         for rank in (0, 1):
-            apart = task(index, Share(portion=2, rank=rank, ranks=2))
-            (portion,) = apart.batches(0, 1)
-            parts.append(apart.loss(portion, 0)[0])
+            apart = task(index, BatchShard(micro_batch=2, rank=rank, world_size=2))
+            (half,) = apart.batches(0, 1)
+            parts.append(apart.loss(half, 0)[0])
         torch.testing.assert_close(torch.stack(parts).mean(), want)
 
     def test_too_short_scenes_are_refused(self, index: SceneIndex) -> None:
         forecaster = GeometricForecaster(replace(CONFIG, observed=30))
         with pytest.raises(DataError, match="no scene of more than"):
-            GeometricTask(forecaster, index, "all", GeometricLossConfig(), batch=1, seed=0)
+            GeometricTask(forecaster, index, "all", GeometricLossConfig(), seed=0, shard=BatchShard(micro_batch=1))
 
 
 def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
