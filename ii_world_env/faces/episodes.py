@@ -26,11 +26,11 @@ from ii_world_env.observations import modes as observations
 from ii_world_env.scenes import conditions, open_scenes
 from ii_world_env.state.outcome import TERMINATIONS, Outcome
 from ii_world_env.state.route import points_at
-from ii_world_env.state.state import difference
 from ii_world_env.task.rewards import check_finite, reward_function
 from ii_world_env.task.trust import Pessimistic, check_pessimism, trust_of
 from world_model.core.errors import ActionError, OptionError
 from world_model.core.planar import into
+from world_model.core.tensor_state import difference
 from world_model.worlds import build_world, resolve_world
 
 TIME_LIMIT = "time_limit"

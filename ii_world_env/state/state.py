@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,8 +16,6 @@ from world_model.core.errors import ConfigError, DataError
 from world_model.core.grid import FREE
 from world_model.data.index import COMMANDS
 from world_model.worlds import TensorState, WorldState
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,9 +86,9 @@ class State(TensorState):
             rows: (N) which environments.
             new: N environments of the same engine. The occupancy stays decoded only if both are.
         """
-        decoded = None if self.decoded is None or new.decoded is None else put(self.decoded, rows, new.decoded)
-        mixed = put(replace(self, decoded=None), rows, replace(new, decoded=None))
-        return replace(mixed, decoded=decoded)
+        both = self.decoded is not None and new.decoded is not None
+        old, new = (self, new) if both else (replace(self, decoded=None), replace(new, decoded=None))
+        return TensorState.put(old, rows, new)
 
     def save(self, path: str | Path) -> None:
         """Write everything to a file, atomically and to the bit; the counterpart is `load`.
@@ -142,56 +138,3 @@ def _are_labels(decoded: object, ground: Tensor) -> bool:
         return False
     shaped = decoded.shape[1:3] == ground.shape[1:]
     return shaped and int(decoded.max()) <= FREE
-
-
-def difference(old: Any, new: Any, name: str = "state") -> str:
-    """Where two batched states are made of different things, in words; "" if `put` can lay one into the other.
-
-    Batch sizes may differ, and whatever is None in one of them may be there in the other.
-    """
-    if old is None or new is None:
-        return ""
-    if type(old) is not type(new):
-        return f"{name} is a {type(new).__name__}, not a {type(old).__name__}"
-    if is_dataclass(old):
-        found = (difference(getattr(old, f.name), getattr(new, f.name), f"{name}.{f.name}") for f in fields(old))
-        return next(filter(None, found), "")
-    if isinstance(old, (Tensor, np.ndarray)) and (old.dtype, old.shape[1:]) != (new.dtype, new.shape[1:]):
-        return f"{name} is {new.dtype} of shape {tuple(new.shape)}, not {old.dtype} of {tuple(old.shape)}"
-    return ""
-
-
-def put(old: T, rows: Sequence[int], new: T) -> T:
-    """A batched state with some rows replaced, whatever it is made of; nothing is changed in place.
-
-    Args:
-        old: tensors or arrays with a leading batch axis, sequences with one item per environment, or dataclasses of
-            these.
-        rows: (N) which rows.
-        new: the same with N rows.
-
-    Raises:
-        ConfigError: a world keeps something else.
-    """
-    if old is None or new is None:
-        return old if new is None else new
-    if isinstance(old, Tensor):
-        at = torch.as_tensor(list(rows), device=old.device)
-        # index_copy makes one new tensor; the old one may still be part of a kept state.
-        return old.index_copy(0, at, new.to(old.dtype))  # type: ignore[attr-defined, return-value]
-    if isinstance(old, np.ndarray):
-        changed = old.copy()
-        changed[list(rows)] = new
-        return changed
-    if hasattr(old, "put") and not isinstance(old, State):
-        return old.put(rows, new)
-    if is_dataclass(old) and not isinstance(old, type):
-        return replace(old, **{f.name: put(getattr(old, f.name), rows, getattr(new, f.name)) for f in fields(old)})
-    if isinstance(old, (list, tuple)):
-        by_row = dict(zip(rows, new, strict=True))  # type: ignore[call-overload]
-        return type(old)(by_row.get(i, item) for i, item in enumerate(old))
-    raise ConfigError(
-        f"a world state that holds a {type(old).__name__}",
-        "tensors, arrays, sequences with one item per environment, or dataclasses of these",
-        "give the state a method put(rows, new), or run the environments one by one",
-    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 from world_model.checkpoints.checkpoint import load_world, shared_geometric, with_faithful
 from world_model.core.errors import ConfigError, OptionError
 from world_model.core.grid import OCC3D, VoxelGrid
+from world_model.core.plugins import import_object
 from world_model.core.runtime import choose_device, keep_memory
 from world_model.worlds.ensemble import EnsembleWorld, member_paths
 from world_model.worlds.kinds import GEOMETRIC, LEARNED, LEARNED_NAMES, member_kind
@@ -133,15 +133,7 @@ def _pick_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def _imported(name: str, checkpoint: Checkpoint, device: torch.device, grid: VoxelGrid) -> World:
-    module, _, attribute = name.partition(":")
-    try:
-        cls = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:  # the last two: ":Class", ".module:Class"
-        raise OptionError(
-            f"world={name!r} cannot be imported ({error})", "'package.module:Class'", "check the path"
-        ) from error
-    if not callable(cls):
-        raise OptionError(f"world={name!r} is a {type(cls).__name__}", "'package.module:Class'", "name a class")
+    cls = import_object("world", name, "'package.module:Class'")
     world = cls(checkpoint=checkpoint, device=device, grid=grid)
     if not isinstance(world, World):
         raise ConfigError(

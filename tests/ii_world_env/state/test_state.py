@@ -17,8 +17,8 @@ from street import street_clips
 
 from ii_world_env.ego.noise import normal
 from ii_world_env.engine import Engine, EngineConfig, State
-from ii_world_env.state.state import put
 from world_model.core.errors import ConfigError, DataError, OutputError
+from world_model.core.tensor_state import put
 from world_model.worlds import ReplayWorld, TensorState, TransportWorld
 
 

@@ -8,7 +8,7 @@ because global coordinates run to kilometres.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +16,11 @@ from torch import Tensor
 
 from world_model.core.geometry import invert_pose, pose_matrix, quat_conjugate, quat_multiply
 from world_model.core.grid import STEP_S
+from world_model.core.tensor_state import TensorState
 
 
 @dataclass(frozen=True, kw_only=True)
-class EgoState:
+class EgoState(TensorState):
     """What the published forecaster knows about the ego vehicle of B samples.
 
     The first three outlive a rollout: `begin` takes them into the next one.
@@ -121,18 +122,6 @@ class EgoState:
     def pose(self) -> Tensor:
         """(B, 4, 4) float64 current pose, ego -> global."""
         return pose_matrix(self.position, self.rotation)
-
-    def index(self, i: Tensor | slice | list[int]) -> EgoState:
-        """Some of the samples."""
-        return EgoState(**{f.name: getattr(self, f.name)[i] for f in fields(self)})
-
-    def expand(self, n: int) -> EgoState:
-        """Every sample n times in a row."""
-        return EgoState(**{f.name: getattr(self, f.name).repeat_interleave(n, 0) for f in fields(self)})
-
-    def clone(self) -> EgoState:
-        """An independent copy."""
-        return EgoState(**{f.name: getattr(self, f.name).clone() for f in fields(self)})
 
 
 def unobserved(batch: int, slots: int, device: torch.device | str = "cpu") -> Tensor:

@@ -5,9 +5,7 @@ State goes in and comes out; nothing is remembered on the module. Source: I2-Wor
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +14,7 @@ from torch import Tensor, nn
 from world_model.core.errors import DataError
 from world_model.core.geometry import invert_pose, warp_bev, yaw_from_matrix
 from world_model.core.planar import planar_pose
+from world_model.core.tensor_state import TensorState
 from world_model.models.forecaster.config import ForecasterConfig
 from world_model.models.forecaster.ego import EgoState, observed_ego
 from world_model.models.forecaster.ego import curr_to_next as curr_to_next_of
@@ -24,7 +23,7 @@ from world_model.models.forecaster.transformer import Transformer, to_cells, to_
 
 
 @dataclass(frozen=True, kw_only=True)
-class ForecastState:
+class ForecastState(TensorState):
     """All that a forecast goes on from. B samples, H remembered frames, oldest to newest, the current one last.
 
     Attributes:
@@ -43,22 +42,6 @@ class ForecastState:
     def token(self) -> Tensor:
         """(B, C, Xl, Yl) current token."""
         return self.tokens[:, -1]
-
-    def index(self, i: Tensor | slice | list[int]) -> ForecastState:
-        """Some of the samples."""
-        return self._map(lambda value: value[i] if isinstance(value, Tensor) else value.index(i))
-
-    def expand(self, n: int) -> ForecastState:
-        """Every sample n times in a row."""
-        return self._map(lambda value: value.repeat_interleave(n, 0) if isinstance(value, Tensor) else value.expand(n))
-
-    def clone(self) -> ForecastState:
-        """An independent copy."""
-        return self._map(lambda value: value.clone())
-
-    def _map(self, change: Callable[[Any], Any]) -> ForecastState:
-        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{k: change(v) for k, v in values.items() if v is not None})
 
 
 @dataclass(frozen=True, kw_only=True)

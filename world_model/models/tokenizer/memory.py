@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from world_model.core.geometry import warp_bev
+from world_model.core.tensor_state import TensorState
 from world_model.models.tokenizer.config import TokenizerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Memory:
+class Memory(TensorState):
     """The last encoder outputs of B streams.
 
     Attributes:
@@ -25,10 +26,6 @@ class Memory:
 
     latents: Tensor
     augmentation: Tensor | None = None
-
-    def index(self, i: Tensor | slice | list[int]) -> Memory:
-        """The memories of some streams."""
-        return Memory(latents=self.latents[i], augmentation=None if self.augmentation is None else self.augmentation[i])
 
 
 def align(
