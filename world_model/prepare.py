@@ -1,4 +1,4 @@
-"""Turn data as people have them into the project's own small index: ``python -m world_model.prepare``."""
+"""Read a data folder and write the index of its scenes: ``python -m world_model.prepare``."""
 
 from __future__ import annotations
 
@@ -12,24 +12,12 @@ from typing import Literal
 import numpy as np
 import tyro
 
-from world_model.core.errors import DataError, IIWorldError, OptionError
+from world_model.core.errors import IIWorldError
 from world_model.core.grid import CLASS_NAMES
+from world_model.data.boxes import MOVING_MPS
 from world_model.data.formats.gaps import ImportReport
-from world_model.data.formats.infos import PATTERN, read_infos
-from world_model.data.formats.nuscenes import find_version, read_nuscenes
-from world_model.data.formats.uniocc import find_datasets, read_uniocc
-from world_model.data.formats.waymo import INFOS as WAYMO_INFOS
-from world_model.data.formats.waymo import find_file, read_waymo
+from world_model.data.formats.read import LAYOUTS, detect, read_data_set
 from world_model.data.index import COMMANDS, INDEX_NAME, SceneIndex
-
-Format = Literal["nuscenes", "infos", "stcocc", "waymo", "uniocc"]
-LAYOUTS: dict[Format, str] = {
-    "nuscenes": "v1.0-mini/ or v1.0-trainval/ beside gts/",
-    "infos": "world-nuscenes_infos_train.pkl and/or _val.pkl beside gts/",
-    "stcocc": "as nuscenes or infos, with stc-results/ beside gts/ (never chosen by itself)",
-    "waymo": f"{WAYMO_INFOS}, cam_infos_vali.pkl and validation/",
-    "uniocc": "scene_infos.pkl and <scene>/<frame>.npz",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +26,9 @@ class Prepare:
 
     Formats (docs/howto/formats.md): nuscenes = nuScenes tables (v1.0-mini/, v1.0-trainval/) with Occ3D labels
     (gts/SCENE/SAMPLE/labels.npz); infos = the original's world-nuscenes_infos_{train,val}.pkl with the same labels;
-    stcocc = either of them with STCOcc's predictions (stc-results/) as what is observed and gts/ as the truth; waymo =
-    Occ3D-Waymo, validation; uniocc = UniOcc's npz files. `python -m world_model.make_synthetic` writes the nuscenes
-    layout without any download.
+    stcocc = either of them with STCOcc's predictions (stc-results/) as the observed labels and gts/ as the truth;
+    waymo = Occ3D-Waymo, validation; uniocc = UniOcc's npz files. `python -m world_model.make_synthetic` writes the
+    nuscenes layout without any download.
 
     Frames without labels are reported and left out; their scenes are cut there (or refused, with --strict).
     """
@@ -48,7 +36,7 @@ class Prepare:
     data_root: Path
     """Folder with the tables, info files or scene lists, and the label folder."""
     format: Literal["auto", "nuscenes", "infos", "stcocc", "waymo", "uniocc"] = "auto"
-    """What the folder holds; auto looks."""
+    """What the folder holds; auto recognises it by its files."""
     version: str | None = None
     """Folder of the nuScenes tables, e.g. v1.0-trainval. If not given: the only one there is."""
     infos: tuple[Path, ...] = ()
@@ -60,18 +48,18 @@ class Prepare:
     truth_folder: str | None = None
     """Folder of the true labels, where those of the label folder are predictions. If not given: gts for stcocc."""
     source: str | None = None
-    """What the data is, shown beside every result. If not given: synthetic, nuscenes, waymo, ..."""
+    """What the data are, shown beside every result. If not given: synthetic, nuscenes, waymo, ..."""
     strict: bool = False
     """Refuse data with missing labels or frames, with a list, instead of cutting scenes there."""
     faithful: bool = False
     """For the original's checkpoints: motion features as in the info files (infos, stcocc); for waymo the original's
-    commands, features and transforms, and no cuts where its clock jumps."""
+    commands, features and transforms, and no cuts where its timestamps jump."""
     check_labels: bool = False
     """Also read every label file once, to find damaged ones now rather than in the middle of a training run."""
 
 
 def prepare(options: Prepare) -> SceneIndex:
-    """Read what the folder holds, look for the labels, write the index, and say what is in it.
+    """Read the data folder, write the index, and print what is in it.
 
     Raises:
         DataError: something is missing, broken or contradictory; nothing is written.
@@ -82,7 +70,16 @@ def prepare(options: Prepare) -> SceneIndex:
     out = options.out or options.data_root / INDEX_NAME
     chosen = detect(options.data_root) if options.format == "auto" else options.format
     print(f"reading {options.data_root} as {chosen} ({LAYOUTS[chosen]}) ...", flush=True)
-    index, report = _read(options, chosen, out.parent)
+    data = read_data_set(
+        options.data_root,
+        chosen,
+        version=options.version,
+        infos=options.infos,
+        label_folder=options.label_folder,
+        truth_folder=options.truth_folder,
+        faithful=options.faithful,
+    )
+    index, report = data.to_index(source=options.source, index_folder=out.parent, strict=options.strict)
     if options.check_labels:
         _check_labels(index)
     index.save(out)
@@ -91,101 +88,23 @@ def prepare(options: Prepare) -> SceneIndex:
     return index
 
 
-def detect(root: Path) -> Format:
-    """The format of a data folder, by the files that only this format has.
-
-    Raises:
-        DataError: none is recognised.
-    """
-    if root.is_dir():
-        if any(path.is_dir() for path in root.glob("v1.0-*")):
-            return "nuscenes"
-        if find_file(root, WAYMO_INFOS) is not None:
-            return "waymo"
-        if any(any(root.glob(PATTERN.format(split=split))) for split in ("train", "val")):
-            return "infos"
-        if find_datasets(root):
-            return "uniocc"
-    inside = ", ".join(sorted(p.name for p in root.iterdir())[:8]) if root.is_dir() else "it does not exist"
-    raise DataError(
-        f"{root} holds no data of a known format ({inside or 'it is empty'})",
-        "; ".join(f"{name}: {layout}" for name, layout in LAYOUTS.items()),
-        "give the folder that holds these, or make one with `python -m world_model.make_synthetic`",
-    )
-
-
-def _read(options: Prepare, chosen: Format, folder: Path) -> tuple[SceneIndex, ImportReport]:
-    root, source, strict, faithful = options.data_root, options.source, options.strict, options.faithful
-    _check_options(options, chosen)
-    if chosen == "waymo":
-        labels = options.label_folder
-        return read_waymo(
-            root, label_folder=labels, source=source, index_folder=folder, strict=strict, faithful=faithful
-        )
-    if chosen == "uniocc":
-        return read_uniocc(root, source=source, index_folder=folder, strict=strict)
-    labels = options.label_folder or ("stc-results" if chosen == "stcocc" else "gts")
-    truth = options.truth_folder or ("gts" if chosen == "stcocc" else None)
-    tables = chosen == "nuscenes" or (chosen == "stcocc" and not options.infos and any(root.glob("v1.0-*")))
-    if tables:
-        version = options.version or find_version(root)
-        print(f"tables: {root / version}", flush=True)
-        return read_nuscenes(
-            root, version, label_folder=labels, truth_folder=truth, source=source, index_folder=folder, strict=strict
-        )
-    return read_infos(
-        root,
-        options.infos,
-        label_folder=labels,
-        truth_folder=truth,
-        source=source,
-        index_folder=folder,
-        strict=strict,
-        faithful=faithful,
-    )
-
-
-def _check_options(options: Prepare, chosen: Format) -> None:
-    """Refuse options that the format would silently ignore."""
-    meant = {
-        "version": (options.version is not None, ("nuscenes", "stcocc")),
-        "infos": (bool(options.infos), ("infos", "stcocc")),
-        "label_folder": (options.label_folder is not None, ("nuscenes", "infos", "stcocc", "waymo")),
-        "truth_folder": (options.truth_folder is not None, ("nuscenes", "infos", "stcocc")),
-        "faithful": (options.faithful, ("infos", "stcocc", "waymo")),
-    }
-    for name, (given, formats) in meant.items():
-        if given and chosen not in formats:
-            flag = f"--{name.replace('_', '-')}"
-            raise OptionError(
-                f"{flag} with the format {chosen}", f"{flag} only for {', '.join(formats)}", "leave it out"
-            )
-
-
 def summary(index: SceneIndex, report: ImportReport) -> str:
     """A table of what an index holds."""
     lines = [f"source {index.source}, fingerprint {index.fingerprint}", "split    scenes  frames   boxes  moving"]
     if index.truth_path is not None:
         lines.insert(1, "labels are predictions; forecasts are scored against the true labels beside them")
-    speed = np.linalg.norm(index.box_velocity_mps, axis=1)
-    per_frame = np.diff(index.box_start)
-    frame_of_box = np.repeat(np.arange(len(index.token)), per_frame)
+    scene_of_frame = np.repeat(np.arange(len(index.scene_name)), np.diff(index.scene_start))
+    scene_of_box = np.repeat(scene_of_frame, np.diff(index.box_start))
+    moving = np.linalg.norm(index.box_velocity_mps, axis=1) > MOVING_MPS
     for split in [*sorted(set(index.scene_split.tolist())), "all"]:
-        inside = np.zeros(len(index.token), bool)
-        for scene in index.scenes(split):
-            inside[index.frames(scene)] = True
-        moving = int((inside[frame_of_box] & (speed > 0.5)).sum())
-        lines.append(
-            f"{split:<8} {len(index.scenes(split)):>6} {inside.sum():>7} {per_frame[inside].sum():>7} {moving:>7}"
-        )
+        scenes = index.scenes(split)
+        boxes = np.isin(scene_of_box, scenes)
+        frames = np.isin(scene_of_frame, scenes).sum()
+        lines.append(f"{split:<8} {len(scenes):>6} {frames:>7} {boxes.sum():>7} {(boxes & moving).sum():>7}")
     counts = np.bincount(index.box_class, minlength=len(CLASS_NAMES))
     lines.append("boxes: " + (", ".join(f"{CLASS_NAMES[i]} {n}" for i, n in enumerate(counts) if n) or "none"))
-    lines.append("commands: " + ", ".join(f"{name} {n}" for name, n in _command_counts(index)))
+    lines.append("commands: " + ", ".join(f"{name} {(index.command == i).sum()}" for i, name in enumerate(COMMANDS)))
     return "\n".join(lines + report.lines())
-
-
-def _command_counts(index: SceneIndex) -> list[tuple[str, int]]:
-    return [(name, int((index.command == i).sum())) for i, name in enumerate(COMMANDS)]
 
 
 def _check_labels(index: SceneIndex) -> None:
@@ -196,7 +115,7 @@ def _check_labels(index: SceneIndex) -> None:
         if index.truth_path is not None:
             index.read_truth(frame)
 
-    # Unpacking lets go of the interpreter's lock, so threads help.
+    # Unpacking releases the interpreter's lock, so threads help.
     with ThreadPoolExecutor(4) as pool:
         for scene, name in enumerate(index.scene_name):
             list(pool.map(read, index.frames(scene)))
@@ -204,7 +123,7 @@ def _check_labels(index: SceneIndex) -> None:
 
 
 def _memory() -> str:
-    """Peak memory so far, where the system tells."""
+    """Peak memory so far; an empty string where the system has no figure."""
     try:
         import resource
     except ImportError:  # not on Windows

@@ -43,7 +43,7 @@ def write_infos(
 ) -> Path:
     """world-nuscenes_infos_{train,val}.pkl and labels; the tables themselves only if wanted."""
     write_scenes(root, frames=frames, shape=shape)
-    index = read_nuscenes(root)[0]
+    index = read_nuscenes(root).to_index()[0]
     for split in sorted(set(index.scene_split.tolist())):
         infos = [info for scene in index.scenes(split) for info in _scene_infos(index, scene)]
         content = {"infos": infos, "metadata": {"version": "v1.0-trainval"}}

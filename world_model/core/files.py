@@ -1,4 +1,4 @@
-"""Atomic writes: a result is either whole at its place or not there at all."""
+"""Atomic writes, so that a result is complete or absent; and safe reading of arrays."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import tempfile
 import threading
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from world_model.core.errors import OutputError
 
 NPY_HEADER = threading.Lock()
-"""To be held where threads have numpy read the header of an array: it is read as a Python literal, and Python 3.11
-mixes up the depths of syntax trees that several threads build at once ("AST constructor recursion depth mismatch")."""
+"""Held while numpy reads the header of an array, which is a Python literal. Python 3.11 mixes up the depths of syntax
+trees that several threads build at once ("AST constructor recursion depth mismatch")."""
 DAMAGED_NPZ = (
     OSError,
     ValueError,
@@ -34,7 +34,22 @@ DAMAGED_NPZ = (
     zlib.error,
     zipfile.BadZipFile,
 )
-"""What numpy and zipfile raise for one or another kind of damage to an npz file."""
+"""What numpy and zipfile raise for a damaged npz file."""
+
+
+_READ_ARRAY: Callable[..., Any] = np.lib.format.read_array
+"""Typed here, because numpy 1 has no types for it."""
+
+
+def read_npy(stream: IO[bytes]) -> NDArray[Any]:
+    """The array (no pickled objects) in an open ``.npy`` stream; several threads may read at once.
+
+    Raises:
+        one of `DAMAGED_NPZ`: the stream is damaged, or the array holds objects.
+    """
+    with NPY_HEADER:
+        array: NDArray[Any] = _READ_ARRAY(stream, allow_pickle=False)
+    return array
 
 
 @contextmanager

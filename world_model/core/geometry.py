@@ -8,8 +8,12 @@ Conventions
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from world_model.core.grid import FREE, OCC3D, VoxelGrid
@@ -45,6 +49,17 @@ def quat_to_matrix(q: Tensor) -> Tensor:
         torch.stack((2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)), -1),
     )
     return torch.stack(rows, -2)
+
+
+def rotation_matrix(quaternion: NDArray[Any]) -> NDArray[Any]:
+    """Rotation matrices (..., 3, 3) of unit quaternions (..., 4), in numpy and as they are: nothing is normalised."""
+    w, x, y, z = np.moveaxis(quaternion, -1, 0)
+    rows = (
+        np.stack((1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)), -1),
+        np.stack((2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)), -1),
+        np.stack((2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)), -1),
+    )
+    return np.stack(rows, -2)
 
 
 def quat_from_yaw(yaw_rad: Tensor) -> Tensor:

@@ -18,8 +18,7 @@ MOVING_MPS = 0.5
 def moving(boxes: Boxes) -> Boxes:
     """Only the boxes whose known velocity exceeds `MOVING_MPS`."""
     speed = np.linalg.norm(boxes.velocity_mps, axis=1)
-    keep = np.nan_to_num(speed, nan=0.0) > MOVING_MPS
-    return Boxes(**{name: getattr(boxes, name)[keep] for name in Boxes.__dataclass_fields__})
+    return boxes.select(np.nan_to_num(speed, nan=0.0) > MOVING_MPS)
 
 
 def advance(boxes: Boxes, seconds: float) -> Boxes:
@@ -32,11 +31,10 @@ def advance(boxes: Boxes, seconds: float) -> Boxes:
 def transform(boxes: Boxes, source_to_target: NDArray[Any]) -> Boxes:
     """Boxes in another frame (its z axis taken as parallel), by a (4, 4) rigid transform."""
     rotation = source_to_target[:3, :3]
-    turn = np.arctan2(rotation[1, 0], rotation[0, 0])
     return replace(
         boxes,
         center_m=boxes.center_m.astype(np.float64) @ rotation.T + source_to_target[:3, 3],
-        yaw_rad=boxes.yaw_rad + turn,
+        yaw_rad=boxes.yaw_rad + np.arctan2(rotation[1, 0], rotation[0, 0]),
         velocity_mps=boxes.velocity_mps @ rotation[:2, :2].T,
     )
 
@@ -55,10 +53,10 @@ def voxels_inside(boxes: Boxes, number: int, grid: VoxelGrid, margin_m: float = 
     """
     center = np.asarray(boxes.center_m[number], np.float64)
     half = np.asarray(boxes.size_m[number], np.float64) / 2 + margin_m
-    reach = np.array([np.hypot(half[0], half[1])] * 2 + [half[2]])
+    extent = np.array([np.hypot(half[0], half[1])] * 2 + [half[2]])
     low, voxel = np.array(grid.lower_m), grid.voxel_m
-    first = np.maximum(np.ceil((center - reach - low) / voxel - 0.5), 0).astype(np.int64)
-    last = np.minimum(np.floor((center + reach - low) / voxel - 0.5) + 1, grid.shape).astype(np.int64)
+    first = np.maximum(np.ceil((center - extent - low) / voxel - 0.5), 0).astype(np.int64)
+    last = np.minimum(np.floor((center + extent - low) / voxel - 0.5) + 1, grid.shape).astype(np.int64)
     if (last <= first).any():
         return np.zeros((0, 3), np.int64)
     axes = [np.arange(a, b) for a, b in zip(first, last, strict=True)]

@@ -1,7 +1,7 @@
 """The scene index: everything about a data set except its labels, in one small file.
 
-``python -m world_model.prepare`` writes it once; training, evaluation and the environment read only this file and
-the label files it points to. It is a plain npz of numbers and strings (no pickles), frames in columns.
+``python -m world_model.prepare`` writes it once. Training, evaluation and the environment read only this file and the
+label files that it names. It is a plain npz of numbers and strings (no pickles), frames in columns.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from world_model.core.errors import DataError
 from world_model.core.files import DAMAGED_NPZ, write_npz
+from world_model.core.geometry import rotation_matrix
 from world_model.core.grid import FREE, OCC3D
 from world_model.data.labels import LABEL_FORMATS, read_labels_of
 
@@ -27,9 +28,23 @@ INDEX_VERSION = 2
 READABLE_VERSIONS = (1, 2)
 """Version 1 knew one label format and no separate truth; such files are read as Occ3D labels that are the truth."""
 DATASETS = ("nuscenes", "stcocc", "waymo", "uniocc")
-_META = ("source", "dataset", "label_format", "truth_format", "faithful")
-_FRAME_COLUMNS = ("token", "label_path", "truth_path", "timestamp_us", "translation_m", "rotation", "command", "motion")
 COMMANDS = ("right", "left", "straight")
+BOX_COLUMNS = {
+    "box_center_m": "center_m",
+    "box_size_m": "size_m",
+    "box_yaw_rad": "yaw_rad",
+    "box_velocity_mps": "velocity_mps",
+    "box_class": "class_id",
+    "box_instance": "instance",
+}
+"""Column of the index -> attribute of `Boxes`."""
+_META = ("source", "dataset", "label_format", "truth_format", "faithful")
+_FRAME_COLUMNS = {
+    **dict.fromkeys(("token", "label_path", "truth_path", "timestamp_us", "command"), ()),
+    **{"translation_m": (3,), "rotation": (4,), "motion": (3,)},
+}
+"""Columns with one row for each frame, and the shape of a row."""
+_REMEDY = "run `python -m world_model.prepare` again on the data set"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +57,7 @@ class Boxes:
         yaw_rad: (N,) heading, 0 along ego x.
         velocity_mps: (N, 2) ground velocity along the ego axes, NaN where unknown.
         class_id: (N,) uint8 class ids 0..16.
-        instance: (N,) int64 identity, stable over a scene; -1 where the data do not tell.
+        instance: (N,) int64 identity, stable over a scene; -1 where the data have none.
     """
 
     center_m: NDArray[Any]
@@ -52,6 +67,10 @@ class Boxes:
     class_id: NDArray[Any]
     instance: NDArray[Any]
 
+    def select(self, rows: slice | NDArray[Any]) -> Boxes:
+        """Some of the boxes: a slice, a mask (N,) or row numbers."""
+        return Boxes(**{name: getattr(self, name)[rows] for name in BOX_COLUMNS.values()})
+
 
 @dataclass(frozen=True, kw_only=True)
 class SceneIndex:
@@ -60,8 +79,8 @@ class SceneIndex:
     S scenes, F keyframes, N boxes.
 
     Attributes:
-        root: folder that ``label_path`` is relative to (not stored: it is where the index lies unless given).
-        source: what the data is, e.g. "synthetic" or "nuscenes"; shown beside every result.
+        root: folder that ``label_path`` is relative to (not stored: the folder of the index unless given).
+        source: what the data are, e.g. "synthetic" or "nuscenes"; shown beside every result.
         scene_name: (S,) str.
         scene_split: (S,) str, "train" or "val".
         scene_start: (S + 1,) int64, first frame of each scene; the last entry is F.
@@ -76,8 +95,8 @@ class SceneIndex:
         box_center_m, box_size_m, box_yaw_rad, box_velocity_mps, box_class, box_instance: see `Boxes`.
         dataset: which data set it is, one of `DATASETS`: what an environment id asks for.
         label_format: how the files of ``label_path`` are read, one of `LABEL_FORMATS`.
-        truth_path: (F,) str, relative to ``root``: the true labels, where ``label_path`` holds something else (the
-            predictions of a perception model); None where ``label_path`` is the truth.
+        truth_path: (F,) str, relative to ``root``: the true labels, where ``label_path`` holds the predictions of a
+            perception model; None where ``label_path`` is the truth.
         truth_format: how the files of ``truth_path`` are read.
         faithful: prepared with ``--faithful``: commands, motion and (Waymo) frame transforms are the original's.
     """
@@ -112,38 +131,29 @@ class SceneIndex:
         wanted = {
             "scene_split": (scenes,),
             "scene_start": (scenes + 1,),
-            "label_path": (frames,),
-            "timestamp_us": (frames,),
-            "translation_m": (frames, 3),
-            "rotation": (frames, 4),
-            "command": (frames,),
-            "motion": (frames, 3),
+            **{name: (frames, *row) for name, row in _FRAME_COLUMNS.items()},
             "box_start": (frames + 1,),
-            "box_center_m": (boxes, 3),
-            "box_size_m": (boxes, 3),
-            "box_yaw_rad": (boxes,),
-            "box_velocity_mps": (boxes, 2),
-            "box_instance": (boxes,),
-            **({"truth_path": (frames,)} if self.truth_path is not None else {}),
+            **{name: (boxes,) for name in BOX_COLUMNS},
+            **{"box_center_m": (boxes, 3), "box_size_m": (boxes, 3), "box_velocity_mps": (boxes, 2)},
         }
-        remedy = "run `python -m world_model.prepare` again on the data set"
         for name, shape in wanted.items():
-            if getattr(self, name).shape != shape:
-                raise DataError(f"index column {name} has shape {getattr(self, name).shape}", str(shape), remedy)
+            column = getattr(self, name)
+            if column is not None and column.shape != shape:
+                raise DataError(f"index column {name} has shape {column.shape}", str(shape), _REMEDY)
         for name, end in (("scene_start", frames), ("box_start", boxes)):
             start = getattr(self, name)
             if start[0] != 0 or start[-1] != end or (np.diff(start) < 0).any():
                 found = f"index column {name} is not a list of offsets from 0 to {end}"
-                raise DataError(found, "rising offsets", remedy)
+                raise DataError(found, "rising offsets", _REMEDY)
         if not (np.isfinite(self.translation_m).all() and np.isfinite(self.rotation).all()):
-            raise DataError("the index holds ego poses that are not finite", "finite poses", remedy)
-        if frames and not ((self.command >= 0) & (self.command < 3)).all():
-            raise DataError("the index holds commands outside 0..2", "0 right, 1 left, 2 straight", remedy)
-        if boxes and not (self.box_class < FREE).all():
-            raise DataError("the index holds box classes outside 0..16", "Occ3D class ids", remedy)
+            raise DataError("the index holds ego poses that are not finite", "finite poses", _REMEDY)
+        if not ((self.command >= 0) & (self.command < 3)).all():
+            raise DataError("the index holds commands outside 0..2", "0 right, 1 left, 2 straight", _REMEDY)
+        if not (self.box_class < FREE).all():
+            raise DataError("the index holds box classes outside 0..16", "Occ3D class ids", _REMEDY)
         for name, known in (("dataset", DATASETS), ("label_format", LABEL_FORMATS), ("truth_format", LABEL_FORMATS)):
             if getattr(self, name) not in known:
-                raise DataError(f"the index says {name} = {getattr(self, name)!r}", f"one of {tuple(known)}", remedy)
+                raise DataError(f"the index says {name} = {getattr(self, name)!r}", f"one of {tuple(known)}", _REMEDY)
 
     def scenes(self, split: str) -> list[int]:
         """Scene numbers of a split ("train", "val", or "all").
@@ -164,7 +174,7 @@ class SceneIndex:
         return range(int(self.scene_start[scene]), int(self.scene_start[scene + 1]))
 
     def read_labels(self, frame: int, shape: tuple[int, ...] = OCC3D.shape) -> NDArray[Any]:
-        """What is observed at a keyframe: labels (X, Y, Z) uint8, in Occ3D classes whatever the files hold.
+        """The observed labels (X, Y, Z) uint8 of a keyframe, in Occ3D classes whatever the files hold.
 
         Raises:
             DataError: the frame has no labels, or its file is missing or damaged.
@@ -193,66 +203,51 @@ class SceneIndex:
     def curr_to_prev(self, frame: int) -> NDArray[Any]:
         """(4, 4) float64 transform from a frame's ego frame to that of the frame before it in the index.
 
-        The original's Waymo reader multiplies the poses the wrong way round; a faithful index keeps that, since
+        The original's Waymo reader multiplies the poses in the wrong order. A faithful index does the same, because
         published scores were made with it.
         """
         before, now = self.ego_to_global[frame - 1], self.ego_to_global[frame]
-        if self.faithful and self.dataset == "waymo":
-            return now @ np.linalg.inv(before)
-        return np.linalg.inv(before) @ now
+        wrong = self.faithful and self.dataset == "waymo"
+        transform: NDArray[Any] = now @ np.linalg.inv(before) if wrong else np.linalg.inv(before) @ now
+        return transform
 
     def part(self, runs: Sequence[tuple[str, range]]) -> SceneIndex:
         """Some runs of consecutive frames as scenes of their own.
 
         Args:
-            runs: name of the new scene and its frame numbers here, all of one scene; in the order they shall have.
+            runs: at least one: name of the new scene and its frame numbers here, all of one scene.
         """
         owner = [int(np.searchsorted(self.scene_start, run.start, side="right")) - 1 for _, run in runs]
-        frames = np.concatenate([np.arange(run.start, run.stop) for _, run in runs] or [np.zeros(0, np.int64)])
-        spans = [np.arange(self.box_start[run.start], self.box_start[run.stop]) for _, run in runs]
-        boxes = np.concatenate([*spans, np.zeros(0, np.int64)]).astype(np.int64)
-        counts = self.box_start[frames + 1] - self.box_start[frames]
-        columns: dict[str, Any] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name in _FRAME_COLUMNS and value is not None:
-                value = value[frames]
-            elif field.name.startswith("box_") and field.name != "box_start":
-                value = value[boxes]
-            columns[field.name] = value
-        columns["scene_name"] = np.array([name for name, _ in runs], dtype=str)
-        columns["scene_split"] = self.scene_split[owner]
-        columns["scene_start"] = np.cumsum([0, *(len(run) for _, run in runs)]).astype(np.int64)
-        columns["box_start"] = np.cumsum([0, *counts]).astype(np.int64)
-        return SceneIndex(**columns)
+        frames = np.concatenate([np.arange(run.start, run.stop) for _, run in runs])
+        boxes = np.concatenate([np.arange(self.box_start[run.start], self.box_start[run.stop]) for _, run in runs])
+        columns = {name: getattr(self, name)[frames] for name in _FRAME_COLUMNS if getattr(self, name) is not None}
+        return replace(
+            self,
+            scene_name=np.array([name for name, _ in runs], dtype=str),
+            scene_split=self.scene_split[owner],
+            scene_start=np.cumsum([0, *(len(run) for _, run in runs)]).astype(np.int64),
+            box_start=np.cumsum([0, *np.diff(self.box_start)[frames]]).astype(np.int64),
+            **columns,
+            **{name: getattr(self, name)[boxes] for name in BOX_COLUMNS},
+        )
 
     def boxes(self, frame: int) -> Boxes:
         """Annotated objects of a keyframe, in its ego frame."""
-        part = slice(int(self.box_start[frame]), int(self.box_start[frame + 1]))
-        return Boxes(
-            center_m=self.box_center_m[part],
-            size_m=self.box_size_m[part],
-            yaw_rad=self.box_yaw_rad[part],
-            velocity_mps=self.box_velocity_mps[part],
-            class_id=self.box_class[part],
-            instance=self.box_instance[part],
-        )
+        rows = slice(int(self.box_start[frame]), int(self.box_start[frame + 1]))
+        return Boxes(**{name: getattr(self, column)[rows] for column, name in BOX_COLUMNS.items()})
 
     @cached_property
     def ego_to_global(self) -> NDArray[Any]:
         """(F, 4, 4) float64 poses."""
-        w, x, y, z = (self.rotation / np.linalg.norm(self.rotation, axis=1, keepdims=True)).T
         pose = np.zeros((len(self.token), 4, 4))
-        pose[:, 0, :3] = np.stack((1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)), -1)
-        pose[:, 1, :3] = np.stack((2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)), -1)
-        pose[:, 2, :3] = np.stack((2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)), -1)
+        pose[:, :3, :3] = rotation_matrix(self.rotation / np.linalg.norm(self.rotation, axis=1, keepdims=True))
         pose[:, :3, 3] = self.translation_m
         pose[:, 3, 3] = 1
         return pose
 
     @cached_property
     def fingerprint(self) -> str:
-        """Short hash of what the frames are (tokens, poses, commands, splits): stored with every checkpoint."""
+        """Short hash of the frames (tokens, poses, commands, splits); every checkpoint stores it."""
         digest = hashlib.sha256(self.source.encode())
         for column in (self.scene_name, self.scene_split, self.token, self.label_path):
             digest.update("\n".join(column.tolist()).encode())

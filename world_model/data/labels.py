@@ -1,6 +1,6 @@
-"""Read the occupancy labels of one keyframe, whatever format they are in, and trust nothing about the file.
+"""Read the occupancy labels of one keyframe in any known format, and check everything about the file.
 
-Every format ends in Occ3D's 18 classes on its grid, so nothing behind this module knows where labels come from.
+Every format ends in Occ3D's 18 classes on its grid, so no other module depends on the format of the label files.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from world_model.core.errors import DataError
-from world_model.core.files import DAMAGED_NPZ, NPY_HEADER
+from world_model.core.files import DAMAGED_NPZ, read_npy
 from world_model.core.grid import FREE, OCC3D
 
 WAYMO_CLASSES: dict[int, int] = {
@@ -77,7 +77,7 @@ def read_labels_of(path: str | Path, label_format: str, shape: tuple[int, ...] =
     labels = _read(path, kind.key, shape, FREE if kind.table is None else 255)
     if kind.classes is None or kind.table is None:
         return labels
-    mapped = kind.table[labels]
+    mapped: NDArray[Any] = kind.table[labels]
     if (mapped == UNKNOWN).any():
         strange = np.unique(labels[mapped == UNKNOWN]).tolist()
         raise DataError(
@@ -115,10 +115,9 @@ def _read(path: str | Path, key: str, shape: tuple[int, ...], highest: int) -> N
             claimed = archive.zip.getinfo(f"{key}.npy").file_size
             if claimed > 8 * math.prod(shape) + 4096:
                 raise DataError(f"{path}: {key} takes {claimed} bytes", f"integers of shape {tuple(shape)}", remedy)
-            # Unpacking runs beside other threads, reading the header must not.
+            # Unpacked outside the lock of `read_npy`, so that threads gain.
             unpacked = io.BytesIO(archive.zip.read(f"{key}.npy"))
-        with NPY_HEADER:
-            labels = np.lib.format.read_array(unpacked, allow_pickle=False)
+        labels = read_npy(unpacked)
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist", "a label file (npz)", remedy) from error
     except DataError:
@@ -129,4 +128,5 @@ def _read(path: str | Path, key: str, shape: tuple[int, ...], highest: int) -> N
         raise DataError(f"{path}: {key} is {labels.dtype} {labels.shape}", f"integers of shape {tuple(shape)}", remedy)
     if labels.size and (labels.min() < 0 or labels.max() > highest):
         raise DataError(f"{path}: {key} ranges over {labels.min()}..{labels.max()}", f"0..{highest}", remedy)
-    return labels.astype(np.uint8, copy=False)
+    found: NDArray[Any] = labels.astype(np.uint8, copy=False)
+    return found

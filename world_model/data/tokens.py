@@ -140,7 +140,7 @@ def _open(path: Path, shape: tuple[int, ...]) -> NDArray[Any]:
     remedy = "delete it and run `python -m world_model.encode_tokens` again"
     try:
         with NPY_HEADER:
-            tokens = np.load(path, mmap_mode="r", allow_pickle=False)
+            tokens: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{path} cannot be read ({error})", f"float16 tokens {shape}", remedy) from error
     if tokens.dtype != np.float16 or tokens.shape != shape:

@@ -17,7 +17,7 @@ GRID = VoxelGrid(shape=(40, 40, 16), lower_m=(-8.0, -8.0, -1.0))
 
 @pytest.fixture
 def index(scenes_root: Path) -> SceneIndex:
-    return read_nuscenes(scenes_root)[0]
+    return read_nuscenes(scenes_root).to_index()[0]
 
 
 def test_windows_stay_in_their_scene(index: SceneIndex) -> None:

@@ -17,7 +17,7 @@ from world_model.prepare import Prepare, prepare
 
 @pytest.fixture
 def index(scenes_root: Path) -> SceneIndex:
-    return read_nuscenes(scenes_root)[0]
+    return read_nuscenes(scenes_root).to_index()[0]
 
 
 def test_a_cut_holds_the_same_frames(index: SceneIndex) -> None:

@@ -13,7 +13,7 @@ from world_model.data.index import INDEX_NAME, SceneIndex
 
 @pytest.fixture
 def index(scenes_root: Path) -> SceneIndex:
-    return read_nuscenes(scenes_root)[0]
+    return read_nuscenes(scenes_root).to_index()[0]
 
 
 def test_save_and_load_are_inverse(index: SceneIndex, tmp_path: Path) -> None:

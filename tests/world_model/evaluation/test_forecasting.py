@@ -29,7 +29,7 @@ ROWS = (*BASELINES, "tokenizer", "ii-world gt-ego", "ii-world pred-ego")
 
 @pytest.fixture
 def index(scenes_root: Path) -> SceneIndex:
-    return read_nuscenes(scenes_root)[0]
+    return read_nuscenes(scenes_root).to_index()[0]
 
 
 @pytest.fixture(scope="module")

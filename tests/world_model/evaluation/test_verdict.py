@@ -148,7 +148,7 @@ def test_what_was_not_measured_does_not_hold() -> None:
 def test_scenes_that_no_verdict_can_come_from_are_refused_at_once(
     scenes_root: Path, tmp_path: Path, source: str, found: str
 ) -> None:
-    index = replace(read_nuscenes(scenes_root)[0], source=source)
+    index = replace(read_nuscenes(scenes_root).to_index()[0], source=source)
     index.save(tmp_path / "index.npz")
     with pytest.raises(DataError, match=rf"{found}[\s\S]*make_synthetic"):
         verdict(Verdict(index=tmp_path / "index.npz", out=tmp_path / "verdict"))

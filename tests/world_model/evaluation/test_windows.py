@@ -13,7 +13,7 @@ from world_model.evaluation.forecasting.windows import choose_windows
 
 @pytest.fixture
 def index(make_scenes) -> SceneIndex:  # type: ignore[no-untyped-def]
-    return read_nuscenes(make_scenes(frames=(11, 14, 13)))[0]
+    return read_nuscenes(make_scenes(frames=(11, 14, 13))).to_index()[0]
 
 
 def test_strides_and_limits(index: SceneIndex) -> None:

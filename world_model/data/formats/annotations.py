@@ -1,7 +1,8 @@
-"""nuScenes annotations as index columns: boxes of every keyframe, in its ego frame, with velocities."""
+"""nuScenes annotations: boxes of every keyframe, in its ego frame, with velocities."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from array import array
 from collections.abc import Sequence
@@ -13,19 +14,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from world_model.core.errors import DataError
+from world_model.core.geometry import rotation_matrix
 from world_model.data.formats.categories import class_of_category
+from world_model.data.formats.recording import boxes_of
 from world_model.data.formats.tables import Row, iterate_table, lookup, read_by_token
+from world_model.data.index import Boxes
 
 MAX_VELOCITY_GAP_S = 1.5
-"""Longest time between two annotations of an object that still gives a velocity (twice that for a central one)."""
+"""Longest time between two annotations that give a velocity (twice that for a central difference)."""
 WIDTH = {"translation": 3, "size": 3, "rotation": 4}
 """Numbers in the columns of an annotation."""
 
 
 def read_boxes(
     folder: Path, frames: Sequence[str], ego_to_global: NDArray[Any], sample_time_us: dict[str, int]
-) -> dict[str, NDArray[Any]]:
-    """The box columns of a `SceneIndex`.
+) -> list[Boxes]:
+    """The boxes of every frame.
 
     Args:
         folder: the folder of the nuScenes version.
@@ -33,40 +37,35 @@ def read_boxes(
         ego_to_global: (F, 4, 4) their ego poses.
         sample_time_us: timestamps of all samples of the tables.
 
-    Returns:
-        ``box_start`` (F + 1,) and, over N boxes sorted by frame, ``box_center_m`` (N, 3), ``box_size_m`` (N, 3: length,
-        width, height), ``box_yaw_rad`` (N,), ``box_velocity_mps`` (N, 2), ``box_class`` (N,), ``box_instance`` (N,).
-
     Raises:
         DataError: a table is missing or broken, a reference leads nowhere, or a number is not finite.
     """
     classes, instances = _read_instances(folder)
     table = _read_annotations(folder, instances, {token: i for i, token in enumerate(sample_time_us)})
     time_s = np.array(list(sample_time_us.values()), np.int64) * 1e-6
-    frame_of_sample = np.full(len(time_s), -1, np.int64)
     position = {token: i for i, token in enumerate(frames)}
-    frame_of_sample[[i for i, token in enumerate(sample_time_us) if token in position]] = [
-        position[token] for token in sample_time_us if token in position
-    ]
-    frame = frame_of_sample[table.sample]
+    frame = np.array([position.get(token, -1) for token in sample_time_us], np.int64)[table.sample]
     rows = np.flatnonzero(frame >= 0)
     rows = rows[np.argsort(frame[rows], kind="stable")]
     frame = frame[rows]
 
     rotation = ego_to_global[frame, :3, :3]
     # Column vectors are rotated into the ego frame by the transposed rotation: sum over the first matrix index.
-    heading = np.einsum("nji,nj->ni", rotation, _heading(table.rotation[rows]))
+    quaternion = table.rotation[rows]
+    quaternion = quaternion / np.linalg.norm(quaternion, axis=1, keepdims=True)
+    heading = np.einsum("nji,nj->ni", rotation, rotation_matrix(quaternion)[:, :, 0])
     velocity = np.einsum("nji,nj->ni", rotation, _velocities(table, time_s, rows))
     center = np.einsum("nji,nj->ni", rotation, table.translation[rows] - ego_to_global[frame, :3, 3])
-    return {
-        "box_start": np.searchsorted(frame, np.arange(len(frames) + 1)).astype(np.int64),
-        "box_center_m": center.astype(np.float32),
-        "box_size_m": table.size[rows][:, [1, 0, 2]].astype(np.float32),
-        "box_yaw_rad": np.arctan2(heading[:, 1], heading[:, 0]).astype(np.float32),
-        "box_velocity_mps": velocity[:, :2].astype(np.float32),
-        "box_class": np.array(classes, np.uint8)[table.instance[rows]],
-        "box_instance": table.instance[rows],
-    }
+    boxes = boxes_of(
+        center,
+        table.size[rows][:, [1, 0, 2]],
+        np.arctan2(heading[:, 1], heading[:, 0]),
+        velocity[:, :2],
+        np.array(classes, np.uint8)[table.instance[rows]],
+        table.instance[rows],
+    )
+    start = np.searchsorted(frame, np.arange(len(frames) + 1))
+    return [boxes.select(slice(a, b)) for a, b in itertools.pairwise(start)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,9 +160,3 @@ def _velocities(table: _Annotations, time_s: NDArray[Any], rows: NDArray[Any]) -
     known = (dt_s > 0) & (dt_s <= limit)
     moved = table.translation[last] - table.translation[first]
     return np.where(known[:, None], moved / np.where(known, dt_s, 1.0)[:, None], np.nan)
-
-
-def _heading(quaternion: NDArray[Any]) -> NDArray[Any]:
-    """(N, 3) direction of the rotated x axis of (N, 4) quaternions (w, x, y, z)."""
-    w, x, y, z = (quaternion / np.linalg.norm(quaternion, axis=1, keepdims=True)).T
-    return np.stack((1 - 2 * (y * y + z * z), 2 * (x * y + w * z), 2 * (x * z - w * y)), -1)

@@ -1,8 +1,8 @@
-"""What is missing from a data set, and how its scenes are cut so that every scene that is left is whole.
+"""What is missing from a data set, and how its scenes are cut so that no frame is missing inside a scene.
 
-A world model takes half a second from frame to frame for granted, and its memory takes it for granted that no frame
-was left out. So a scene is cut wherever a label file is missing, wherever the data say that a frame is missing, and
-wherever the clock shows it; nothing is bridged silently.
+A world model takes it for granted that frames are half a second apart, and its memory that no frame was left out. So a
+scene is cut wherever a label file is missing, wherever the data say that a frame is missing, and wherever the
+timestamps show it. No gap is bridged silently.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SHORTEST_PART = 2
 
 @dataclass(frozen=True, kw_only=True)
 class ImportReport:
-    """What a person should know about an import beyond the index.
+    """What an import left out, cut or found unusual.
 
     Attributes:
         frames: frames that the data set names.
@@ -55,27 +55,31 @@ class ImportReport:
     empty_splits: tuple[str, ...] = ()
     scene_frames: tuple[int, int] = (0, 0)
 
-    def lines(self) -> list[str]:
-        """The report for people: nothing if all is well but the lengths of the scenes."""
-        low, high = USUAL_STEP_S
-        lines = [f"scenes of {self.scene_frames[0]}..{self.scene_frames[1]} frames"]
+    def warnings(self) -> list[str]:
+        """One entry (of one or more lines) for each kind of gap; strict imports refuse data with any."""
+        found = []
         if self.missing_labels:
             shares = ", ".join(f"{split} {count}" for split, count in sorted(self.missing_by_split.items()))
-            lines.append(f"WARNING: {self.missing_labels} of {self.frames} frames without labels left out ({shares}):")
-            lines += [f"    {path}" for path in self.examples]
+            paths = "".join(f"\n    {path}" for path in self.examples)
+            found.append(f"{self.missing_labels} of {self.frames} frames without labels left out ({shares}):{paths}")
         if self.broken_steps:
-            lines.append(f"WARNING: frames are missing at {self.broken_steps} places between frames that are there")
+            found.append(f"frames are missing at {self.broken_steps} places between frames that are there")
         if self.long_steps:
-            lines.append(f"WARNING: {self.long_steps} steps longer than {LONGEST_STEP_S} s: a frame is missing there")
+            found.append(f"{self.long_steps} steps longer than {LONGEST_STEP_S} s: a frame is missing there")
         if self.cut_scenes or self.dropped_scenes:
-            lines.append(
-                f"WARNING: {self.cut_scenes} scenes cut into whole parts (NAME, NAME#2, ...), {self.dropped_scenes} "
-                "scenes dropped; --strict refuses such data"
-            )
+            cut = f"{self.cut_scenes} scenes cut into whole parts (NAME, NAME#2, ...)"
+            found.append(f"{cut}, {self.dropped_scenes} scenes dropped")
+        return found
+
+    def lines(self) -> list[str]:
+        """The whole report; the lengths of the scenes alone if nothing is missing or unusual."""
+        (low, high), (shortest, longest) = USUAL_STEP_S, self.scene_frames
+        lines = [f"scenes of {shortest}..{longest} frames", *(f"WARNING: {text}" for text in self.warnings())]
+        if self.cut_scenes or self.dropped_scenes:
+            lines[-1] += "; --strict refuses such data"
         if self.unusual_steps:
             lines.append(f"NOTE: {self.unusual_steps} steps between frames lie outside {low}..{high} s")
-        lines += [f"NOTE: split {split!r} is empty: {_WHAT_FAILS[split]}" for split in self.empty_splits]
-        return lines
+        return lines + [f"NOTE: split {split!r} is empty: {_WHAT_FAILS[split]}" for split in self.empty_splits]
 
 
 _WHAT_FAILS = {
@@ -84,31 +88,30 @@ _WHAT_FAILS = {
 }
 
 
-def keep_whole(
+def cut_at_gaps(
     index: SceneIndex,
     *,
     strict: bool,
     follows: NDArray[Any] | None = None,
     longest_step_s: float = LONGEST_STEP_S,
 ) -> tuple[SceneIndex, ImportReport]:
-    """Leave out frames whose label files are missing, and cut scenes wherever something is missing.
+    """Leave out frames whose label files are missing, and cut scenes wherever a frame is missing.
 
     Args:
         index: all frames that a data set names.
-        strict: raise if anything is missing.
+        strict: raise if a frame is missing.
         follows: (F,) bool, False for frames before which the data say that frames are missing.
-        longest_step_s: longer steps mean a missing frame; infinity to keep everything together.
+        longest_step_s: a longer step means a missing frame; infinity keeps everything together.
 
     Raises:
-        DataError: something is missing and ``strict`` is set, or no frame is left.
+        DataError: a frame is missing and ``strict`` is set, or no frame is left.
     """
-    missing = _missing(index)
-    total = len(index.token)
-    step_s = np.diff(index.timestamp_us, prepend=index.timestamp_us[:1]) * 1e-6
-    first = np.zeros(total, bool)
+    files = _label_files(index)
+    missing = np.array([not all(map(os.path.isfile, frame)) for frame in files], bool)
+    first = np.zeros(len(files), bool)
     first[index.scene_start[:-1]] = True
-    broken = np.zeros(total, bool) if follows is None else ~follows & ~first
-    long = (step_s > longest_step_s) & ~first & ~broken
+    broken = np.zeros(len(files), bool) if follows is None else ~follows & ~first
+    long = (_steps_s(index) > longest_step_s) & ~first & ~broken
     runs, cut, dropped = [], 0, 0
     for scene, name in enumerate(index.scene_name.tolist()):
         frames = index.frames(scene)
@@ -116,22 +119,20 @@ def keep_whole(
         cut += bool(parts) and parts != [frames]
         dropped += not parts
         runs += [(name if n == 1 else f"{name}#{n}", part) for n, part in enumerate(parts, start=1)]
-    paths = _paths(index, np.flatnonzero(missing)[:5])
+    examples = tuple(f for n in np.flatnonzero(missing)[:5] for f in files[n] if not os.path.isfile(f))
     if not runs:
-        listed = "\n    ".join(paths)
+        listed = "\n    ".join(examples)
         remedy = "unpack the labels there; --label-folder and --truth-folder name other folders"
         raise DataError(f"no frame has labels, the first that are missing:\n    {listed}", "label files", remedy)
-    kept = index if not (missing.any() or broken.any() or long.any()) else index.part(runs)
-    starts = np.zeros(len(kept.token), bool)
-    starts[kept.scene_start[:-1]] = True
-    step_s = np.diff(kept.timestamp_us, prepend=kept.timestamp_us[:1])[~starts] * 1e-6
+    kept = index.part(runs) if (missing | broken | long).any() else index
+    step_s = np.delete(_steps_s(kept), kept.scene_start[:-1])
     lengths = np.diff(kept.scene_start)
-    owner = np.repeat(index.scene_split, np.diff(index.scene_start))
+    split = np.repeat(index.scene_split, np.diff(index.scene_start))[missing]
     report = ImportReport(
-        frames=total,
+        frames=len(files),
         missing_labels=int(missing.sum()),
-        missing_by_split={str(s): int((missing & (owner == s)).sum()) for s in np.unique(owner[missing])},
-        examples=paths,
+        missing_by_split={str(name): int((split == name).sum()) for name in np.unique(split)},
+        examples=examples,
         broken_steps=int(broken.sum()),
         long_steps=int(long.sum()),
         unusual_steps=int(((step_s < USUAL_STEP_S[0]) | (step_s > USUAL_STEP_S[1])).sum()),
@@ -141,8 +142,7 @@ def keep_whole(
         scene_frames=(int(lengths.min()), int(lengths.max())),
     )
     if strict and kept is not index:
-        told = [line.removeprefix("WARNING: ") for line in report.lines() if not line.startswith(("scenes of", "NOTE"))]
-        found = "\n  ".join(line.removesuffix("; --strict refuses such data") for line in told)
+        found = "\n".join(report.warnings()).replace("\n", "\n  ")
         raise DataError(
             f"data with gaps, refused by --strict:\n  {found}",
             "every frame with its labels",
@@ -151,27 +151,17 @@ def keep_whole(
     return kept, report
 
 
-def _missing(index: SceneIndex) -> NDArray[Any]:
-    """(F,) bool: the file of the labels, or that of the true labels, is not there."""
-    gone = np.zeros(len(index.token), bool)
-    for column in _columns(index):
-        gone |= np.array([not (path and os.path.isfile(_where(index, path))) for path in column.tolist()], bool)
-    return gone
+def _steps_s(index: SceneIndex) -> NDArray[Any]:
+    """(F,) seconds since the frame before in the index; 0 for the first frame."""
+    return np.diff(index.timestamp_us, prepend=index.timestamp_us[:1]) * 1e-6
 
 
-def _paths(index: SceneIndex, frames: NDArray[Any]) -> tuple[str, ...]:
-    """The missing files of some frames."""
-    files = [_where(index, str(column[frame])) for frame in frames for column in _columns(index)]
-    return tuple(file for file in files if not os.path.isfile(file))
-
-
-def _columns(index: SceneIndex) -> list[NDArray[Any]]:
-    return [index.label_path] if index.truth_path is None else [index.label_path, index.truth_path]
-
-
-def _where(index: SceneIndex, path: str) -> str:
+def _label_files(index: SceneIndex) -> list[tuple[str, ...]]:
+    """For every frame the file of its labels and, where they are predictions, that of the true labels."""
+    columns = [index.label_path] if index.truth_path is None else [index.label_path, index.truth_path]
     # The folder of the index may not exist yet, so its ".." cannot be left to the file system.
-    return os.path.normpath(os.path.join(index.root, path))
+    files = [[os.path.normpath(os.path.join(index.root, path)) for path in column.tolist()] for column in columns]
+    return list(zip(*files, strict=True))
 
 
 def _parts(frames: range, missing: NDArray[Any], cut: NDArray[Any]) -> list[range]:

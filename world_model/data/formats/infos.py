@@ -1,9 +1,9 @@
-"""The original's info files -> `SceneIndex`: ``world-nuscenes_infos_{train,val}.pkl`` beside the label folder.
+"""The original's info files -> `DataSet`: ``world-nuscenes_infos_{train,val}.pkl`` beside the label folder.
 
 Such a file is a pickle of {"infos": [one dict per keyframe], "metadata": {...}}. What is used of a keyframe:
 
-    token, prev, scene_token, timestamp              its names, and when it was (microseconds)
-    occ_path                                         .../gts/<scene name>/<token>: where its labels lie
+    token, prev, scene_token, timestamp              its names, and its time (microseconds)
+    occ_path                                         .../gts/<scene name>/<token>: the folder of its labels
     ego2global_translation, ego2global_rotation      the ego pose at LiDAR time
     gt_ego_fut_cmd                                   one-hot right, left, straight
     gt_boxes, gt_names, gt_velocity                  objects in the LiDAR frame: x, y, z, width, length, height, and the
@@ -25,13 +25,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from world_model.core.errors import DataError
+from world_model.core.geometry import rotation_matrix
 from world_model.data.formats.categories import class_of_name
-from world_model.data.formats.gaps import ImportReport, keep_whole
-from world_model.data.formats.nuscenes import check_label_folder
+from world_model.data.formats.label_folders import LabelFolders
 from world_model.data.formats.pickles import load_pickle
 from world_model.data.formats.poses import checked_poses
-from world_model.data.formats.recording import NO_BOXES, Drive, build_index, source_name
-from world_model.data.index import COMMANDS, Boxes, SceneIndex
+from world_model.data.formats.recording import NO_BOXES, DataSet, Recording, boxes_of
+from world_model.data.index import COMMANDS, Boxes
 
 PATTERN = "*infos*_{split}.pkl"
 REMEDY = "take the original's file, or one with the same fields"
@@ -63,45 +63,36 @@ def read_infos(
     *,
     label_folder: str = "gts",
     truth_folder: str | None = None,
-    source: str | None = None,
-    index_folder: str | Path | None = None,
-    strict: bool = False,
     faithful: bool = False,
-) -> tuple[SceneIndex, ImportReport]:
-    """Read info files and look for the labels they speak of.
+) -> DataSet:
+    """Read info files.
 
     Args:
         root: the folder of the label folder, and of the info files unless they are named.
         files: info files, each named ..._train.pkl or ..._val.pkl.
-        label_folder, truth_folder, source, index_folder, strict: as `world_model.data.formats.nuscenes.read_nuscenes`.
+        label_folder, truth_folder: as `world_model.data.formats.nuscenes.read_nuscenes`.
         faithful: take the motion features of the file, as the original's models were trained with; otherwise they
             are derived from the poses.
 
     Raises:
-        DataError: a file is missing, damaged or hostile, lacks a field, or holds values that cannot be.
+        DataError: a file is missing, damaged or hostile, lacks a field, or holds impossible values.
     """
     root = Path(root)
-    for labels in filter(None, (label_folder, truth_folder)):
-        check_label_folder(root / labels)
+    labels = LabelFolders(root=root, labels=label_folder, truth=truth_folder)
     files = list(files) or find_infos(root)
-    drives: list[Drive] = []
+    recordings: list[Recording] = []
     for file in files:
         scenes = _by_scene(load_infos(file), file)
         print(f"{file.name}: {sum(map(len, scenes))} keyframes of {len(scenes)} scenes", flush=True)
-        split = _split_of(file)
-        drives += [_drive(infos, split, root, label_folder, truth_folder, faithful, file) for infos in scenes]
-    index = build_index(
-        drives,
-        index_folder=Path(index_folder) if index_folder else root,
-        source=source_name(
-            root, "nuscenes" if label_folder == "gts" else f"nuscenes, labels of {label_folder}", source
-        ),
+        recordings += [_recording(infos, _split_of(file), labels, faithful, file) for infos in scenes]
+    return DataSet(
+        root=root,
+        name=labels.name,
         where=", ".join(map(str, files)),
-        dataset="stcocc" if truth_folder else "nuscenes",
+        recordings=recordings,
+        dataset=labels.dataset,
         faithful=faithful,
     )
-    follows = np.concatenate([drive.follows for drive in drives if drive.follows is not None])
-    return keep_whole(index, strict=strict, follows=follows)
 
 
 def load_infos(file: Path) -> list[Info]:
@@ -149,32 +140,29 @@ def _by_scene(infos: list[Info], file: Path) -> list[list[Info]]:
     return [sorted(scene, key=lambda info: info["timestamp"]) for scene in scenes.values()]
 
 
-def _drive(
-    infos: list[Info], split: str, root: Path, label_folder: str, truth_folder: str | None, faithful: bool, file: Path
-) -> Drive:
+def _recording(infos: list[Info], split: str, labels: LabelFolders, faithful: bool, file: Path) -> Recording:
     tokens = [info["token"] for info in infos]
     places = [_place(info, file) for info in infos]
     names = {place.parts[0] for place in places}
     if len(names) > 1:
         raise DataError(f"{file}: scene {infos[0]['scene_token']} has the names {sorted(names)}", "one name", REMEDY)
-    where = f"{file}: ego2global"
     translation, rotation = checked_poses(
         [field(info, "ego2global_translation", file) for info in infos],
         [field(info, "ego2global_rotation", file) for info in infos],
-        where,
+        f"{file}: ego2global",
         tokens,
     )
     follows = [True] + [info.get("prev", before) in (before, None) for info, before in zip(infos[1:], tokens)]
-    return Drive(
+    return Recording(
         name=names.pop(),
         split=split,
         token=tokens,
         timestamp_us=np.array([int(info["timestamp"]) for info in infos], np.int64),
         translation_m=translation,
         rotation=rotation,
-        label_path=[root / label_folder / place / "labels.npz" for place in places],
-        truth_path=[root / truth_folder / place / "labels.npz" for place in places] if truth_folder else None,
-        command=_commands(infos, file),
+        label_path=labels.label_paths(places),
+        truth_path=labels.truth_paths(places),
+        command=_commands(infos, file) if any("gt_ego_fut_cmd" in info for info in infos) else None,
         motion=_motion(infos, file) if faithful else None,
         follows=np.array(follows),
         boxes=[_boxes(info, file) for info in infos],
@@ -185,21 +173,18 @@ def _place(info: Info, file: Path) -> Path:
     """<scene name>/<token>, the last two parts of occ_path; a path that would lead elsewhere is refused."""
     parts = Path(field(info, "occ_path", file, str).removesuffix("/labels.npz")).parts[-2:]
     if len(parts) != 2 or not all(re.fullmatch(r"[\w+-][\w.+-]*", part) for part in parts):
-        found = f"{file}: keyframe {info['token']}: occ_path is {info['occ_path']!r}"
-        raise DataError(found, ".../<scene name>/<token>", REMEDY)
+        raise _impossible(info, "occ_path", repr(info["occ_path"]), ".../<scene name>/<token>", file)
     return Path(*parts)
 
 
-def _commands(infos: list[Info], file: Path) -> NDArray[Any] | None:
-    """(N,) int8, or None where the file has no commands."""
-    if not any("gt_ego_fut_cmd" in info for info in infos):
-        return None
+def _commands(infos: list[Info], file: Path) -> NDArray[Any]:
+    """(N,) int8."""
     rows = [np.asarray(field(info, "gt_ego_fut_cmd", file)).reshape(-1) for info in infos]
     for info, row in zip(infos, rows):
         if row.shape != (3,) or row.dtype.kind not in "biuf" or sorted(row.tolist()) != [0, 0, 1]:
-            found = f"{file}: keyframe {info['token']}: gt_ego_fut_cmd is {row.tolist()[:6]}"
-            raise DataError(found, f"one-hot over {COMMANDS}", REMEDY)
-    return np.argmax(rows, axis=1).astype(np.int8)
+            raise _impossible(info, "gt_ego_fut_cmd", row.tolist()[:6], f"one-hot over {COMMANDS}", file)
+    command: NDArray[Any] = np.argmax(rows, axis=1).astype(np.int8)
+    return command
 
 
 def _motion(infos: list[Info], file: Path) -> NDArray[Any]:
@@ -207,9 +192,14 @@ def _motion(infos: list[Info], file: Path) -> NDArray[Any]:
     rows = [np.asarray(field(info, "gt_ego_lcf_feat", file)).reshape(-1) for info in infos]
     for info, row in zip(infos, rows):
         if row.size < 5 or row.dtype.kind not in "iuf" or not np.isfinite(row[:5]).all():
-            found = f"{file}: keyframe {info['token']}: gt_ego_lcf_feat is {row.tolist()[:9]}"
-            raise DataError(found, "9 finite numbers: vx, vy, ., ., yaw rate, ...", REMEDY)
-    return np.stack([row[[0, 1, 4]] for row in rows]).astype(np.float32)
+            expected = "9 finite numbers: vx, vy, ., ., yaw rate, ..."
+            raise _impossible(info, "gt_ego_lcf_feat", row.tolist()[:9], expected, file)
+    motion: NDArray[Any] = np.stack([row[[0, 1, 4]] for row in rows]).astype(np.float32)
+    return motion
+
+
+def _impossible(info: Info, key: str, value: object, expected: str, file: Path) -> DataError:
+    return DataError(f"{file}: keyframe {info['token']}: {key} is {value}", expected, REMEDY)
 
 
 def _boxes(info: Info, file: Path) -> Boxes:
@@ -221,38 +211,30 @@ def _boxes(info: Info, file: Path) -> Boxes:
     velocity = np.asarray(info.get("gt_velocity", np.full((len(names), 2), np.nan)))
     if not len(names):
         return NO_BOXES
-    right = boxes.ndim == 2 and boxes.shape[1] >= 7 and velocity.ndim == 2 and velocity.shape[1] >= 2
-    right = (
-        right and len(boxes) == len(velocity) == len(names) and {boxes.dtype.kind, velocity.dtype.kind} <= set("iuf")
-    )
-    if not right or not np.isfinite(boxes[:, :7]).all():
+    if not (_rows(boxes, len(names), 7) and _rows(velocity, len(names), 2) and np.isfinite(boxes[:, :7]).all()):
         found = f"{file}: keyframe {info['token']}: gt_boxes {boxes.shape} {boxes.dtype}, {len(names)} gt_names, "
         expected = "N finite rows of 7 numbers, N names, N velocities of 2 numbers"
         raise DataError(f"{found}gt_velocity {velocity.shape} {velocity.dtype}", expected, REMEDY)
-    token = [info["token"]]
-    place, turn = checked_poses(
-        [field(info, "lidar2ego_translation", file)], [field(info, "lidar2ego_rotation", file)], str(file), token
+    place, quaternion = checked_poses(
+        [field(info, "lidar2ego_translation", file)],
+        [field(info, "lidar2ego_rotation", file)],
+        str(file),
+        [info["token"]],
     )
-    rotation = _matrix(turn[0])
+    rotation = rotation_matrix(quaternion[0])
     yaw = -boxes[:, 6].astype(np.float64) - np.pi / 2
     heading = np.stack((np.cos(yaw), np.sin(yaw), np.zeros_like(yaw)), -1) @ rotation.T
-    moving = np.concatenate((velocity[:, :2].astype(np.float64), np.zeros((len(names), 1))), 1) @ rotation.T
-    return Boxes(
-        center_m=(boxes[:, :3].astype(np.float64) @ rotation.T + place[0]).astype(np.float32),
-        size_m=boxes[:, [4, 3, 5]].astype(np.float32),
-        yaw_rad=np.arctan2(heading[:, 1], heading[:, 0]).astype(np.float32),
-        velocity_mps=moving[:, :2].astype(np.float32),
-        class_id=np.array([class_of_name(str(name)) for name in names], np.uint8),
-        instance=np.full(len(names), -1, np.int64),
+    flat = np.concatenate((velocity[:, :2].astype(np.float64), np.zeros((len(names), 1))), 1)
+    return boxes_of(
+        boxes[:, :3].astype(np.float64) @ rotation.T + place[0],
+        boxes[:, [4, 3, 5]],
+        np.arctan2(heading[:, 1], heading[:, 0]),
+        (flat @ rotation.T)[:, :2],
+        [class_of_name(str(name)) for name in names],
+        np.full(len(names), -1),
     )
 
 
-def _matrix(quaternion: NDArray[Any]) -> NDArray[Any]:
-    w, x, y, z = quaternion
-    return np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-        ]
-    )
+def _rows(values: NDArray[Any], count: int, width: int) -> bool:
+    """Whether values are ``count`` rows of at least ``width`` numbers."""
+    return values.ndim == 2 and len(values) == count and values.shape[1] >= width and values.dtype.kind in "iuf"

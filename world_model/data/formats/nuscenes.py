@@ -1,12 +1,11 @@
-"""A nuScenes-layout folder with Occ3D labels -> `SceneIndex`. Works on the real data set and on synthetic scenes alike.
+"""A nuScenes-layout folder with Occ3D labels -> `DataSet`, for the real data set and for synthetic scenes.
 
     ROOT/v1.0-mini/*.json                               the nuScenes tables
-    ROOT/gts/<scene name>/<sample token>/labels.npz     Occ3D labels
-    ROOT/stc-results/...                                the same, predicted by STCOcc (`semantics` only)
+    ROOT/gts/<scene name>/<sample token>/labels.npz     Occ3D labels (`label_folders` says which others)
     ROOT/splits.json                                    optional: {"train": [scene names], "val": [...]}
 
-Without ``splits.json`` the official splits apply, which come with nuscenes-devkit. The tables are read here, so nothing
-else needs the devkit. Ego pose of a keyframe: that of its LIDAR_TOP sweep, the frame in which Occ3D labels are given.
+Without ``splits.json`` the official splits apply, which come with nuscenes-devkit; nothing else needs it. Ego
+pose of a keyframe: that of its LIDAR_TOP sweep, the frame in which Occ3D labels are given.
 """
 
 from __future__ import annotations
@@ -21,12 +20,11 @@ from numpy.typing import NDArray
 from world_model.core.errors import DataError
 from world_model.core.geometry import pose_matrix
 from world_model.data.formats.annotations import read_boxes
-from world_model.data.formats.gaps import ImportReport, keep_whole
+from world_model.data.formats.label_folders import LabelFolders
 from world_model.data.formats.poses import checked_poses
-from world_model.data.formats.recording import Drive, build_index, source_name
+from world_model.data.formats.recording import DataSet, Recording
 from world_model.data.formats.splits import read_splits
-from world_model.data.formats.tables import Row, lookup, read_by_token, read_table
-from world_model.data.index import SceneIndex
+from world_model.data.formats.tables import Row, iterate_table, lookup, read_by_token, read_table
 
 
 def find_version(root: Path) -> str:
@@ -49,36 +47,22 @@ def find_version(root: Path) -> str:
 
 
 def read_nuscenes(
-    root: str | Path,
-    version: str | None = None,
-    *,
-    label_folder: str = "gts",
-    truth_folder: str | None = None,
-    source: str | None = None,
-    index_folder: str | Path | None = None,
-    strict: bool = False,
-) -> tuple[SceneIndex, ImportReport]:
-    """Read the tables of a nuScenes-layout folder and look for its labels.
+    root: str | Path, version: str | None = None, *, label_folder: str = "gts", truth_folder: str | None = None
+) -> DataSet:
+    """Read the tables of a nuScenes-layout folder.
 
     Args:
         root: the folder with the tables' folder and the label folder.
         version: the tables' folder; the only one there is, if not given.
         label_folder: "gts" for Occ3D labels, "stc-results" for STCOcc predictions, ...
         truth_folder: folder of the true labels, where those of ``label_folder`` are predictions.
-        source: what the data is, shown beside every result; "synthetic" where the folder is marked so, else
-            "nuscenes", with the label folder if that is not Occ3D's.
-        index_folder: where the index will lie; its label paths are relative to it. The root, if not given.
-        strict: raise if a frame has no labels, instead of leaving it out and cutting its scene there.
 
     Raises:
-        DataError: tables are missing, broken or contradict each other, or no labels are there.
-        OptionError: synthetic data is to be called something else.
+        DataError: tables are missing, broken or contradict each other, or a label folder does not exist.
     """
     root = Path(root)
-    version = find_version(root) if version is None else version
-    folder = root / version
-    for labels in filter(None, (label_folder, truth_folder)):
-        check_label_folder(root / labels)
+    folder = root / (find_version(root) if version is None else version)
+    labels = LabelFolders(root=root, labels=label_folder, truth=truth_folder)
     samples = read_by_token(folder, "sample")
     rows = read_table(folder, "scene")
     splits = read_splits(root, folder, [row["name"] for row in rows])
@@ -86,50 +70,32 @@ def read_nuscenes(
     _check_all_used(folder, chains, samples)
     tokens = [sample["token"] for chain in chains for sample in chain]
     translation, rotation = _read_ego_poses(folder, tokens)
-    drives, first = [], 0
+    poses = pose_matrix(torch.from_numpy(translation), torch.from_numpy(rotation)).numpy()
+    boxes = read_boxes(folder, tokens, poses, {token: row["timestamp"] for token, row in samples.items()})
+    recordings, first = [], 0
     for row, chain in zip(rows, chains):
         part = slice(first, first + len(chain))
         first += len(chain)
-        places = [Path(row["name"]) / sample["token"] / "labels.npz" for sample in chain]
-        drives.append(
-            Drive(
+        places = [Path(row["name"]) / sample["token"] for sample in chain]
+        recordings.append(
+            Recording(
                 name=row["name"],
                 split=splits[row["name"]],
                 token=tokens[part],
                 timestamp_us=np.array([sample["timestamp"] for sample in chain], np.int64),
                 translation_m=translation[part],
                 rotation=rotation[part],
-                label_path=[root / label_folder / place for place in places],
-                truth_path=[root / truth_folder / place for place in places] if truth_folder else None,
+                label_path=labels.label_paths(places),
+                truth_path=labels.truth_paths(places),
+                boxes=boxes[part],
             )
         )
-    poses = pose_matrix(torch.from_numpy(translation), torch.from_numpy(rotation)).numpy()
-    index = build_index(
-        drives,
-        index_folder=Path(index_folder) if index_folder else root,
-        source=source_name(
-            root, "nuscenes" if label_folder == "gts" else f"nuscenes, labels of {label_folder}", source
-        ),
-        where=str(folder / "sample.json"),
-        boxes=read_boxes(folder, tokens, poses, {token: row["timestamp"] for token, row in samples.items()}),
-        dataset="stcocc" if truth_folder else "nuscenes",
-    )
-    return keep_whole(index, strict=strict)
-
-
-def check_label_folder(folder: Path) -> None:
-    """Raise a `DataError` if there is no such folder of labels."""
-    if not folder.is_dir():
-        beside = sorted(p.name for p in folder.parent.iterdir() if p.is_dir()) if folder.parent.is_dir() else []
-        raise DataError(
-            f"there is no label folder {folder} (beside it: {', '.join(beside[:8]) or 'nothing'})",
-            "<label folder>/<scene>/<sample token>/labels.npz",
-            "unpack the labels there, or name other folders with --label-folder and --truth-folder",
-        )
+    where = str(folder / "sample.json")
+    return DataSet(root=root, name=labels.name, where=where, recordings=recordings, dataset=labels.dataset)
 
 
 def _scene_samples(folder: Path, scene: Row, samples: dict[str, Row]) -> list[Row]:
-    """The keyframes of a scene, by following the chain of tokens; every step must go forward in time."""
+    """The keyframes of a scene, by following the chain of tokens."""
     chain: list[Row] = []
     token = scene["first_sample_token"]
     while token:
@@ -141,16 +107,6 @@ def _scene_samples(folder: Path, scene: Row, samples: dict[str, Row]) -> list[Ro
                 "fetch sample.json again",
             )
         token = chain[-1]["next"]
-    time_us = np.array([sample["timestamp"] for sample in chain], np.int64)
-    wrong = np.flatnonzero(np.diff(time_us) <= 0)
-    if len(wrong):
-        i = int(wrong[0])
-        raise DataError(
-            f"{folder / 'sample.json'}: in {scene['name']} sample {i + 1} ({chain[i + 1]['token']}) has the timestamp "
-            f"{time_us[i + 1]}, sample {i} before it has {time_us[i]}",
-            "timestamps that rise along a scene",
-            "fetch sample.json again",
-        )
     if len(chain) != scene["nbr_samples"]:
         raise DataError(
             f"{folder / 'sample.json'}: {scene['name']} has {len(chain)} linked samples",
@@ -175,11 +131,11 @@ def _read_ego_poses(folder: Path, tokens: list[str]) -> tuple[NDArray[Any], NDAr
     """Translations (F, 3) and unit quaternions (F, 4) of the LIDAR_TOP keyframes of samples."""
     lidars = {row["token"] for row in read_table(folder, "sensor") if row["channel"] == "LIDAR_TOP"}
     mounted = {row["token"] for row in read_table(folder, "calibrated_sensor") if row["sensor_token"] in lidars}
-    pose_of: dict[str, str] = {}
-    for row in read_table(
-        folder, "sample_data", lambda row: row["is_key_frame"] and row["calibrated_sensor_token"] in mounted
-    ):
-        pose_of[row["sample_token"]] = row["ego_pose_token"]
+    pose_of = {
+        row["sample_token"]: row["ego_pose_token"]
+        for row in iterate_table(folder, "sample_data")
+        if row["is_key_frame"] and row["calibrated_sensor_token"] in mounted
+    }
     without = [token for token in tokens if token not in pose_of]
     if without:
         raise DataError(

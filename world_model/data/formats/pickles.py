@@ -1,9 +1,9 @@
-"""Read pickles that other people made, without running anything in them.
+"""Read pickles from other people without running anything in them.
 
-A pickle is a program: whoever wrote it chooses what is imported and called when it is read. The reader here knows
-builtin containers and numbers, numpy arrays, scalars and dtypes (written by numpy 1 and 2 alike), and nothing else.
-What numpy itself would call while unpickling is replaced by functions below that take only what numpy writes, so even
-the admitted names cannot be used for anything but data.
+A pickle is a program: its author chooses what is imported and called when it is read. The reader here knows builtin
+containers and numbers, `collections.OrderedDict` and `defaultdict`, numpy arrays, scalars and dtypes (written by numpy
+1 and 2 alike), and nothing else. The functions that numpy would call while unpickling are replaced by functions below
+that take only what numpy writes. So even the admitted names cannot be used for anything but data.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, ClassVar, TypeGuard
+from typing import IO, Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
 from world_model.core.errors import DataError
+from world_model.core.files import NPY_HEADER
 
 _DTYPE = re.compile(r"[<>|=]?[?bBhHiIlLqQefdgFDGSUaVOMm?biufcSUmM]\d{0,6}(\[[A-Za-z0-9]{1,6}\])?")
 _REMEDY = "take the file from its publisher again; never load it with pickle.load"
@@ -30,18 +31,25 @@ class _Refused(pickle.UnpicklingError):
 
 
 class _Name:
-    """Stands for an importable name in a pickle. It has no attributes, so a pickle cannot change it."""
+    """An importable name that a pickle may mention but not call. It has no attributes, so a pickle cannot change it."""
 
     __slots__ = ()
 
 
-class _NdarrayType(_Name):
-    """numpy.ndarray, where a pickle only mentions it."""
+class _Function:
+    """A function that a pickle may call. Unlike a plain function it refuses new attributes."""
 
-    __slots__ = ()
+    __slots__ = ("_call",)
+    _call: Callable[..., Any]
 
+    def __init__(self, call: Callable[..., Any]) -> None:
+        object.__setattr__(self, "_call", call)
 
-_NDARRAY = _NdarrayType()
+    def __setattr__(self, name: str, value: object) -> None:
+        raise _Refused(f"it sets {name} of a function")
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._call(*arguments)
 
 
 class _Dtype:
@@ -62,7 +70,7 @@ class _Dtype:
 
 
 class _Array(NDArray[Any]):
-    """An array whose contents come in ``__setstate__``, checked there."""
+    """An array whose contents come in ``__setstate__`` and are checked there."""
 
     def __setstate__(self, state: Any) -> None:
         if not isinstance(state, tuple) or len(state) != 5:
@@ -81,97 +89,89 @@ def _is_shape(value: object) -> TypeGuard[tuple[int, ...]]:
     return isinstance(value, tuple) and len(value) <= 8 and all(type(n) is int and n >= 0 for n in value)
 
 
-def _holds(raw: object, size: int) -> bool:
+def _holds(raw: object, size: int) -> TypeGuard[bytes]:
     return isinstance(raw, (bytes, bytearray)) and len(raw) == size
 
 
-class _MakeArray(_Name):
-    __slots__ = ()
-
-    def __call__(self, kind: object, shape: object, typecode: object) -> NDArray[Any]:
-        if kind is not _NDARRAY or shape != (0,) or typecode not in (b"b", "b"):
-            raise _Refused("a numpy array made in an unusual way")
-        return np.ndarray.__new__(_Array, (0,), np.int8)
+_NDARRAY = _Name()
+"""numpy.ndarray, where a pickle only mentions it."""
 
 
-class _MakeDtype(_Name):
-    __slots__ = ()
-
-    def __call__(self, text: object, align: object = False, copy: object = True) -> _Dtype:
-        if not isinstance(text, str) or not _DTYPE.fullmatch(text):
-            raise _Refused(f"the numpy dtype {str(text)[:60]!r}")
-        return _Dtype(np.dtype(text))
+def _array(kind: object, shape: object, typecode: object) -> NDArray[Any]:
+    if kind is not _NDARRAY or shape != (0,) or typecode not in (b"b", "b"):
+        raise _Refused("a numpy array made in an unusual way")
+    return np.ndarray.__new__(_Array, (0,), np.int8)
 
 
-class _MakeScalar(_Name):
-    __slots__ = ()
-
-    def __call__(self, dtype: object, raw: object = b"") -> Any:
-        if not isinstance(dtype, _Dtype) or dtype.value.hasobject or not _holds(raw, dtype.value.itemsize):
-            raise _Refused("a numpy scalar of another size or kind")
-        return np.frombuffer(raw, dtype.value, 1)[0]  # type: ignore[call-overload]
+def _dtype(text: object, align: object = False, copy: object = True) -> _Dtype:
+    if not isinstance(text, str) or not _DTYPE.fullmatch(text):
+        raise _Refused(f"the numpy dtype {str(text)[:60]!r}")
+    return _Dtype(np.dtype(text))
 
 
-class _FromBuffer(_Name):
+def _scalar(dtype: object, raw: object = b"") -> Any:
+    if not isinstance(dtype, _Dtype) or dtype.value.hasobject or not _holds(raw, dtype.value.itemsize):
+        raise _Refused("a numpy scalar of another size or kind")
+    return np.frombuffer(raw, dtype.value, 1)[0]
+
+
+def _from_buffer(raw: object, dtype: object, shape: object, order: object = "C", axes: object = None) -> NDArray[Any]:
     """Arrays as pickle protocol 5 writes them."""
-
-    __slots__ = ()
-
-    def __call__(
-        self, raw: object, dtype: object, shape: object, order: object = "C", axes: object = None
-    ) -> NDArray[Any]:
-        if not isinstance(dtype, _Dtype) or dtype.value.hasobject or not _is_shape(shape) or order not in ("C", "F"):
-            raise _Refused("a numpy array made in an unusual way")
-        if axes is not None or not _holds(raw, math.prod(shape) * dtype.value.itemsize):
-            raise _Refused(f"a numpy array of shape {shape} whose contents have another size")
-        return np.frombuffer(raw, dtype.value).reshape(shape, order=order).copy()  # type: ignore[call-overload]
+    if not isinstance(dtype, _Dtype) or dtype.value.hasobject or not _is_shape(shape) or order not in ("C", "F"):
+        raise _Refused("a numpy array made in an unusual way")
+    if axes is not None or not _holds(raw, math.prod(shape) * dtype.value.itemsize):
+        raise _Refused(f"a numpy array of shape {shape} whose contents have another size")
+    return np.frombuffer(raw, dtype.value).reshape(shape, order="C" if order == "C" else "F").copy()
 
 
-class _Encode(_Name):
+def _encode(text: object, encoding: object = "latin1") -> bytes:
     """How protocols below 3 write bytes: as text and the name of an encoding."""
-
-    __slots__ = ()
-
-    def __call__(self, text: object, encoding: object = "latin1") -> bytes:
-        if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-            raise _Refused("bytes in an unusual encoding")
-        return text.encode("latin1")
+    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
+        raise _Refused("bytes in an unusual encoding")
+    return text.encode("latin1")
 
 
-class _Builtin(_Name):
-    """A container or number whose making can do no harm: called only with finite builtin data."""
+def _builtin(kind: Callable[..., Any]) -> _Function:
+    """A container or number that is harmless to make: called only with finite builtin data."""
 
-    __slots__ = ()
-
-    make: ClassVar[Callable[..., Any]]
-
-    def __call__(self, *arguments: Any) -> Any:
+    def make(*arguments: Any) -> Any:
         if len(arguments) > 2 or not all(isinstance(a, (list, tuple, dict, str, bytes, float, int)) for a in arguments):
-            raise _Refused(f"{type(self).make} of unusual contents")
-        if self.make in (bytes, bytearray) and any(isinstance(a, int) for a in arguments):
+            raise _Refused(f"{kind} of unusual contents")
+        if kind in (bytes, bytearray) and any(isinstance(a, int) for a in arguments):
             raise _Refused("a buffer of a given size")
-        return type(self).make(*arguments)
+        return kind(*arguments)
+
+    return _Function(make)
 
 
-def _builtin(kind: Callable[..., Any]) -> _Builtin:
-    return type("_Builtin", (_Builtin,), {"make": staticmethod(kind), "__slots__": ()})()
+_FACTORIES = {name: _Name() for name in ("list", "dict", "int", "long", "float")}
+"""What a defaultdict may be made with, each only mentioned, never called; long is Python 2's int."""
+
+
+def _default_dict(factory: object = None, *arguments: object) -> dict[Any, Any]:
+    """A defaultdict is read as a plain dict: a missing key stays an error instead of making an entry."""
+    if arguments or not (factory is None or any(factory is known for known in _FACTORIES.values())):
+        raise _Refused("a defaultdict with an unusual factory")
+    return {}
 
 
 _BUILTINS: tuple[type, ...] = (set, frozenset, complex, bytes, bytearray)
 _NUMPY = {
-    ("multiarray", "_reconstruct"): _MakeArray(),
-    ("multiarray", "scalar"): _MakeScalar(),
-    ("numeric", "_frombuffer"): _FromBuffer(),
+    ("multiarray", "_reconstruct"): _Function(_array),
+    ("multiarray", "scalar"): _Function(_scalar),
+    ("numeric", "_frombuffer"): _Function(_from_buffer),
 }
 _ADMITTED: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): _NDARRAY,
-    ("numpy", "dtype"): _MakeDtype(),
-    # numpy 2 renamed numpy.core to numpy._core; files of both are about.
+    ("numpy", "dtype"): _Function(_dtype),
+    # numpy 2 renamed numpy.core to numpy._core; files of both are in use.
     **{(f"numpy.{core}.{file}", name): call for core in ("core", "_core") for (file, name), call in _NUMPY.items()},
-    ("_codecs", "encode"): _Encode(),
+    ("_codecs", "encode"): _Function(_encode),
     ("collections", "OrderedDict"): _builtin(collections.OrderedDict),
-    **{("builtins", kind.__name__): _builtin(kind) for kind in _BUILTINS},
-    **{("__builtin__", kind.__name__): _builtin(kind) for kind in _BUILTINS},
+    ("collections", "defaultdict"): _Function(_default_dict),
+    # Python 2 called builtins __builtin__.
+    **{(module, kind.__name__): _builtin(kind) for module in ("builtins", "__builtin__") for kind in _BUILTINS},
+    **{(module, name): token for module in ("builtins", "__builtin__") for name, token in _FACTORIES.items()},
 }
 
 
@@ -215,16 +215,14 @@ def read_pickle(stream: IO[bytes], name: str) -> Any:
     try:
         return _Unpickler(stream).load()
     except _Refused as error:
-        raise DataError(
-            f"{name} holds more than data ({error}); nothing in it was run", "builtin types and numpy arrays", _REMEDY
-        ) from error
+        found = f"{name} holds more than data ({error}); nothing in it was run"
+        raise DataError(found, "builtin types and numpy arrays", _REMEDY) from error
     except OSError:
         raise
     # A damaged pickle can make the reader raise nearly anything; all of it means the same.
     except Exception as error:
-        raise DataError(
-            f"{name} cannot be read ({type(error).__name__}: {error})", "an intact pickle", _REMEDY
-        ) from error
+        found = f"{name} cannot be read ({type(error).__name__}: {error})"
+        raise DataError(found, "an intact pickle", _REMEDY) from error
 
 
 def load_object_array(stream: IO[bytes], name: str) -> Any:
@@ -233,10 +231,12 @@ def load_object_array(stream: IO[bytes], name: str) -> Any:
     Raises:
         DataError: as `load_pickle`.
     """
+    header: Any = np.lib.format  # numpy 1 has no types for it
     try:
-        version = np.lib.format.read_magic(stream)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        dtype = read(stream)[2]
+        version = header.read_magic(stream)
+        with NPY_HEADER:
+            read = header.read_array_header_1_0 if version == (1, 0) else header.read_array_header_2_0
+            dtype = read(stream)[2]
     except (ValueError, EOFError, OSError, SyntaxError) as error:
         raise DataError(f"{name} cannot be read ({error})", "an array of objects", _REMEDY) from error
     if not dtype.hasobject:

@@ -98,4 +98,5 @@ def _quaternions(turn: NDArray[Any]) -> NDArray[Any]:
     largest = np.argmax(products[range(4), range(4)], axis=0)
     quaternion = products[largest, :, np.arange(len(turn))]
     quaternion *= np.where(quaternion[:, :1] < 0, -1.0, 1.0)
-    return quaternion / np.linalg.norm(quaternion, axis=1, keepdims=True)
+    unit: NDArray[Any] = quaternion / np.linalg.norm(quaternion, axis=1, keepdims=True)
+    return unit

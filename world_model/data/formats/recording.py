@@ -1,4 +1,4 @@
-"""What every reader of a format hands over: drives, frame by frame; and the index made of them."""
+"""What every reader of a format hands over: recordings, frame by frame; and the index made of them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from world_model.core.errors import DataError, OptionError
 from world_model.core.geometry import pose_matrix
 from world_model.data.ego_motion import commands_from_poses, motion_from_poses
-from world_model.data.index import Boxes, SceneIndex
+from world_model.data.formats.gaps import LONGEST_STEP_S, ImportReport, cut_at_gaps
+from world_model.data.index import BOX_COLUMNS, Boxes, SceneIndex
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drive:
-    """One recorded scene of N frames in time order, as a reader found it.
+class Recording:
+    """One recorded scene of N frames in time order.
 
     Attributes:
         name: its name, unique in the data set.
@@ -30,12 +31,13 @@ class Drive:
         timestamp_us: (N,) int64 rising microseconds.
         translation_m: (N, 3) float64 ego position in the global frame.
         rotation: (N, 4) float64 unit quaternions (w, x, y, z) ego -> global.
-        label_path: (N) label files, there or not.
+        label_path: (N) label files; they may be missing.
         truth_path: (N) files of the true labels, where the labels are predictions.
         command: (N,) int8 commands; derived from the poses if None.
         motion: (N, 3) float32 motion features; derived from the poses if None.
-        follows: (N,) bool, False where the data themselves say that frames before this one are missing.
-        boxes: (N) annotated objects of every frame, in its ego frame; None if there are none or they come separately.
+        follows: (N,) bool, False where the data themselves say that frames before this one are missing; all True if
+            None.
+        boxes: (N) annotated objects of every frame, in its ego frame; None if there are none.
     """
 
     name: str
@@ -52,88 +54,77 @@ class Drive:
     boxes: Sequence[Boxes] | None = None
 
 
-NO_BOXES = Boxes(
-    center_m=np.zeros((0, 3), np.float32),
-    size_m=np.zeros((0, 3), np.float32),
-    yaw_rad=np.zeros(0, np.float32),
-    velocity_mps=np.zeros((0, 2), np.float32),
-    class_id=np.zeros(0, np.uint8),
-    instance=np.zeros(0, np.int64),
-)
+@dataclass(frozen=True, kw_only=True)
+class DataSet:
+    """All recordings that a data folder names.
 
-
-def build_index(
-    drives: Sequence[Drive],
-    *,
-    index_folder: Path,
-    source: str,
-    where: str,
-    boxes: dict[str, NDArray[Any]] | None = None,
-    dataset: str = "nuscenes",
-    label_format: str = "occ3d",
-    truth_format: str = "occ3d",
-    faithful: bool = False,
-) -> SceneIndex:
-    """All frames of all drives as an index, whether their label files are there or not.
-
-    Args:
-        drives: at least one, each with at least one frame.
-        index_folder: where the index will lie; label paths are relative to it.
-        source: what the data are, shown beside every result.
+    Attributes:
+        root: the data folder.
+        name: what real data of this kind are called.
         where: the file that names the frames, for messages.
-        boxes: the box columns of the index, where the drives have none.
-        dataset, label_format, truth_format, faithful: see `SceneIndex`.
-
-    Raises:
-        DataError: there is no frame, two drives have the same name, or timestamps do not rise.
+        recordings: in the order that they have in the index.
+        dataset, label_format, faithful: see `SceneIndex`.
+        longest_step_s: a longer step means a missing frame; infinity keeps everything together.
     """
-    drives = [drive for drive in drives if len(drive.token)]
-    if not drives:
-        raise DataError(f"{where} names no frames", "at least one scene", "check that this is the right file or folder")
-    _check(drives, where)
-    start = np.cumsum([0, *(len(drive.token) for drive in drives)]).astype(np.int64)
-    translation = np.concatenate([drive.translation_m for drive in drives])
-    rotation = np.concatenate([drive.rotation for drive in drives])
-    time_us = np.concatenate([drive.timestamp_us for drive in drives]).astype(np.int64)
-    poses = pose_matrix(torch.from_numpy(translation), torch.from_numpy(rotation)).numpy()
-    command, motion = [], []
-    for drive, (a, b) in zip(drives, itertools.pairwise(start)):
-        command.append(commands_from_poses(poses[a:b]) if drive.command is None else drive.command)
-        motion.append(motion_from_poses(poses[a:b], time_us[a:b]) if drive.motion is None else drive.motion)
-    truth = [_relative(path, index_folder) for drive in drives for path in drive.truth_path or ()]
-    return SceneIndex(
-        root=index_folder,
-        source=source,
-        scene_name=np.array([drive.name for drive in drives]),
-        scene_split=np.array([drive.split for drive in drives]),
-        scene_start=start,
-        token=np.array([token for drive in drives for token in drive.token]),
-        label_path=np.array([_relative(path, index_folder) for drive in drives for path in drive.label_path]),
-        truth_path=np.array(truth) if truth else None,
-        timestamp_us=time_us,
-        translation_m=translation,
-        rotation=rotation,
-        command=np.concatenate(command).astype(np.int8),
-        motion=np.concatenate(motion).astype(np.float32),
-        dataset=dataset,
-        label_format=label_format,
-        truth_format=truth_format,
-        faithful=faithful,
-        **(_box_columns(drives) if boxes is None else boxes),
+
+    root: Path
+    name: str
+    where: str
+    recordings: Sequence[Recording]
+    dataset: str = "nuscenes"
+    label_format: str = "occ3d"
+    faithful: bool = False
+    longest_step_s: float = LONGEST_STEP_S
+
+    def to_index(
+        self, *, source: str | None = None, index_folder: Path | None = None, strict: bool = False
+    ) -> tuple[SceneIndex, ImportReport]:
+        """The index of all frames whose label files exist, and what was left out.
+
+        Args:
+            source: what the data are, shown beside every result; "synthetic" where the folder is marked so, else
+                ``name``.
+            index_folder: where the index will lie; its label paths are relative to it. The root, if not given.
+            strict: raise if a frame is missing, instead of cutting its scene there.
+
+        Raises:
+            DataError: there is no frame, two recordings have the same name, timestamps do not rise, no label file
+                exists, or a frame is missing and ``strict`` is set.
+            OptionError: synthetic data would get the name of real data.
+        """
+        recordings = [recording for recording in self.recordings if len(recording.token)]
+        if not recordings:
+            raise DataError(f"{self.where} names no frames", "at least one scene", "check the file or folder")
+        _check(recordings, self.where)
+        index = _index(recordings, index_folder or self.root, self, _source(self.root, self.name, source))
+        follows = [np.ones(len(r.token), bool) if r.follows is None else r.follows for r in recordings]
+        return cut_at_gaps(index, follows=np.concatenate(follows), longest_step_s=self.longest_step_s, strict=strict)
+
+
+def boxes_of(
+    center_m: NDArray[Any],
+    size_m: NDArray[Any],
+    yaw_rad: NDArray[Any],
+    velocity_mps: NDArray[Any],
+    class_id: Any,
+    instance: Any,
+) -> Boxes:
+    """`Boxes` in the number types of the index; see there for shapes and units."""
+    return Boxes(
+        center_m=center_m.astype(np.float32),
+        size_m=size_m.astype(np.float32),
+        yaw_rad=yaw_rad.astype(np.float32),
+        velocity_mps=velocity_mps.astype(np.float32),
+        class_id=np.array(class_id, np.uint8),
+        instance=np.array(instance, np.int64),
     )
 
 
-def source_name(root: Path, name: str, wanted: str | None) -> str:
-    """What to call the data: results on synthetic scenes must never pass for results on real ones.
+NO_BOXES = boxes_of(np.zeros((0, 3)), np.zeros((0, 3)), np.zeros(0), np.zeros((0, 2)), [], [])
 
-    Args:
-        root: the data folder; ``synthetic.json`` in it marks synthetic data.
-        name: what real data of this kind are called.
-        wanted: what the user wants to call them.
 
-    Raises:
-        OptionError: synthetic data are to be called something else.
-    """
+def _source(root: Path, name: str, wanted: str | None) -> str:
+    """What to call the data: results on synthetic scenes must not look like results on real ones."""
     synthetic = (root / "synthetic.json").exists()
     if wanted is not None and synthetic and "synthetic" not in wanted:
         raise OptionError(
@@ -146,34 +137,57 @@ def source_name(root: Path, name: str, wanted: str | None) -> str:
     return name.replace("nuscenes", "synthetic") if name.startswith("nuscenes") else f"synthetic, as {name}"
 
 
-def _check(drives: Sequence[Drive], where: str) -> None:
-    names = [drive.name for drive in drives]
-    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
-    if twice:
-        raise DataError(f"{where}: several scenes are called {twice[0]}", "a name for each", "check the scene names")
-    for drive in drives:
-        wrong = np.flatnonzero(np.diff(drive.timestamp_us) <= 0)
-        if len(wrong):
-            i = int(wrong[0])
+def _check(recordings: Sequence[Recording], where: str) -> None:
+    seen: set[str] = set()
+    for recording in recordings:
+        if recording.name in seen:
+            found = f"{where}: several scenes are called {recording.name}"
+            raise DataError(found, "a name for each", "check the scene names")
+        seen.add(recording.name)
+        time_us = recording.timestamp_us
+        for i in np.flatnonzero(np.diff(time_us) <= 0)[:1]:
             raise DataError(
-                f"{where}: in {drive.name} frame {i + 1} ({drive.token[i + 1]}) has the timestamp "
-                f"{drive.timestamp_us[i + 1]}, frame {i} before it has {drive.timestamp_us[i]}",
+                f"{where}: in {recording.name} frame {i + 1} ({recording.token[i + 1]}) has the timestamp "
+                f"{time_us[i + 1]}, frame {i} before it has {time_us[i]}",
                 "timestamps that rise along a scene",
                 "fetch the file again",
             )
 
 
-def _box_columns(drives: Sequence[Drive]) -> dict[str, NDArray[Any]]:
-    frames = [boxes for drive in drives for boxes in (drive.boxes or [NO_BOXES] * len(drive.token))]
-    columns = {
-        f"box_{column}": np.concatenate([getattr(boxes, name) for boxes in frames])
-        for column, name in (
-            *(("center_m", "center_m"), ("size_m", "size_m"), ("yaw_rad", "yaw_rad")),
-            *(("velocity_mps", "velocity_mps"), ("class", "class_id"), ("instance", "instance")),
-        )
-    }
-    counts = [len(boxes.class_id) for boxes in frames]
-    return {"box_start": np.cumsum([0, *counts]).astype(np.int64), **columns}
+def _index(recordings: Sequence[Recording], folder: Path, data: DataSet, source: str) -> SceneIndex:
+    """All frames of all recordings, whether their label files exist or not; label paths relative to ``folder``."""
+    start = np.cumsum([0, *(len(r.token) for r in recordings)]).astype(np.int64)
+    translation = np.concatenate([r.translation_m for r in recordings])
+    rotation = np.concatenate([r.rotation for r in recordings])
+    time_us = np.concatenate([r.timestamp_us for r in recordings]).astype(np.int64)
+    poses = pose_matrix(torch.from_numpy(translation), torch.from_numpy(rotation)).numpy()
+    command, motion = [], []
+    for r, (a, b) in zip(recordings, itertools.pairwise(start)):
+        command.append(commands_from_poses(poses[a:b]) if r.command is None else r.command)
+        motion.append(motion_from_poses(poses[a:b], time_us[a:b]) if r.motion is None else r.motion)
+    boxes = [one for r in recordings for one in (r.boxes or [NO_BOXES] * len(r.token))]
+    truth = [_relative(path, folder) for r in recordings for path in r.truth_path or ()]
+    return SceneIndex(
+        root=folder,
+        source=source,
+        scene_name=np.array([r.name for r in recordings]),
+        scene_split=np.array([r.split for r in recordings]),
+        scene_start=start,
+        token=np.array([token for r in recordings for token in r.token]),
+        label_path=np.array([_relative(path, folder) for r in recordings for path in r.label_path]),
+        truth_path=np.array(truth) if truth else None,
+        timestamp_us=time_us,
+        translation_m=translation,
+        rotation=rotation,
+        command=np.concatenate(command).astype(np.int8),
+        motion=np.concatenate(motion).astype(np.float32),
+        box_start=np.cumsum([0, *(len(one.class_id) for one in boxes)]).astype(np.int64),
+        **{column: np.concatenate([getattr(one, name) for one in boxes]) for column, name in BOX_COLUMNS.items()},
+        dataset=data.dataset,
+        label_format=data.label_format,
+        truth_format=data.label_format,
+        faithful=data.faithful,
+    )
 
 
 def _relative(path: Path, folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""UniOcc (Wang et al., ICCV 2025) -> `SceneIndex`. It needs no licence click and no devkit.
+"""UniOcc (Wang et al., ICCV 2025) -> `DataSet`. It needs no licence click and no devkit.
 
     ROOT/scene_infos.pkl             [{"scene_name": ..., "occ_in_scene_paths": ["<scene>/<frame>.npz", ...]}, ...]
     ROOT/<scene>/<frame>.npz         occ_label (200, 200, 16), ego_to_world_transformation (4, 4), annotations, ...
@@ -17,6 +17,7 @@ import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +25,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from world_model.core.errors import DataError
-from world_model.core.files import DAMAGED_NPZ
+from world_model.core.files import DAMAGED_NPZ, read_npy
 from world_model.core.grid import CLASS_ID, FREE
-from world_model.data.formats.gaps import ImportReport, keep_whole
 from world_model.data.formats.pickles import load_object_array, load_pickle
 from world_model.data.formats.poses import poses_of_matrices
-from world_model.data.formats.recording import NO_BOXES, Drive, build_index, source_name
-from world_model.data.index import Boxes, SceneIndex
+from world_model.data.formats.recording import DataSet, Recording, boxes_of
+from world_model.data.index import Boxes
 from world_model.data.labels import UNIOCC_CLASSES
 
 INFOS = "scene_infos.pkl"
 STEP_US = 500_000
+WORKERS = 4
+"""Files that are read at the same time."""
 REMEDY = "download the data set's folder again"
 
 
@@ -43,53 +45,37 @@ def find_datasets(root: Path) -> list[Path]:
     return [root] if (root / INFOS).is_file() else sorted(path.parent for path in root.glob(f"*/{INFOS}"))
 
 
-def read_uniocc(
-    root: str | Path,
-    *,
-    source: str | None = None,
-    index_folder: str | Path | None = None,
-    strict: bool = False,
-    workers: int = 4,
-) -> tuple[SceneIndex, ImportReport]:
+def read_uniocc(root: str | Path) -> DataSet:
     """Read the list of scenes and, out of every npz, pose and objects.
 
     Args:
         root: a UniOcc data set, or a folder of several.
-        source: what the data is, shown beside every result.
-        index_folder: where the index will lie. The root, if not given.
-        strict: raise if a frame is missing, instead of cutting its scene there.
-        workers: files that are read at the same time.
 
     Raises:
-        DataError: a file is missing, damaged or hostile, or holds values that cannot be.
+        DataError: a file is missing, damaged or hostile, or holds impossible values.
     """
     root = Path(root)
     folders = find_datasets(root)
     if not folders:
         raise DataError(f"{root} holds no {INFOS}, nor does a folder in it", "a UniOcc data set", REMEDY)
-    drives: list[Drive] = []
-    follows: list[NDArray[Any]] = []
-    objects: dict[str, int] = {}
-    with ThreadPoolExecutor(workers) as pool:
+    recordings: list[Recording] = []
+    instances: dict[str, int] = {}
+    with ThreadPoolExecutor(WORKERS) as pool:
         for folder in folders:
             scenes = _scenes(folder)
             for number, (name, paths) in enumerate(scenes, start=1):
-                frames = list(pool.map(_read_frame, paths))
-                drives.append(_drive(name, folder, paths, frames, objects))
-                follows.append(_follows(paths, _stride(folder)))
+                recordings.append(_recording(name, folder, paths, list(pool.map(_read_frame, paths)), instances))
                 if number % 50 == 0 or number == len(scenes):
                     print(f"{folder.name}: {number} of {len(scenes)} scenes read", flush=True)
     names = ", ".join(folder.name for folder in folders)
-    index = build_index(
-        drives,
-        index_folder=Path(index_folder) if index_folder else root,
-        source=source_name(root, f"uniocc {names}", source),
+    return DataSet(
+        root=root,
+        name=f"uniocc {names}",
         where=f"{root}: {INFOS}",
+        recordings=recordings,
         dataset="uniocc",
         label_format="uniocc",
-        truth_format="uniocc",
     )
-    return keep_whole(index, strict=strict, follows=np.concatenate(follows))
 
 
 def _stride(folder: Path) -> int:
@@ -144,7 +130,7 @@ def _read_frame(path: Path) -> tuple[NDArray[Any], list[Any]] | None:
             if f"{key}.npy" not in archive.namelist():
                 raise DataError(f"{path} has the keys {archive.namelist()}", f"the key {key}", REMEDY)
             with archive.open(f"{key}.npy") as member:
-                pose = np.lib.format.read_array(member, allow_pickle=False)
+                pose = read_npy(member)
             if "annotations.npy" not in archive.namelist():
                 return pose, []
             with archive.open("annotations.npy") as member:
@@ -165,19 +151,20 @@ def _read_frame(path: Path) -> tuple[NDArray[Any], list[Any]] | None:
     return pose, objects
 
 
-def _drive(
+def _recording(
     name: str,
     folder: Path,
     paths: Sequence[Path],
     frames: Sequence[tuple[NDArray[Any], list[Any]] | None],
-    numbers: dict[str, int],
-) -> Drive:
+    instances: dict[str, int],
+) -> Recording:
     tokens = [f"{name}/{path.stem}" for path in paths]
     there = np.array([n for n, frame in enumerate(frames) if frame is not None], np.int64)
     poses = [frame[0] for frame in frames if frame is not None]
     where = f"{folder / name}: ego_to_world_transformation"
     translation, rotation = _filled(*poses_of_matrices(poses, where, [tokens[n] for n in there]), there, len(paths))
-    return Drive(
+    objects = [_objects(frame[1] if frame else [], path) for frame, path in zip(frames, paths)]
+    return Recording(
         name=name,
         split="train" if folder.name.endswith("-train") else "val",
         token=tokens,
@@ -185,7 +172,8 @@ def _drive(
         translation_m=translation,
         rotation=rotation,
         label_path=list(paths),
-        boxes=_boxes([frame[1] if frame is not None else [] for frame in frames], paths, numbers),
+        follows=_follows(paths, _stride(folder)),
+        boxes=_boxes(objects, instances),
     )
 
 
@@ -200,53 +188,71 @@ def _filled(
     return np.stack([np.interp(frames, there, translation[:, axis]) for axis in range(3)], -1), rotation[nearest]
 
 
-def _boxes(frames: Sequence[list[Mapping[str, Any]]], paths: Sequence[Path], numbers: dict[str, int]) -> list[Boxes]:
-    """Objects of every frame in its ego frame; velocities from where they stand one frame before and after."""
-    local: list[tuple[list[str], NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]] = []
-    for objects, path in zip(frames, paths):
-        rows = [one for one in objects if _class_of(one, path) != FREE]
-        names = [str(one.get("token")) for one in rows]
-        size = np.array([_size(one, path) for one in rows], np.float64).reshape(-1, 3)
-        to_ego = _matrices(rows, "agent_to_ego", path)
-        to_world = _matrices(rows, "agent_to_world", path)
-        classes = np.array([_class_of(one, path) for one in rows], np.uint8)
-        local.append((names, to_ego, to_world, size, classes))
-    swap = _width_first(local)
-    places = [{token: pose[:3, 3] for token, pose in zip(names, world)} for names, _, world, _, _ in local]
-    found = []
-    for i, (names, to_ego, to_world, size, classes) in enumerate(local):
-        if not names:
-            found.append(NO_BOXES)
-            continue
-        before, after = places[max(i - 1, 0)], places[min(i + 1, len(places) - 1)]
-        velocity = np.full((len(names), 2), np.nan)
-        for n, token in enumerate(names):
-            steps = (i > 0 and token in before) + (i + 1 < len(places) and token in after)
-            if steps:
-                moved = after.get(token, to_world[n, :3, 3]) - before.get(token, to_world[n, :3, 3])
-                turn = to_ego[n, :3, :3] @ to_world[n, :3, :3].T
-                velocity[n] = (turn @ moved)[:2] / (steps * STEP_US * 1e-6)
-        found.append(
-            Boxes(
-                center_m=to_ego[:, :3, 3].astype(np.float32),
-                size_m=(size[:, [1, 0, 2]] if swap else size).astype(np.float32),
-                yaw_rad=np.arctan2(to_ego[:, 1, 0], to_ego[:, 0, 0]).astype(np.float32),
-                velocity_mps=velocity.astype(np.float32),
-                class_id=classes,
-                instance=np.array([numbers.setdefault(token, len(numbers)) for token in names], np.int64),
-            )
+@dataclass(frozen=True, kw_only=True)
+class _Objects:
+    """N objects of one frame: tokens, (N, 4, 4) poses in the ego and the world frame, (N, 3) sizes, (N,) classes."""
+
+    token: list[str]
+    to_ego: NDArray[Any]
+    to_world: NDArray[Any]
+    size_m: NDArray[Any]
+    class_id: NDArray[Any]
+
+    def position(self) -> dict[str, NDArray[Any]]:
+        """Token -> (3,) position in the world."""
+        return {token: pose[:3, 3] for token, pose in zip(self.token, self.to_world)}
+
+
+def _objects(annotations: Sequence[Mapping[str, Any]], path: Path) -> _Objects:
+    rows = [one for one in annotations if _class_of(one, path) != FREE]
+    return _Objects(
+        token=[str(one.get("token")) for one in rows],
+        size_m=_numbers(rows, "size", (3,), path),
+        to_ego=_numbers(rows, "agent_to_ego", (4, 4), path),
+        to_world=_numbers(rows, "agent_to_world", (4, 4), path),
+        class_id=np.array([_class_of(one, path) for one in rows], np.uint8),
+    )
+
+
+def _boxes(frames: Sequence[_Objects], instances: dict[str, int]) -> list[Boxes]:
+    """Objects of every frame in its ego frame; velocities from their positions one frame before and after."""
+    order = [1, 0, 2] if _width_first(frames) else [0, 1, 2]
+    positions = [objects.position() for objects in frames]
+    return [
+        boxes_of(
+            objects.to_ego[:, :3, 3],
+            objects.size_m[:, order],
+            np.arctan2(objects.to_ego[:, 1, 0], objects.to_ego[:, 0, 0]),
+            _velocities(objects, positions[i - 1] if i else {}, positions[i + 1] if i + 1 < len(frames) else {}),
+            objects.class_id,
+            [instances.setdefault(token, len(instances)) for token in objects.token],
         )
-    return found
+        for i, objects in enumerate(frames)
+    ]
 
 
-def _width_first(local: Sequence[tuple[list[str], NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]]) -> bool:
+def _velocities(
+    objects: _Objects, before: Mapping[str, NDArray[Any]], after: Mapping[str, NDArray[Any]]
+) -> NDArray[Any]:
+    """(N, 2) m/s along the ego axes, NaN for objects that are in neither of the neighbouring frames."""
+    velocity = np.full((len(objects.token), 2), np.nan)
+    for n, (token, to_ego, to_world) in enumerate(zip(objects.token, objects.to_ego, objects.to_world)):
+        steps = (token in before) + (token in after)
+        if steps:
+            moved = after.get(token, to_world[:3, 3]) - before.get(token, to_world[:3, 3])
+            world_to_ego = to_ego[:3, :3] @ to_world[:3, :3].T
+            velocity[n] = (world_to_ego @ moved)[:2] / (steps * STEP_US * 1e-6)
+    return velocity
+
+
+def _width_first(frames: Sequence[_Objects]) -> bool:
     """Whether sizes are (width, length, height): its README says length first, some of its scripts width first.
 
-    Cars are longer than they are wide, so the data tell.
+    Cars are longer than they are wide, so the data show it.
     """
-    sizes = [size[classes == CLASS_ID["car"]] for _, _, _, size, classes in local]
-    cars = np.concatenate(sizes) if sizes else np.zeros((0, 3))
-    return bool(len(cars)) and bool(np.median(cars[:, 1] - cars[:, 0]) > 0)
+    cars = [objects.size_m[objects.class_id == CLASS_ID["car"]] for objects in frames]
+    longer = np.concatenate([size[:, 1] - size[:, 0] for size in cars]) if cars else np.zeros(0)
+    return bool(len(longer)) and bool(np.median(longer) > 0)
 
 
 def _class_of(one: Mapping[str, Any], path: Path) -> int:
@@ -256,16 +262,10 @@ def _class_of(one: Mapping[str, Any], path: Path) -> int:
     return UNIOCC_CLASSES[int(value)]
 
 
-def _size(one: Mapping[str, Any], path: Path) -> list[float]:
-    size = np.asarray(one.get("size"))
-    if size.shape != (3,) or size.dtype.kind not in "iuf" or not np.isfinite(size).all():
-        raise DataError(f"{path}: an annotation of size {str(one.get('size'))[:60]}", "3 finite numbers", REMEDY)
-    return [float(v) for v in size]
-
-
-def _matrices(rows: Sequence[Mapping[str, Any]], key: str, path: Path) -> NDArray[Any]:
-    """(N, 4, 4) of a key of all objects."""
+def _numbers(rows: Sequence[Mapping[str, Any]], key: str, shape: tuple[int, ...], path: Path) -> NDArray[Any]:
+    """(N, *shape) float64 of a key of all objects."""
     values = [np.asarray(one.get(key)) for one in rows]
-    if any(v.shape != (4, 4) or v.dtype.kind not in "iuf" or not np.isfinite(v).all() for v in values):
-        raise DataError(f"{path}: an annotation without a finite 4 x 4 {key}", "4 x 4 transforms", REMEDY)
-    return np.array(values, np.float64).reshape(-1, 4, 4)
+    for value in values:
+        if value.shape != shape or value.dtype.kind not in "iuf" or not np.isfinite(value).all():
+            raise DataError(f"{path}: {key} of an annotation is {str(value)[:60]}", f"finite numbers {shape}", REMEDY)
+    return np.array(values, np.float64).reshape(-1, *shape)

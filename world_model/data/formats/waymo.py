@@ -1,4 +1,4 @@
-"""Occ3D-Waymo (validation) -> `SceneIndex`.
+"""Occ3D-Waymo (validation) -> `DataSet`.
 
     ROOT/validation/<scene 000..201>/<frame 000..>_04.npz   labels at 0.4 m (or ROOT/voxel04/validation/...)
     ROOT/cam_infos_vali.pkl                                 [scene][frame][camera]["ego2global"], 4 x 4
@@ -20,12 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from world_model.core.errors import DataError
-from world_model.data.formats.gaps import LONGEST_STEP_S, ImportReport, keep_whole
+from world_model.data.formats.gaps import LONGEST_STEP_S
 from world_model.data.formats.infos import field, load_infos
 from world_model.data.formats.pickles import load_pickle
 from world_model.data.formats.poses import poses_of_matrices
-from world_model.data.formats.recording import Drive, build_index, source_name
-from world_model.data.index import SceneIndex
+from world_model.data.formats.recording import DataSet, Recording
 
 INFOS, POSES = "waymo_infos_val.pkl", "cam_infos_vali.pkl"
 LABEL_FOLDERS = ("validation", "voxel04/validation")
@@ -39,55 +38,43 @@ def find_file(root: Path, name: str) -> Path | None:
     return next((path for path in found if path.is_file()), None)
 
 
-def read_waymo(
-    root: str | Path,
-    *,
-    label_folder: str | None = None,
-    source: str | None = None,
-    index_folder: str | Path | None = None,
-    strict: bool = False,
-    faithful: bool = False,
-) -> tuple[SceneIndex, ImportReport]:
-    """Read the two pickles (restricted: nothing in them is run) and look for the labels.
+def read_waymo(root: str | Path, *, label_folder: str | None = None, faithful: bool = False) -> DataSet:
+    """Read the two pickles (restricted: nothing in them is run).
 
     Args:
         root: the folder of all this.
         label_folder: folder of the scenes' folders; found by itself if it has its usual name.
-        source: what the data is, shown beside every result.
-        index_folder: where the index will lie. The root, if not given.
-        strict: raise if a frame is missing, instead of cutting its scene there.
         faithful: as the original evaluates Waymo: all commands "right", no motion features, transforms to the previous
-            frame multiplied the other way round, and nothing cut where the clock jumps.
+            frame multiplied in the other order, and nothing cut where the timestamps jump.
 
     Raises:
-        DataError: a file is missing, damaged or hostile, or holds values that cannot be.
+        DataError: a file is missing, damaged or hostile, or holds impossible values.
     """
     root = Path(root)
-    paths = {name: find_file(root, name) for name in (INFOS, POSES)}
-    for name, path in paths.items():
-        if path is None:
-            found = f"{root} holds no {name}, nor does a folder in it"
-            raise DataError(found, f"{INFOS} and {POSES}, published with Occ3D-Waymo", "put both beside validation/")
-    infos, poses = Path(str(paths[INFOS])), Path(str(paths[POSES]))
+    infos, poses = (_required(root, name) for name in (INFOS, POSES))
     labels = root / (label_folder or next((f for f in LABEL_FOLDERS if (root / f).is_dir()), LABEL_FOLDERS[0]))
     if not labels.is_dir():
         raise DataError(f"there is no folder {labels}", "validation/<scene>/<frame>_04.npz", "name --label-folder")
     frames = keyframes(load_infos(infos), infos)
     table = load_pickle(poses)
-    drives = [_drive(scene, rows, labels, table, poses, faithful) for scene, rows in frames.items()]
-    index = build_index(
-        drives,
-        index_folder=Path(index_folder) if index_folder else root,
-        source=source_name(root, "waymo", source),
+    return DataSet(
+        root=root,
+        name="waymo",
         where=str(infos),
+        recordings=[_recording(scene, rows, labels, table, poses, faithful) for scene, rows in frames.items()],
         dataset="waymo",
         label_format="waymo",
-        truth_format="waymo",
         faithful=faithful,
+        longest_step_s=float("inf") if faithful else LONGEST_STEP_S,
     )
-    follows = np.concatenate([np.diff(rows[:, 0], prepend=rows[0, 0] - STRIDE) == STRIDE for rows in frames.values()])
-    longest_step_s = float("inf") if faithful else LONGEST_STEP_S
-    return keep_whole(index, strict=strict, follows=follows, longest_step_s=longest_step_s)
+
+
+def _required(root: Path, name: str) -> Path:
+    path = find_file(root, name)
+    if path is None:
+        found = f"{root} holds no {name}, nor does a folder in it"
+        raise DataError(found, f"{INFOS} and {POSES}, published with Occ3D-Waymo", "put both beside validation/")
+    return path
 
 
 def keyframes(infos: Sequence[Mapping[str, Any]], file: Path) -> dict[int, NDArray[Any]]:
@@ -102,31 +89,30 @@ def keyframes(infos: Sequence[Mapping[str, Any]], file: Path) -> dict[int, NDArr
         timestamp.
 
     Raises:
-        DataError: a frame is named twice, or its number or timestamp cannot be.
+        DataError: a frame is named twice, or its number or timestamp is impossible.
     """
-    rows = np.array([(*_number(info, file), _time_us(info, file)) for info in infos], np.int64).reshape(-1, 3)
-    scenes: dict[int, NDArray[Any]] = {}
-    for scene in np.unique(rows[:, 0]):
-        chosen = rows[rows[:, 0] == scene][:, 1:]
-        chosen = chosen[np.argsort(chosen[:, 0], kind="stable")]
-        if (np.diff(chosen[:, 0]) == 0).any():
+    scenes: dict[int, list[tuple[int, int]]] = {}
+    for info in infos:
+        scene, frame = _number(info, file)
+        scenes.setdefault(scene, []).append((frame, _time_us(info, file)))
+    for scene, frames in scenes.items():
+        frames.sort()
+        if len({frame for frame, _ in frames}) < len(frames):
             raise DataError(f"{file}: scene {scene} has a frame twice", "every frame once", "fetch the file again")
-        scenes[int(scene)] = chosen
-    ordered = sorted(scenes, key=lambda scene: (int(scenes[scene][0, 1]), scene))
     counted, kept = 0, {}
-    for scene in ordered:
+    for scene in sorted(scenes, key=lambda scene: (scenes[scene][0][1], scene)):
         part = scenes[scene][-counted % STRIDE :: STRIDE]
         counted += len(scenes[scene])
-        if len(part):
-            kept[scene] = part
+        if part:
+            kept[scene] = np.array(part, np.int64)
     _check_rate(kept, file)
     return kept
 
 
 def _check_rate(scenes: Mapping[int, NDArray[Any]], file: Path) -> None:
     steps = [np.diff(rows[:, 1]) for rows in scenes.values() if len(rows) > 1]
-    if steps and not 0.3e6 < float(np.median(np.concatenate(steps))) < 0.8e6:
-        typical = float(np.median(np.concatenate(steps)))
+    typical = float(np.median(np.concatenate(steps))) if steps else 5e5
+    if not 0.3e6 < typical < 0.8e6:
         raise DataError(
             f"{file}: five frames typically take {typical:g} units of timestamp",
             "about 500000: microseconds, at 10 frames a second",
@@ -150,11 +136,11 @@ def _time_us(info: Mapping[str, Any], file: Path) -> int:
     return int(value)
 
 
-def _drive(scene: int, rows: NDArray[Any], labels: Path, table: Any, file: Path, faithful: bool) -> Drive:
+def _recording(scene: int, rows: NDArray[Any], labels: Path, table: Any, file: Path, faithful: bool) -> Recording:
     names = [f"{scene:03d}{frame:03d}" for frame in rows[:, 0]]
     matrices = [_pose(table, scene, int(frame), file) for frame in rows[:, 0]]
     translation, rotation = poses_of_matrices(matrices, f"{file}: ego2global", names)
-    return Drive(
+    return Recording(
         name=f"waymo-{scene:03d}",
         split="val",
         token=names,
@@ -164,6 +150,7 @@ def _drive(scene: int, rows: NDArray[Any], labels: Path, table: Any, file: Path,
         label_path=[labels / f"{scene:03d}" / f"{frame:03d}_04.npz" for frame in rows[:, 0]],
         command=np.zeros(len(rows), np.int8) if faithful else None,
         motion=np.zeros((len(rows), 3), np.float32) if faithful else None,
+        follows=np.diff(rows[:, 0], prepend=rows[0, 0] - STRIDE) == STRIDE,
     )
 
 

@@ -26,7 +26,7 @@ def write(root: Path, **options: Any) -> Path:
 
 
 def test_scenes_poses_and_objects(tmp_path: Path) -> None:
-    index, report = read_uniocc(write(tmp_path, frames=(6, 4)))
+    index, report = read_uniocc(write(tmp_path, frames=(6, 4))).to_index()
     assert index.scene_name.tolist() == ["scene-0061", "scene-0103"] and index.scene_start.tolist() == [0, 6, 10]
     assert index.source == "uniocc NuScenes-via-Occ3D-2Hz-mini" and set(index.scene_split) == {"val"}
     assert (np.diff(index.timestamp_us[:6]) == 500_000).all() and report.unusual_steps == 0
@@ -46,12 +46,12 @@ def test_scenes_poses_and_objects(tmp_path: Path) -> None:
 
 
 def test_sizes_with_the_width_first_are_recognised(tmp_path: Path) -> None:
-    index = read_uniocc(write(tmp_path, frames=(3, 3), width_first=True))[0]
+    index = read_uniocc(write(tmp_path, frames=(3, 3), width_first=True)).to_index()[0]
     np.testing.assert_allclose(index.boxes(0).size_m, [(4.6, 1.9, 1.7), (0.7, 0.6, 1.8)], atol=1e-6)
 
 
 def test_labels_are_mapped(tmp_path: Path) -> None:
-    index = read_uniocc(write_uniocc(tmp_path, frames=(2, 2), grid=SMALL))[0]
+    index = read_uniocc(write_uniocc(tmp_path, frames=(2, 2), grid=SMALL)).to_index()[0]
     drawn = street(SMALL, 0.6, (30.0,))
     drawn[drawn == CLASS_ID["sidewalk"]] = CLASS_ID["terrain"]  # UniOcc has one class for both
     np.testing.assert_array_equal(index.read_labels(1, SMALL.shape), drawn)
@@ -70,17 +70,17 @@ def test_several_sets_in_one_folder_and_ten_hertz(tmp_path: Path) -> None:
 def test_missing_frames_cut_scenes_and_do_not_bend_the_motion(tmp_path: Path) -> None:
     folder = write(tmp_path, frames=(7, 3))
     (folder / "scene-0061" / "3.npz").unlink()
-    index, report = read_uniocc(folder)
+    index, report = read_uniocc(folder).to_index()
     assert index.scene_name.tolist() == ["scene-0061", "scene-0061#2", "scene-0103"]
     assert (report.missing_labels, report.cut_scenes) == (1, 1)
     np.testing.assert_allclose(index.motion[:6, 0], 6.0, atol=0.05)
     content = pickle.loads((folder / "scene_infos.pkl").read_bytes())
     content[0]["occ_in_scene_paths"].pop(3)  # not even named: the numbers of the files tell
     (folder / "scene_infos.pkl").write_bytes(pickle.dumps(content))
-    report = read_uniocc(folder)[1]
+    report = read_uniocc(folder).to_index()[1]
     assert (report.missing_labels, report.broken_steps, report.cut_scenes) == (0, 1, 1)
     with pytest.raises(DataError):
-        read_uniocc(folder, strict=True)
+        read_uniocc(folder).to_index(strict=True)
 
 
 def test_frames_of_one_vehicle_of_a_cooperative_scene(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_frames_of_one_vehicle_of_a_cooperative_scene(tmp_path: Path) -> None:
     paths = content[0].pop("occ_in_scene_paths")
     content[0]["egos"] = [{"ego_name": "Ego1", "occ_in_scene_paths": paths}]
     (folder / "scene_infos.pkl").write_bytes(pickle.dumps(content))
-    assert read_uniocc(folder)[0].scene_name.tolist() == ["scene-0061/Ego1", "scene-0103"]
+    assert read_uniocc(folder).to_index()[0].scene_name.tolist() == ["scene-0061/Ego1", "scene-0103"]
 
 
 def rewrite(path: Path, **changes: Any) -> None:
@@ -115,7 +115,7 @@ def test_values_that_cannot_be_are_named(tmp_path: Path, changes: dict[str, Any]
     folder = write(tmp_path, frames=(3, 3))
     rewrite(folder / "scene-0061" / "1.npz", **changes)
     with pytest.raises(DataError, match=says):
-        read_uniocc(folder)
+        read_uniocc(folder).to_index()
 
 
 def test_frames_without_objects(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_frames_without_objects(tmp_path: Path) -> None:
     rewrite(folder / "scene-0061" / "0.npz", annotations=np.array([]))
     rewrite(folder / "scene-0061" / "1.npz", annotations=None)
     rewrite(folder / "scene-0061" / "2.npz", annotations=np.array([], dtype=object))
-    index = read_uniocc(folder)[0]
+    index = read_uniocc(folder).to_index()[0]
     assert np.diff(index.box_start).tolist() == [0, 0, 0, 2, 2, 2]
 
 
@@ -137,14 +137,14 @@ def test_hostile_files_run_nothing(tmp_path: Path) -> None:
     folder = write(tmp_path, frames=(3, 3))
     rewrite(folder / "scene-0061" / "1.npz", annotations=np.array([Hostile()], dtype=object))
     with pytest.raises(DataError, match="nothing in it was run"):
-        read_uniocc(folder)
+        read_uniocc(folder).to_index()
     (folder / "scene_infos.pkl").write_bytes(pickle.dumps([Hostile()]))
     with pytest.raises(DataError, match="nothing in it was run"):
-        read_uniocc(folder)
+        read_uniocc(folder).to_index()
     for path in ("../../secret.npz", "/etc/passwd"):
         (folder / "scene_infos.pkl").write_bytes(pickle.dumps([{"scene_name": "a", "occ_in_scene_paths": [path]}]))
         with pytest.raises(DataError, match="inside the data set"):
-            read_uniocc(folder)
+            read_uniocc(folder).to_index()
     assert not mark.exists()
 
 
@@ -155,4 +155,4 @@ def test_truncated_files_are_named(tmp_path: Path) -> None:
     for length in range(0, len(whole), 97):
         path.write_bytes(whole[:length])
         with pytest.raises(DataError, match=r"1\.npz"):
-            read_uniocc(folder)
+            read_uniocc(folder).to_index()

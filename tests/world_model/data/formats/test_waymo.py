@@ -30,7 +30,7 @@ def edit(root: Path, name: str, change: Any) -> None:
 
 
 def test_every_fifth_frame_counted_through_all_scenes(root: Path) -> None:
-    index, report = read_waymo(root)
+    index, report = read_waymo(root).to_index()
     assert index.scene_name.tolist() == ["waymo-000", "waymo-001"] and set(index.scene_split) == {"val"}
     first, second = ([int(t[3:]) for t in index.token[index.frames(s)]] for s in (0, 1))
     # 23 frames are four keyframes and three frames over: the next scene begins at its third frame.
@@ -42,7 +42,7 @@ def test_every_fifth_frame_counted_through_all_scenes(root: Path) -> None:
 
 
 def test_poses_and_motion(root: Path) -> None:
-    index = read_waymo(root)[0]
+    index = read_waymo(root).to_index()[0]
     for row, frame in enumerate((0, 5, 10, 15, 20)):
         np.testing.assert_allclose(index.ego_to_global[row], pose(frame), atol=1e-9)
     np.testing.assert_allclose(index.motion[1:5, 0], 6.0, atol=0.05)
@@ -52,7 +52,7 @@ def test_poses_and_motion(root: Path) -> None:
 
 
 def test_classes_are_mapped_where_labels_are_read(root: Path) -> None:
-    index = read_waymo(root)[0]
+    index = read_waymo(root).to_index()[0]
     drawn = street(SMALL, 0.6 * 10, (30.0,))
     drawn[drawn == CLASS_ID["terrain"]] = CLASS_ID["sidewalk"]  # Waymo has one class for both
     np.testing.assert_array_equal(index.read_labels(2, SMALL.shape), drawn)
@@ -73,11 +73,11 @@ def test_faithful_is_as_the_original_evaluates(root: Path) -> None:
     index = SceneIndex.load(root)
     assert (index.command == 0).all() and (index.motion == 0).all() and index.faithful
     np.testing.assert_allclose(index.curr_to_prev(1), pose(5) @ np.linalg.inv(pose(0)), atol=1e-6)
-    assert index.fingerprint != read_waymo(root)[0].fingerprint
+    assert index.fingerprint != read_waymo(root).to_index()[0].fingerprint
 
 
 def test_lists_instead_of_dicts_and_the_layout_of_the_release(root: Path) -> None:
-    before = read_waymo(root)[0]
+    before = read_waymo(root).to_index()[0]
     edit(
         root,
         "cam_infos_vali.pkl",
@@ -88,14 +88,14 @@ def test_lists_instead_of_dicts_and_the_layout_of_the_release(root: Path) -> Non
     (root / "validation").rename(root / "voxel04" / "validation")
     (root / "kitti_format").mkdir()
     (root / "waymo_infos_val.pkl").rename(root / "kitti_format" / "waymo_infos_val.pkl")
-    after = read_waymo(root)[0]
+    after = read_waymo(root).to_index()[0]
     assert after.token.tolist() == before.token.tolist()
     assert after.label_path[0] == "voxel04/validation/000/000_04.npz"
 
 
 def test_missing_frames_and_jumps_of_the_clock_cut_scenes(root: Path) -> None:
     edit(root, "waymo_infos_val.pkl", lambda infos: [i for i in infos if i["image"]["image_idx"] != 1_000_004])
-    index, report = read_waymo(root)
+    index, report = read_waymo(root).to_index()
     # From frame 0 the count goes on to 6: frames five apart no longer, once.
     assert report.broken_steps == 1 and [int(t[3:]) for t in index.token[:4]] == [6, 11, 16, 21]
 
@@ -105,12 +105,12 @@ def test_missing_frames_and_jumps_of_the_clock_cut_scenes(root: Path) -> None:
                 info["timestamp"] += 700_000
 
     edit(root, "waymo_infos_val.pkl", late)
-    report = read_waymo(root)[1]
+    report = read_waymo(root).to_index()[1]
     assert report.long_steps == 1
-    whole, report = read_waymo(root, faithful=True)
+    whole, report = read_waymo(root, faithful=True).to_index()
     assert report.long_steps == 0 and "waymo-001#2" not in whole.scene_name
     with pytest.raises(DataError, match=r"longer than 0\.75 s"):
-        read_waymo(root, strict=True)
+        read_waymo(root).to_index(strict=True)
 
 
 @pytest.mark.parametrize(
@@ -135,14 +135,14 @@ def test_missing_frames_and_jumps_of_the_clock_cut_scenes(root: Path) -> None:
 def test_values_that_cannot_be_are_named(root: Path, name: str, change: Any, says: str) -> None:
     edit(root, name, lambda content: result if isinstance(result := change(content), list) else None)
     with pytest.raises(DataError, match=says):
-        read_waymo(root)
+        read_waymo(root).to_index()
 
 
 def test_missing_files_are_named(root: Path) -> None:
     (root / "cam_infos_vali.pkl").rename(root / "x")
     with pytest.raises(DataError, match=r"no cam_infos_vali\.pkl"):
-        read_waymo(root)
+        read_waymo(root).to_index()
     (root / "x").rename(root / "cam_infos_vali.pkl")
     (root / "validation").rename(root / "y")
     with pytest.raises(DataError, match="no folder"):
-        read_waymo(root)
+        read_waymo(root).to_index()

@@ -24,7 +24,7 @@ def edit(root: Path, name: str, change: Any) -> None:
 
 
 def test_reads_scenes_frames_and_splits(scenes_root: Path) -> None:
-    index, report = read_nuscenes(scenes_root)
+    index, report = read_nuscenes(scenes_root).to_index()
     assert index.source == "synthetic"
     assert index.scene_name.tolist() == ["scene-9001", "scene-9002"]
     assert index.scene_split.tolist() == ["train", "val"]
@@ -39,7 +39,7 @@ def test_devkit_agrees_on_poses_boxes_and_velocities(scenes_root: Path) -> None:
     from nuscenes.nuscenes import NuScenes
     from pyquaternion import Quaternion
 
-    index, _ = read_nuscenes(scenes_root)
+    index, _ = read_nuscenes(scenes_root).to_index()
     devkit = NuScenes(version="v1.0-mini", dataroot=str(scenes_root), verbose=False)
     for frame, token in enumerate(index.token):
         sample = devkit.get("sample", token)
@@ -73,7 +73,7 @@ def test_velocity_is_unknown_across_long_gaps_and_without_neighbours(scenes_root
             row["timestamp"] += 4_000_000
 
     edit(scenes_root, "sample", late)
-    index, report = read_nuscenes(scenes_root)
+    index, report = read_nuscenes(scenes_root).to_index()
     assert np.isnan(index.boxes(0).velocity_mps[index.boxes(0).class_id == CLASS_ID["car"]]).all()
     assert np.isnan(index.boxes(9).velocity_mps).all()
     assert np.isfinite(index.boxes(11).velocity_mps).all()
@@ -84,7 +84,7 @@ def test_velocity_is_unknown_across_long_gaps_and_without_neighbours(scenes_root
 
 
 def test_instances_are_stable_and_classes_mapped(scenes_root: Path) -> None:
-    index, _ = read_nuscenes(scenes_root)
+    index, _ = read_nuscenes(scenes_root).to_index()
     for scene in (0, 1):
         per_frame = [tuple(index.boxes(f).instance) for f in index.frames(scene)]
         assert len(set(per_frame)) == 1
@@ -233,16 +233,17 @@ def test_damage_is_named_and_the_old_index_stays(scenes_root: Path, damage: Any,
 
 def test_synthetic_data_cannot_be_renamed(scenes_root: Path) -> None:
     with pytest.raises(OptionError, match="synthetic"):
-        read_nuscenes(scenes_root, source="nuscenes")
-    assert read_nuscenes(scenes_root, source="my synthetic town")[0].source == "my synthetic town"
+        read_nuscenes(scenes_root).to_index(source="nuscenes")
+    assert read_nuscenes(scenes_root).to_index(source="my synthetic town")[0].source == "my synthetic town"
     (scenes_root / "gts").rename(scenes_root / "stc-results")
-    assert read_nuscenes(scenes_root, label_folder="stc-results")[0].source == "synthetic, labels of stc-results"
+    predicted = read_nuscenes(scenes_root, label_folder="stc-results").to_index()[0]
+    assert predicted.source == "synthetic, labels of stc-results"
 
 
 def test_missing_labels_cut_scenes_or_are_refused(scenes_root: Path) -> None:
     for frame in (0, 5, 6):
         (scenes_root / "gts" / "scene-9001" / f"scene-9001-{frame}" / "labels.npz").unlink()
-    index, report = read_nuscenes(scenes_root)
+    index, report = read_nuscenes(scenes_root).to_index()
     assert index.scene_name.tolist() == ["scene-9001", "scene-9001#2", "scene-9002"]
     assert index.scene_start.tolist() == [0, 4, 9, 18]
     assert index.scene_split.tolist() == ["train", "train", "val"]
@@ -251,7 +252,7 @@ def test_missing_labels_cut_scenes_or_are_refused(scenes_root: Path) -> None:
     assert any("3 of 21" in line for line in report.lines()) and any("scene-9001-5" in e for e in report.examples)
     assert np.isfinite(index.boxes(0).velocity_mps).all()
     with pytest.raises(DataError, match="3 of 21 frames without labels") as caught:
-        read_nuscenes(scenes_root, strict=True)
+        read_nuscenes(scenes_root).to_index(strict=True)
     assert "scene-9001-5" in str(caught.value)
 
 
@@ -259,7 +260,7 @@ def test_official_splits_need_the_devkit_or_a_file(scenes_root: Path, monkeypatc
     (scenes_root / "splits.json").unlink()
     monkeypatch.setitem(__import__("sys").modules, "nuscenes.utils.splits", None)
     with pytest.raises(OptionError, match=r"iiworld\[nuscenes\]"):
-        read_nuscenes(scenes_root)
+        read_nuscenes(scenes_root).to_index()
 
 
 def test_official_splits_are_used_without_a_file(scenes_root: Path) -> None:
@@ -267,7 +268,7 @@ def test_official_splits_are_used_without_a_file(scenes_root: Path) -> None:
     (scenes_root / "splits.json").unlink()
     (scenes_root / "synthetic.json").unlink()
     with pytest.raises(DataError, match="official splits"):
-        read_nuscenes(scenes_root)  # invented scenes are in none
+        read_nuscenes(scenes_root).to_index()  # invented scenes are in none
 
 
 @pytest.mark.parametrize(
@@ -286,17 +287,17 @@ def test_official_splits_of_every_version(scenes_root: Path, version: str, train
     for old, new in (("scene-9001", train), ("scene-9002", val)):
         (scenes_root / "gts" / old).rename(scenes_root / "gts" / new)
     (scenes_root / "v1.0-mini").rename(scenes_root / version)
-    index, _ = read_nuscenes(scenes_root)
+    index, _ = read_nuscenes(scenes_root).to_index()
     assert index.scene_split.tolist() == ["train", "val"] and index.source == "nuscenes"
 
 
 def test_a_folder_without_tables_is_explained(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="make_synthetic"):
-        read_nuscenes(tmp_path / "nowhere")
+        read_nuscenes(tmp_path / "nowhere").to_index()
     (tmp_path / "v1.0-mini").mkdir()
     (tmp_path / "v1.0-trainval").mkdir()
     with pytest.raises(DataError, match="--version"):
-        read_nuscenes(tmp_path)
+        read_nuscenes(tmp_path).to_index()
 
 
 def test_prepare_round_trip_and_other_place(scenes_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -12,7 +12,7 @@ from tiny_scenes import write_scenes
 from world_model.core.errors import DataError
 from world_model.core.geometry import quat_to_matrix
 from world_model.data.clips import windows
-from world_model.data.formats.gaps import keep_whole
+from world_model.data.formats.gaps import cut_at_gaps
 from world_model.data.formats.nuscenes import read_nuscenes
 from world_model.data.formats.poses import poses_of_matrices
 from world_model.data.index import SceneIndex
@@ -26,7 +26,7 @@ def irregular(tmp_path: Path, frames: tuple[int, ...] = (39, 40, 41)) -> Path:
 
 @pytest.fixture
 def index(tmp_path: Path) -> SceneIndex:
-    return read_nuscenes(irregular(tmp_path))[0]
+    return read_nuscenes(irregular(tmp_path)).to_index()[0]
 
 
 def test_real_gaps_and_lengths_are_usual(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -45,7 +45,7 @@ def test_real_gaps_and_lengths_are_usual(tmp_path: Path, capsys: pytest.CaptureF
 def test_a_long_step_is_a_missing_frame(index: SceneIndex, gap_s: float, cut: int, unusual: int) -> None:
     time_us = np.arange(len(index.token), dtype=np.int64) * 500_000
     time_us[10:] += round((gap_s - 0.5) * 1e6)
-    kept, report = keep_whole(dataclasses.replace(index, timestamp_us=time_us), strict=False)
+    kept, report = cut_at_gaps(dataclasses.replace(index, timestamp_us=time_us), strict=False)
     assert (report.long_steps, report.cut_scenes, report.unusual_steps) == (cut, cut, unusual)
     assert len(kept.token) == len(index.token) and len(kept.scene_name) == 3 + cut
 
@@ -57,7 +57,7 @@ def test_every_frame_that_is_there_is_kept_in_the_longest_parts(index: SceneInde
         gone = rng.random(len(index.token)) < 0.15
         follows = rng.random(len(index.token)) > 0.05
         paths = np.where(gone, "nowhere.npz", index.label_path)
-        kept, report = keep_whole(dataclasses.replace(index, label_path=paths), strict=False, follows=follows)
+        kept, report = cut_at_gaps(dataclasses.replace(index, label_path=paths), strict=False, follows=follows)
         expected: list[list[str]] = []
         for scene in range(3):
             part: list[str] = []
@@ -81,13 +81,13 @@ def test_every_frame_that_is_there_is_kept_in_the_longest_parts(index: SceneInde
 
 
 def test_whole_data_are_left_alone(index: SceneIndex) -> None:
-    kept, report = keep_whole(index, strict=True)
+    kept, report = cut_at_gaps(index, strict=True)
     assert kept is index and report.missing_labels == report.cut_scenes == 0 and report.scene_frames == (39, 41)
 
 
 def test_nothing_left_is_an_error(index: SceneIndex) -> None:
     with pytest.raises(DataError, match="no frame has labels"):
-        keep_whole(dataclasses.replace(index, label_path=np.full(len(index.token), "x.npz")), strict=False)
+        cut_at_gaps(dataclasses.replace(index, label_path=np.full(len(index.token), "x.npz")), strict=False)
 
 
 def test_an_empty_split_is_reported_and_named_where_it_is_used(

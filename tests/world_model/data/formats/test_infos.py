@@ -27,7 +27,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_infos_and_tables_give_the_same_index(root: Path) -> None:
-    tables, (infos, report) = read_nuscenes(root)[0], read_infos(root)
+    tables, (infos, report) = read_nuscenes(root).to_index()[0], read_infos(root).to_index()
     for column in ("scene_name", "scene_split", "scene_start", "token", "label_path", "timestamp_us", "command"):
         np.testing.assert_array_equal(getattr(infos, column), getattr(tables, column), column)
     for column in ("box_start", "box_class"):
@@ -44,13 +44,13 @@ def test_infos_and_tables_give_the_same_index(root: Path) -> None:
 
 def test_one_file_is_enough_and_may_lie_elsewhere(root: Path, tmp_path: Path) -> None:
     (root / "world-nuscenes_infos_train.pkl").unlink()
-    index, report = read_infos(root)
+    index, report = read_infos(root).to_index()
     assert index.scene_split.tolist() == ["val"] and report.empty_splits == ("train",)
     moved = tmp_path / "my_infos_val.pkl"
     (root / "world-nuscenes_infos_val.pkl").rename(moved)
     with pytest.raises(DataError, match="no info file"):
-        read_infos(root)
-    assert read_infos(root, [moved])[0].fingerprint == index.fingerprint
+        read_infos(root).to_index()
+    assert read_infos(root, [moved]).to_index()[0].fingerprint == index.fingerprint
 
 
 def test_which_files_are_taken(root: Path) -> None:
@@ -68,7 +68,7 @@ def test_faithful_takes_the_features_of_the_file(root: Path) -> None:
 
     for split in ("train", "val"):
         edit_infos(root / f"world-nuscenes_infos_{split}.pkl", odd)
-    plain, faithful = read_infos(root)[0], read_infos(root, faithful=True)[0]
+    plain, faithful = read_infos(root).to_index()[0], read_infos(root, faithful=True).to_index()[0]
     assert (faithful.motion == (0, 1, 4)).all() and faithful.faithful and not plain.faithful
     assert not (plain.motion == (0, 1, 4)).all() and plain.fingerprint != faithful.fingerprint
     faithful.save(root / "f.npz")
@@ -82,18 +82,18 @@ def test_files_without_commands_or_boxes(root: Path) -> None:
 
     for split in ("train", "val"):
         edit_infos(root / f"world-nuscenes_infos_{split}.pkl", strip)
-    index = read_infos(root)[0]
-    np.testing.assert_array_equal(index.command, read_nuscenes(root)[0].command)
+    index = read_infos(root).to_index()[0]
+    np.testing.assert_array_equal(index.command, read_nuscenes(root).to_index()[0].command)
     assert len(index.box_class) == 0
 
 
 def test_a_keyframe_that_is_not_listed_cuts_the_scene(root: Path) -> None:
     edit_infos(root / "world-nuscenes_infos_train.pkl", lambda infos: infos[:4] + infos[5:])
-    index, report = read_infos(root)
+    index, report = read_infos(root).to_index()
     assert index.scene_name.tolist() == ["scene-9001", "scene-9001#2", "scene-9002"]
     assert (report.broken_steps, report.long_steps, report.cut_scenes) == (1, 0, 1)
     with pytest.raises(DataError, match="frames are missing at 1 places"):
-        read_infos(root, strict=True)
+        read_infos(root).to_index(strict=True)
 
 
 def test_predictions_with_info_files(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_values_that_cannot_be_are_named(root: Path, change: Any, says: str) -> 
     file = root / "world-nuscenes_infos_train.pkl"
     edit_infos(file, change)
     with pytest.raises(DataError, match=says) as caught:
-        read_infos(root)
+        read_infos(root).to_index()
     assert caught.value.expected and caught.value.remedy
 
 

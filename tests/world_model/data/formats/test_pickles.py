@@ -101,6 +101,17 @@ def test_files_of_numpy_1_and_2(tmp_path: Path, protocol: int) -> None:
     assert len(seen) == 2
 
 
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("factory", [list, dict, int, float, None])
+def test_a_defaultdict_is_a_plain_dict(tmp_path: Path, factory: Any, protocol: int) -> None:
+    made = collections.defaultdict(factory, {"a": [1], "b": np.arange(2)})
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps({"tracks": made}, protocol))
+    read = load_pickle(tmp_path / "x.pkl")["tracks"]
+    assert type(read) is dict and same(read, dict(made))
+    with pytest.raises(KeyError):
+        read["c"]
+
+
 class Calls:
     """Pickles as a call of anything."""
 
@@ -178,6 +189,11 @@ def array_with(state: Any, kind: str = "f8") -> bytes:
         pickle.dumps(Calls(np.dtype, "O8,O8", False, True), 2),
         pickle.dumps(Calls(bytearray, 10**9), 2),
         b"\x80\x02cnumpy\ndtype\n}X\x01\x00\x00\x00aK\x01sb.",  # attributes for a name
+        b"\x80\x02cnumpy\ndtype\nN}X\x05\x00\x00\x00_callK\x01s\x86b.",  # the same, as the state of slots
+        b"\x80\x02cbuiltins\nlist\n)R.",  # a factory is only mentioned
+        pickle.dumps(Calls(collections.defaultdict, print), 2),
+        pickle.dumps(Calls(collections.defaultdict, list, {1: 2}), 2),
+        pickle.dumps(Calls(collections.defaultdict, np.dtype), 2),
     ],
 )
 def test_forged_arrays_are_refused(tmp_path: Path, raw: bytes) -> None:

@@ -18,9 +18,10 @@ import ii_world_env  # noqa: F401
 from world_model import encode_tokens, train_forecaster, train_tokenizer
 from world_model.core.errors import DataError, OptionError
 from world_model.core.grid import CLASS_ID
+from world_model.data.formats.read import Format, detect
 from world_model.data.index import SceneIndex
 from world_model.evaluate import Evaluate, evaluate
-from world_model.prepare import Format, Prepare, detect, prepare
+from world_model.prepare import Prepare, prepare
 
 
 @dataclass(frozen=True)
