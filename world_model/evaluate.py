@@ -285,7 +285,7 @@ def _report(options: Evaluate, bench: Bench, scenes: list[int], chosen: Chosen |
         "data": f"{index.source}, split {options.split}, {len(scenes)} of {len(every)} scenes, "
         f"index {index.fingerprint}",
         "models": bench.models,
-        "precision": f"{options.dtype} on {bench.device.type}, {bench.contest.lanes} per model call",
+        "precision": f"{options.dtype} on {bench.device.type}, {bench.contest.slots} per model call",
     }
     if index.truth_path is not None:
         settings["labels"] = "the models see predicted labels; everything is scored against the true ones"

@@ -16,9 +16,11 @@ from world_model.core.grid import CLASS_ID, FREE
 from world_model.data.clips import load_clips
 from world_model.data.index import SceneIndex
 from world_model.data.labels import read_labels
-from world_model.generate import FILES, Generate, _asked, generate
-from world_model.generation.trajectories import Edit
-from world_model.rollouts.rollout import parse_trajectory, roll
+from world_model.generate import Generate, generate
+from world_model.generation.drive import drive
+from world_model.generation.generate import decisive
+from world_model.generation.output import contents
+from world_model.generation.trajectories import Edit, parse_trajectory
 from world_model.visualize import Visualize, visualize
 from world_model.worlds.build import build_world
 
@@ -84,7 +86,7 @@ def test_the_log_replayed_is_the_log(data: Path, tmp_path: Path) -> None:
     assert np.allclose(poses, index.ego_to_global[FRAMES + 2 : FRAMES + 6])
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["steps"] == 3 and summary["distance_m"] == pytest.approx(6)
-    for name in FILES[1:]:
+    for name in contents(options)[1:-1]:
         assert picture(folder / name)[0] > 300
     assert picture(folder / "drive.gif")[2] == 4
 
@@ -93,11 +95,12 @@ def test_a_given_trajectory_is_followed(data: Path) -> None:
     clips = load_clips(SceneIndex.load(data), [4], future=3, with_future_labels=True)
     motions = np.array([(4.0, 0.0, np.pi / 2), (3.0, 0.0, 0.0), (0.0, 0.0, 0.0)])
     done: list[int] = []
-    rollout = roll(build_world("transport"), clips, "fine", motions, 3, done.append)
-    relative = np.linalg.inv(rollout.ego_to_global[0]) @ rollout.ego_to_global
+    rollout = drive(build_world("transport"), clips, 3, motions=motions, progress=done.append)
+    poses = rollout.ego_pose[0].numpy()
+    relative = np.linalg.inv(poses[0]) @ poses
     assert np.allclose(relative[:, :2, 3], [(0, 0), (4, 0), (4, 3), (4, 3)])
     assert np.allclose(np.arctan2(relative[:, 1, 0], relative[:, 0, 0]), [0, np.pi / 2, np.pi / 2, np.pi / 2])
-    assert (rollout.occupancy[2] == rollout.occupancy[1]).all()
+    assert (rollout.occupancy[3] == rollout.occupancy[2]).all()
     assert done == [1, 2, 3]
 
 
@@ -121,12 +124,12 @@ def test_new_weights_are_another_question(data: Path, tmp_path: Path) -> None:
     index = SceneIndex.load(data)
     options = Generate(checkpoint=tmp_path)
     (tmp_path / "geometric.safetensors").write_bytes(b"one")
-    before = _asked(options, index, "scene-0")
+    before = decisive(options, index, "scene-0")
     assert before["world"] == "geometric" and before["weights"]
     (tmp_path / "tokenizer.safetensors").write_bytes(b"not what the geometric world is made of")
-    assert _asked(options, index, "scene-0") == before
+    assert decisive(options, index, "scene-0") == before
     (tmp_path / "geometric.safetensors").write_bytes(b"two")
-    assert _asked(options, index, "scene-0") != before
+    assert decisive(options, index, "scene-0") != before
 
 
 def test_steps_end_with_the_log(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -207,10 +210,10 @@ def test_commands_follow_the_given_motion(data: Path) -> None:
     clips = load_clips(SceneIndex.load(data), [4], future=8, with_future_labels=True)
     left = np.tile((3.0, 0.0, 0.15), (8, 1))
     for motions, command in ((left, 1), (left * (1, 1, -1), 0), (left * (1, 1, 0), 2)):
-        rollout = roll(build_world("transport"), clips, "fine", motions, 8)
-        assert rollout.command[0] == command
+        rollout = drive(build_world("transport"), clips, 8, motions=motions)
+        assert rollout.commands[0, 0] == command
     with pytest.raises(OptionError, match="8 steps"):
-        roll(build_world("transport"), clips, "fine", left[:5], 8)
+        drive(build_world("transport"), clips, 8, motions=left[:5])
 
 
 def test_each_step_as_labels_that_can_be_seen(data: Path, tmp_path: Path) -> None:

@@ -1,26 +1,29 @@
-"""One drive on disk: arrays, strips, vectors of motion, a film, and a summary that comes last."""
+"""One generated drive on disk: arrays, strips, vectors of motion, a film, and a summary that comes last."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from world_model.core.files import write_json, write_npz
 from world_model.core.grid import STEP_S, VoxelGrid
+from world_model.core.planar import planar_motions
 from world_model.data.clips import Clips
 from world_model.data.index import SceneIndex
-from world_model.generation.trajectories.planar import planar_motions
+from world_model.generation.options import Generate
 from world_model.pictures.drive import drive_film, drive_strip
 from world_model.pictures.mp4 import write_film
 from world_model.pictures.vectors import PROPOSED_COLOR, Vectors, box_vectors, ego_vector
 from world_model.pictures.video import write_png
-from world_model.rollouts.rollout import Rollout
+from world_model.rollouts import Rollout
 
 ARRAYS, ABOVE, VOXELS, MOTION, FILM, SUMMARY = (
     "forecast.npz",
@@ -33,20 +36,8 @@ ARRAYS, ABOVE, VOXELS, MOTION, FILM, SUMMARY = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """Which results to write beside the arrays and the summary."""
-
-    pictures: bool = True
-    """The strips and the picture of the motion."""
-    film: str = "gif"
-    """gif, mp4 (needs ffmpeg; without one a GIF is written and said so) or none."""
-    labels: bool = False
-    """Also every forecast frame as an Occ3D labels.npz, in folders 001, 002, ... under labels/."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Drive:
-    """A finished rollout and what it was about.
+class GeneratedDrive:
+    """A finished rollout (batch 1) and what it was about.
 
     Attributes:
         rollout: the forecast.
@@ -68,25 +59,45 @@ class Drive:
     asked: dict[str, object] = field(default_factory=dict)
     same_way: bool = False
 
+    @cached_property
+    def start(self) -> NDArray[Any]:
+        """(X, Y, Z) uint8 observed labels of the current frame."""
+        return self.clips.occupancy[0, -1].numpy()
+
+    @cached_property
+    def occupancy(self) -> NDArray[Any]:
+        """(H, X, Y, Z) uint8 forecast after each step, in the ego frame of that step."""
+        return torch.cat(list(self.rollout.occupancy.values())).numpy()
+
+    @cached_property
+    def ego_to_global(self) -> NDArray[Any]:
+        """(H + 1, 4, 4) float64 poses, the current one first."""
+        return self.rollout.ego_pose[0].numpy()
+
+    @cached_property
+    def predicted(self) -> NDArray[Any] | None:
+        """(H, 3) float32 motion that the world predicted for each step; None in worlds without a motion model."""
+        return None if self.rollout.predicted is None else self.rollout.predicted[0].numpy()
+
     @property
     def film(self) -> list[NDArray[Any]]:
         """Labels of the start and of every step."""
-        return [self.rollout.start, *self.rollout.occupancy]
+        return [self.start, *self.occupancy]
 
     @property
     def motions(self) -> NDArray[Any]:
         """(H, 3) planar motion of every step."""
-        return planar_motions(self.rollout.ego_to_global)
+        return planar_motions(self.ego_to_global)
 
     @property
     def recorded(self) -> list[NDArray[Any] | None]:
         """Labels as recorded, None beyond the end of the scene; the start first."""
         later, valid = self.clips.future_occupancy, self.clips.valid[0, self.clips.past + 1 :]
         assert later is not None
-        return [self.rollout.start, *(v.numpy() if ok else None for v, ok in zip(later[0], valid, strict=True))]
+        return [self.start, *(v.numpy() if ok else None for v, ok in zip(later[0], valid, strict=True))]
 
 
-def write_drive(folder: Path, drive: Drive, wanted: Wanted) -> None:
+def write_drive(folder: Path, drive: GeneratedDrive, wanted: Generate) -> None:
     """Write everything; ``summary.json`` comes last and marks the folder as finished.
 
     Raises:
@@ -94,18 +105,18 @@ def write_drive(folder: Path, drive: Drive, wanted: Wanted) -> None:
     """
     _write_arrays(folder, drive)
     if wanted.labels:
-        for step, labels in enumerate(drive.rollout.occupancy, 1):
+        for step, labels in enumerate(drive.occupancy, 1):
             write_npz(folder / "labels" / f"{step:03d}" / "labels.npz", semantics=labels)
     if wanted.pictures:
         _write_pictures(folder, drive)
     film = ""
     if wanted.film != "none":
-        frames = drive_film(drive.film, drive.rollout.ego_to_global, title=drive.control, grid=drive.grid)
+        frames = drive_film(drive.film, drive.ego_to_global, title=drive.control, grid=drive.grid)
         film = write_film(folder / f"{FILM}.{wanted.film}", frames).name
     write_json(folder / SUMMARY, _summary(drive, film))
 
 
-def is_finished(folder: Path, asked: dict[str, object], wanted: Wanted) -> bool:
+def is_finished(folder: Path, asked: dict[str, object], wanted: Generate) -> bool:
     """Whether the folder answers this question with all the files wanted."""
     try:
         summary = json.loads((folder / SUMMARY).read_text())
@@ -119,52 +130,57 @@ def is_finished(folder: Path, asked: dict[str, object], wanted: Wanted) -> bool:
     return summary.get("asked") == asked and all((folder / name).exists() for name in (*needed, *films))
 
 
-def _write_arrays(folder: Path, drive: Drive) -> None:
-    rollout = drive.rollout
-    proposed = {} if rollout.proposed is None else {"proposed_motion": rollout.proposed}
+def contents(wanted: Generate) -> list[str]:
+    """Names of the files and folders that are written of each drive."""
+    pictures = [ABOVE, VOXELS, MOTION] if wanted.pictures else []
+    film = [] if wanted.film == "none" else [f"{FILM}.{wanted.film}" + " (or .gif)" * (wanted.film == "mp4")]
+    return [ARRAYS, *pictures, *film, *(["labels/"] if wanted.labels else []), SUMMARY]
+
+
+def _write_arrays(folder: Path, drive: GeneratedDrive) -> None:
+    predicted = {} if drive.predicted is None else {"proposed_motion": drive.predicted}
     write_npz(
         folder / ARRAYS,
-        occupancy=rollout.occupancy,
-        start=rollout.start,
-        ego_to_global=rollout.ego_to_global,
-        command=rollout.command,
-        time_s=np.arange(1, len(rollout.occupancy) + 1) * STEP_S,
+        occupancy=drive.occupancy,
+        start=drive.start,
+        ego_to_global=drive.ego_to_global,
+        command=drive.rollout.commands[0].numpy(),
+        time_s=np.arange(1, len(drive.occupancy) + 1) * STEP_S,
         control=np.array(drive.control),
         meta=np.array(json.dumps(drive.asked)),
-        **proposed,
+        **predicted,
     )
 
 
-def _write_pictures(folder: Path, drive: Drive) -> None:
+def _write_pictures(folder: Path, drive: GeneratedDrive) -> None:
     ours, theirs = drive.world, "recorded" if drive.same_way else "recorded drive"
     rows: dict[str, Sequence[NDArray[Any] | None]] = {ours: drive.film, theirs: drive.recorded}
     logged = drive.clips.ego_to_global[0, drive.clips.past :].numpy()
-    poses = {ours: drive.rollout.ego_to_global, theirs: logged}
+    poses = {ours: drive.ego_to_global, theirs: logged}
     title = f"{drive.asked.get('scene', '')} ({drive.index.source}), control: {drive.control}"
     compare = (ours, theirs) if drive.same_way else None
     strip: Callable[..., NDArray[Any]] = drive_strip
     write_png(folder / ABOVE, strip(rows, poses, title=title, grid=drive.grid, compare=compare))
     write_png(folder / VOXELS, strip(rows, poses, title=title, view="voxels", columns=5, grid=drive.grid))
     arrows = {ours: _ego_arrows(drive), theirs: _recorded_arrows(drive, logged)}
-    what, proposed = "driven (green), recorded agents (white), all for 2 s", drive.rollout.proposed
-    if proposed is not None:
-        own = np.allclose(proposed, drive.motions, atol=1e-3)
+    what = "driven (green), recorded agents (white), all for 2 s"
+    if drive.predicted is not None:
+        own = np.allclose(drive.predicted, drive.motions, atol=1e-3)
         what = f"driven as the model proposes{what[6:]}" if own else f"the model's own proposal (yellow), {what}"
     picture = strip(rows, poses, title=f"{title}: {what}", columns=3, height=2 * 200, grid=drive.grid, vectors=arrows)
     write_png(folder / MOTION, picture)
 
 
-def _ego_arrows(drive: Drive) -> list[list[Vectors]]:
-    """For every moment the motion that follows, and the one that the model would have chosen."""
+def _ego_arrows(drive: GeneratedDrive) -> list[list[Vectors]]:
+    """For every moment the motion that follows, and the one that the model predicted."""
     arrows: list[list[Vectors]] = []
     for step, motion in enumerate(drive.motions):
-        proposed = drive.rollout.proposed
-        own = [] if proposed is None else [ego_vector(proposed[step], PROPOSED_COLOR)]
-        arrows.append([*own, ego_vector(motion)])
+        predicted = [] if drive.predicted is None else [ego_vector(drive.predicted[step], PROPOSED_COLOR)]
+        arrows.append([*predicted, ego_vector(motion)])
     return [*arrows, []]
 
 
-def _recorded_arrows(drive: Drive, logged: NDArray[Any]) -> list[list[Vectors]]:
+def _recorded_arrows(drive: GeneratedDrive, logged: NDArray[Any]) -> list[list[Vectors]]:
     arrows = []
     motions, first = planar_motions(logged), drive.clips.frame[0]
     for step, ok in enumerate(drive.clips.valid[0, drive.clips.past :].tolist()):
@@ -173,8 +189,8 @@ def _recorded_arrows(drive: Drive, logged: NDArray[Any]) -> list[list[Vectors]]:
     return arrows
 
 
-def _summary(drive: Drive, film: str) -> dict[str, object]:
-    poses, steps = drive.rollout.ego_to_global, len(drive.rollout.occupancy)
+def _summary(drive: GeneratedDrive, film: str) -> dict[str, object]:
+    poses, steps = drive.ego_to_global, len(drive.occupancy)
     moved = np.linalg.norm(np.diff(poses[:, :2, 3], axis=0), axis=1)
     end = np.linalg.inv(poses[0]) @ poses[-1]
     return {

@@ -1,140 +1,128 @@
-"""Drive one recorded scene inside a world: along the log, along a given trajectory, or as a command says."""
+"""The one way to drive a world: B drives at once, along given motions or as commands say.
+
+Legend: B drives, K steps of 0.5 s, (X, Y, Z) voxels.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from world_model.core.errors import OptionError
-from world_model.core.geometry import invert_pose, se2_matrix
+from world_model.core.errors import DataError, OptionError
+from world_model.core.geometry import invert_pose
 from world_model.data.clips import Clips
-from world_model.data.ego_motion import commands_from_poses
-from world_model.data.index import COMMANDS
-from world_model.generation.trajectories.read import parse_trajectory
-from world_model.worlds.protocol import World, WorldState
-from world_model.worlds.token import TokenWorld
-
-__all__ = ["Rollout", "parse_trajectory", "roll"]
+from world_model.worlds.protocol import MotionPredicting, SelfDriving, World, WorldState
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rollout:
-    """One drive inside a world.
+    """What came of B drives.
 
     Attributes:
-        start: (X, Y, Z) uint8 observed labels of the current frame.
-        occupancy: (H, X, Y, Z) uint8 forecast after each step, in the ego frame of that step.
-        ego_to_global: (H + 1, 4, 4) float64 poses, the current one first.
-        command: (H,) int64.
-        proposed: (H, 3) float32 dx m, dy m, dyaw rad that the model itself would have driven in each step; None in
-            worlds without a motion model.
+        occupancy: (B, X, Y, Z) uint8 labels by step, for the steps that were asked for, each in the ego frame of its
+            step; 0 is the start.
+        ego_pose: (B, K + 1, 4, 4) float64 on the CPU, the start first: ego -> global where the drives began with clips,
+            else ego -> ego frame at the start.
+        commands: (B, K) int64 as they were given.
+        states: K + 1 states of the world, the start first; empty unless they were asked for.
+        predicted: (B, K, 3) float32 on the CPU: dx m, dy m, dyaw rad that the world predicted for the ego in each step;
+            None unless it was asked for, and in worlds that predict none.
     """
 
-    start: NDArray[Any]
-    occupancy: NDArray[Any]
-    ego_to_global: NDArray[Any]
-    command: NDArray[Any]
-    proposed: NDArray[Any] | None = None
+    occupancy: dict[int, Tensor]
+    ego_pose: Tensor
+    commands: Tensor
+    states: list[WorldState] = field(default_factory=list)
+    predicted: Tensor | None = None
 
 
 @torch.no_grad()
 def roll(
     world: World,
-    clips: Clips,
-    steering: str,
-    motions: NDArray[Any] | None,
-    steps: int,
+    start: Clips | WorldState,
+    commands: Tensor,
+    motions: Tensor | None = None,
+    *,
+    decode: Collection[int] | None = None,
+    labels_on: torch.device | str | None = None,
+    keep_states: bool = False,
+    with_predicted: bool = False,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Rollout:
-    """Drive one scene.
+    """Drive a world.
 
     Args:
         world: where to drive.
-        clips: one clip (batch 1), with ``steps`` future poses for logged control.
-        steering: logged, a command (right, left, straight), or any other word for the given motions.
-        motions: of each step for given control: (N, 3) dx, dy, dyaw or (N, 4, 4) next ego frame -> current ego frame.
-        steps: number of steps.
+        start: clips, at whose current frames the drives begin, or states of the world.
+        commands: (B, K) int64, 0 right, 1 left, 2 straight.
+        motions: (B, K, 4, 4) ego frame -> next ego frame of each step, float64 or float32 (which the world gets);
+            None: the world drives itself as the commands say.
+        decode: steps whose occupancy is wanted, 0 for the start; None for all but the start.
+        labels_on: device on which the occupancy is kept; None where the world makes it.
+        keep_states: return the states, too.
+        with_predicted: return the predicted motions of a world that has some, too.
         progress: called after every step with the number of steps done.
 
     Raises:
-        OptionError: a command is given to a world without a motion model of its own, or the motions end early.
+        OptionError: there are no motions, and the world cannot drive itself.
+        DataError: the world's occupancy is not labels of its grid.
     """
-    given = None if steering == "logged" or steering in COMMANDS else _transforms(motions, steps)
-    commands = _commands(clips, steering, given, steps)
-    state, pose = world.reset(clips), clips.ego_to_global[:, clips.past]
-    device = world.occupancy(state).device
-    poses, labels, proposed = [pose], [], []
-    for step in range(steps):
-        command = commands[step : step + 1].to(device)
-        planned = None
-        if steering not in COMMANDS:
-            planned = _logged(clips, step) if given is None else invert_pose(given[step : step + 1])  # float64
-        state, moved, own = _step(world, state, planned, command)
-        pose = pose @ invert_pose((moved if planned is None else planned).double().cpu())
-        poses.append(pose)
-        labels.append(world.occupancy(state)[0].cpu().numpy())
-        proposed += [] if own is None else [own[0].float().cpu().numpy()]
-        progress(step + 1)
+    state, pose = start, torch.eye(4, dtype=torch.float64).expand(len(commands), 4, 4)
+    if isinstance(start, Clips):
+        state, pose = world.reset(start), start.ego_to_global[:, start.past]
+    device = getattr(world, "device", None) or world.occupancy(state).device
+    steps = range(1, commands.shape[1] + 1)
+    wanted = set(steps if decode is None else decode)
+    occupancy = {0: _labels(world, state, len(commands), labels_on)} if 0 in wanted else {}
+    poses, states, predicted = [pose], [state], list[Tensor]()
+    for step in steps:
+        given = None if motions is None else motions[:, step - 1]
+        state, executed, own = _step(world, state, commands[:, step - 1].to(device), given, with_predicted)
+        poses.append(poses[-1] @ invert_pose(executed.double().cpu()))
+        if keep_states:
+            states.append(state)
+        predicted += [] if own is None else [own.float().cpu()]
+        if step in wanted:
+            occupancy[step] = _labels(world, state, len(commands), labels_on)
+        progress(step)
     return Rollout(
-        start=clips.occupancy[0, -1].numpy(),
-        occupancy=np.stack(labels),
-        ego_to_global=torch.cat(poses).numpy(),
-        command=commands.numpy(),
-        proposed=np.stack(proposed) if proposed else None,
+        occupancy=occupancy,
+        ego_pose=torch.stack(poses, 1),
+        commands=commands,
+        states=states if keep_states else [],
+        predicted=torch.stack(predicted, 1) if predicted else None,
     )
 
 
-def _transforms(motions: NDArray[Any] | None, steps: int) -> Tensor:
-    """(N, 4, 4) float64 next ego frame -> current ego frame."""
-    found = 0 if motions is None else len(motions)
-    if motions is None or found < steps:
-        raise OptionError(f"motions of {found} steps", f"{steps} steps", "give a longer trajectory or roll fewer steps")
-    steps_given = torch.as_tensor(np.array(motions, np.float64))
-    return steps_given if steps_given.ndim == 3 else se2_matrix(*steps_given.unbind(-1))
-
-
-def _commands(clips: Clips, steering: str, given: Tensor | None, steps: int) -> Tensor:
-    """(H,) the command asked for, the recorded one, or the one that describes the given motions."""
-    if steering in COMMANDS:
-        return torch.full((steps,), COMMANDS.index(steering))
-    if given is None:
-        row = torch.arange(clips.past, clips.past + steps).clamp(max=clips.command.shape[1] - 1)
-        return clips.command[0, row]
-    poses = [torch.eye(4, dtype=torch.float64)]
-    for step in given:
-        poses.append(poses[-1] @ step)
-    return torch.from_numpy(commands_from_poses(torch.stack(poses).numpy())[:steps].astype(np.int64))
-
-
-def _logged(clips: Clips, step: int) -> Tensor:
-    """(1, 4, 4) current ego frame -> next ego frame, as recorded."""
-    now = clips.past + step
-    return invert_pose(clips.ego_to_global[:, now + 1]) @ clips.ego_to_global[:, now]
-
-
 def _step(
-    world: World, state: WorldState, planned: Tensor | None, command: Tensor
+    world: World, state: WorldState, command: Tensor, given: Tensor | None, with_predicted: bool
 ) -> tuple[WorldState, Tensor, Tensor | None]:
-    """One step along a given transform, or by the model's own motion without one.
+    """The next state, the executed motion (B, 4, 4), and the predicted one (B, 3) if it is asked for."""
+    motion = None if given is None else given.float().to(command.device)
+    if with_predicted and isinstance(world, MotionPredicting):
+        state, executed, predicted = world.step_with_prediction(state, command, motion)
+        return state, executed if given is None else given, predicted
+    if given is not None and motion is not None:
+        return world.step(state, motion, command), given, None
+    if isinstance(world, SelfDriving):
+        return *world.drive(state, command), None
+    raise OptionError(
+        f"a command for {type(world).__name__}, which has no motion model",
+        "a world that can choose the ego's motion, such as ii-world",
+        "choose that world, or give the motion of each step",
+    )
 
-    Returns:
-        The next state, the transform used (1, 4, 4), and the motion (1, 3) that the model proposed, if it has any.
-    """
-    if planned is not None:
-        planned = planned.float().to(command.device)
-    if isinstance(world, TokenWorld):
-        forecast, out = world.forecaster.step(state.forecast, command, planned)
-        return replace(state, forecast=forecast, token=out.token), out.curr_to_next, out.predicted_motion
-    if planned is None:
-        raise OptionError(
-            f"a command for {type(world).__name__}, which has no motion model",
-            "the token world, whose forecaster predicts its own motion",
-            "use --world ii-world, or --control logged, fine or sampled",
+
+def _labels(world: World, state: WorldState, batch: int, device: torch.device | str | None) -> Tensor:
+    """(B, X, Y, Z) uint8 occupancy of a state."""
+    labels, expected = world.occupancy(state), (batch, *world.grid.shape)
+    if tuple(labels.shape) != expected:
+        raise DataError(
+            f"{type(world).__name__} made occupancy of shape {tuple(labels.shape)}",
+            f"{expected}",
+            "return labels of the grid that the world was built with",
         )
-    return world.step(state, planned, command), planned, None
+    return labels if device is None else labels.to(device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from world_model.core.tensor_state import TensorState
 from world_model.worlds.build import WORLD_NAMES, build_world, pick_device
 from world_model.worlds.kinds import LEARNED_NAMES, resolve_world
-from world_model.worlds.protocol import Latent, Populated, SelfDriving, World, WorldState
+from world_model.worlds.protocol import Latent, MotionPredicting, Populated, SelfDriving, World, WorldState
 from world_model.worlds.replay import ReplayWorld
 from world_model.worlds.transport import TransportWorld
 
@@ -13,6 +13,7 @@ __all__ = [
     "LEARNED_NAMES",
     "WORLD_NAMES",
     "Latent",
+    "MotionPredicting",
     "Populated",
     "ReplayWorld",
     "SelfDriving",

@@ -69,6 +69,27 @@ class SelfDriving(Protocol):
 
 
 @runtime_checkable
+class MotionPredicting(SelfDriving, Protocol):
+    """A world whose model predicts the ego's motion in every step, also where it is given: what `generate` records."""
+
+    def step_with_prediction(
+        self, state: WorldState, command: Tensor, curr_to_next: Tensor | None = None
+    ) -> tuple[WorldState, Tensor, Tensor]:
+        """`World.step` along a given motion, or `SelfDriving.drive` without one, with the predicted motion.
+
+        Args:
+            state: stays valid.
+            command: (B,) int64, 0 right, 1 left, 2 straight.
+            curr_to_next: (B, 4, 4) float32 as for `World.step`; None takes the predicted motion.
+
+        Returns:
+            The next state; the executed motion (B, 4, 4) float32 as ``curr_to_next``; the predicted one (B, 3) float32,
+            dx m, dy m in the current ego frame and dyaw rad.
+        """
+        ...
+
+
+@runtime_checkable
 class Latent(Protocol):
     """A world that thinks in token maps: what observation="tokens" needs.
 

@@ -61,9 +61,19 @@ class TokenWorld:
         pose = clips.ego_to_global[:, :count]
         # Relative poses before float32: global coordinates run to kilometres.
         to_previous = (invert_pose(pose[:, :-1]) @ pose[:, 1:]).float().to(device)
-        tokens = self.tokenizer.encode_clip(labels, to_previous)
-        # Global poses: published weights read displacements along the global axes.
-        forecast = self.forecaster.start(tokens, pose.to(device))
+        return self.begin(self.tokenizer.encode_clip(labels, to_previous), pose)
+
+    def begin(self, tokens: Tensor, ego_to_global: Tensor) -> TokenState:
+        """Start from frames that are encoded already.
+
+        Args:
+            tokens: (B, P, C, Xl, Yl) token maps of the observed frames, oldest first, on the world's device.
+            ego_to_global: (B, P, 4, 4) float64 their poses. Published weights read displacements along the global axes.
+
+        Raises:
+            DataError: tokens of another size than the forecaster's.
+        """
+        forecast = self.forecaster.start(tokens, ego_to_global.to(tokens.device))
         return TokenState(forecast=forecast, token=tokens[:, -1])
 
     def step(self, state: TokenState, curr_to_next: Tensor, command: Tensor) -> TokenState:
@@ -72,8 +82,14 @@ class TokenWorld:
 
     def drive(self, state: TokenState, command: Tensor) -> tuple[TokenState, Tensor]:
         """The forecast of the ego's own motion by the model's ego head, under a command."""
-        forecast, out = self.forecaster.step(state.forecast, command)
-        return TokenState(forecast=forecast, token=out.token), out.curr_to_next.float()
+        return self.step_with_prediction(state, command)[:2]
+
+    def step_with_prediction(
+        self, state: TokenState, command: Tensor, curr_to_next: Tensor | None = None
+    ) -> tuple[TokenState, Tensor, Tensor]:
+        """A step along a given motion or the ego head's own, with the motion (B, 3) that the head predicts."""
+        forecast, out = self.forecaster.step(state.forecast, command, curr_to_next)
+        return TokenState(forecast=forecast, token=out.token), out.curr_to_next.float(), out.predicted_motion
 
     def tokens(self, state: TokenState) -> Tensor:
         """What the decoder makes the occupancy of."""

@@ -22,6 +22,7 @@ from world_model.evaluation.result import SUBSETS, ForecastResult, steps_of
 from world_model.models.forecaster import Forecaster
 from world_model.models.tokenizer import Tokenizer
 from world_model.worlds import ReplayWorld, TransportWorld
+from world_model.worlds.token import TokenState, TokenWorld
 
 BASELINES = ("copy-paste", "ego warp", "ego warp + CV boxes")
 ROWS = (*BASELINES, "tokenizer", "ii-world gt-ego", "ii-world pred-ego")
@@ -39,7 +40,7 @@ def models() -> tuple[Tokenizer, Forecaster]:
 
 @pytest.fixture
 def contest(models: tuple[Tokenizer, Forecaster]) -> Contest:
-    return Contest(tokenizer=models[0], forecaster=models[1])
+    return Contest(tokenizer=models[0], worlds={"ii-world": TokenWorld(*models)})
 
 
 def assert_same(one: ForecastResult, other: ForecastResult) -> None:
@@ -65,10 +66,10 @@ def test_rows_subsets_and_batches(index: SceneIndex, contest: Contest) -> None:
         assert 0 <= both.score("copy-paste", 0, "iou", subset) <= 1
 
 
-@pytest.mark.parametrize("lanes", [1, 4])
-def test_a_scene_scores_the_same_in_any_pieces(index: SceneIndex, contest: Contest, lanes: int) -> None:
+@pytest.mark.parametrize("slots", [1, 4])
+def test_a_scene_scores_the_same_in_any_pieces(index: SceneIndex, contest: Contest, slots: int) -> None:
     """How many windows are at hand at once, and what else was asked of the scene, changes nothing."""
-    short = replace(contest, horizons_s=(1.0, 2.0), lanes=lanes)
+    short = replace(contest, horizons_s=(1.0, 2.0), slots=slots)
     asked = SceneWork(scene=0, frames=(4, 5, 6, 7), reconstruct=True)
 
     def run(work: SceneWork, batch: int) -> SceneScore:
@@ -96,7 +97,7 @@ def test_calls_of_several_frames_agree_with_calls_of_one(
     index.label_path[2] = ""
     scene = load_scene(index, 0, 12, models[0].config.grid)
     with torch.inference_mode():
-        one, several = (with_tokens(models[0], scene, lanes).tokens for lanes in (1, 4))
+        one, several = (with_tokens(models[0], scene, slots).tokens for slots in (1, 4))
     assert one is not None and several is not None
     assert torch.allclose(one, several, atol=1e-4) and one[2].abs().max() == 0 and one[3].abs().max() > 0
 
@@ -146,26 +147,20 @@ def test_reconstruction_streams_every_frame_once(index: SceneIndex, contest: Con
 def test_pred_ego_error_is_that_of_the_predicted_path(
     index: SceneIndex, models: tuple[Tokenizer, Forecaster], contest: Contest
 ) -> None:
-    tokenizer, forecaster = models
+    class TrueMotion(TokenWorld):
+        """A world whose own motion is the logged one: its ego error must vanish."""
 
-    class TrueMotion:
-        """A forecaster whose own motion is the logged one: its ego error must vanish."""
+        def begin(self, tokens: torch.Tensor, ego_to_global: torch.Tensor) -> TokenState:
+            self.now = 4
+            return super().begin(tokens, ego_to_global)
 
-        def __init__(self) -> None:
-            self.k = 0
-
-        def start(self, tokens: torch.Tensor, poses: torch.Tensor) -> object:
-            self.k = 0
-            return forecaster.start(tokens, poses)
-
-        def step(self, state: object, command: torch.Tensor, given: torch.Tensor | None) -> object:
+        def drive(self, state: TokenState, command: torch.Tensor) -> tuple[TokenState, torch.Tensor]:
             pose = scene_poses(index, 0)
-            motion = (invert_pose(pose[4 + self.k + 1]) @ pose[4 + self.k]).float()[None]
-            assert given is None or torch.equal(given, motion)
-            self.k += 1
-            return forecaster.step(state, command, motion)  # type: ignore[arg-type]
+            motion = (invert_pose(pose[self.now + 1]) @ pose[self.now]).float()[None]
+            self.now += 1
+            return self.step(state, motion, command), motion
 
-    result = forecast(index, [4], Contest(tokenizer=tokenizer, forecaster=TrueMotion()))  # type: ignore[arg-type]
+    result = forecast(index, [4], Contest(tokenizer=models[0], worlds={"ii-world": TrueMotion(*models)}))
     assert (result.ego_error("ii-world pred-ego") < 1e-3).all()
     assert (result.counts[4] == result.counts[5]).all()
     own = forecast(index, [4], contest).ego_error("ii-world pred-ego")

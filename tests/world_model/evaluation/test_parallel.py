@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,10 @@ from tiny_contest import save_models, tiny_models
 
 from world_model.core.errors import DataError, OptionError
 from world_model.evaluate import Evaluate, evaluate
-from world_model.evaluation.forecasting.lanes import in_lanes, through
 from world_model.evaluation.forecasting.parallel import Ranks, divided
 from world_model.evaluation.forecasting.scoring import SceneWork
 from world_model.prepare import Prepare, prepare
+from world_model.rollouts import fixed_slots
 
 ROOT = Path(__file__).parents[3]
 
@@ -120,17 +121,17 @@ def test_every_scene_goes_to_exactly_one_part(parts: int) -> None:
     assert parts > 31 or max(windows) - min(windows) <= 12
 
 
-@pytest.mark.parametrize(("numbers", "lanes"), [([], 3), ([0, 2, 3, 7], 3), ([5], 3), ([0, 1, 2, 3], 1)])
-def test_every_sample_stands_once_and_always_at_its_own_place(numbers: list[int], lanes: int) -> None:
-    calls = list(in_lanes(numbers, lanes))
-    assert all(len(rows) == lanes for rows, _ in calls)
-    assert [rows[place] for rows, places in calls for place in places] == list(range(len(numbers)))
-    assert all(numbers[rows[place]] % lanes == place for rows, places in calls for place in places)
+@pytest.mark.parametrize(("numbers", "size"), [([], 3), ([0, 2, 3, 7], 3), ([5], 3), ([0, 1, 2, 3], 1)])
+def test_every_sample_stands_once_and_always_in_its_own_slot(numbers: list[int], size: int) -> None:
+    batches = list(fixed_slots(numbers, size))
+    assert all(len(rows) == size for rows, _ in batches)
+    assert [rows[slot] for rows, real in batches for slot in real] == list(range(len(numbers)))
+    assert all(numbers[rows[slot]] % size == slot for rows, real in batches for slot in real)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_the_place_in_a_call_counts_but_what_stands_beside_does_not(threads: int) -> None:
-    """Why a sample keeps its place: kernels treat places differently (on some machines), and none looks aside."""
+def test_the_slot_counts_but_what_stands_beside_does_not(threads: int) -> None:
+    """Why a sample keeps its slot: kernels treat slots differently (on some machines), and none mixes them."""
     _, forecaster = tiny_models()
     size = (forecaster.config.width, *forecaster.config.latent_shape)
     torch.manual_seed(0)
@@ -142,12 +143,15 @@ def test_the_place_in_a_call_counts_but_what_stands_beside_does_not(threads: int
             _, out = forecaster.step(forecaster.start(tokens[rows], poses[rows]), command[rows])
         return torch.cat((out.token.flatten(1), out.curr_to_next.flatten(1)), 1)
 
+    def in_slots(numbers: Sequence[int]) -> torch.Tensor:
+        batches = fixed_slots(numbers, 4)
+        return torch.cat([forecast([numbers[row] for row in rows])[real] for rows, real in batches])
+
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        whole = through(forecast, range(9), 4)
+        whole = in_slots(range(9))
         for chosen in ([8], [0, 5], [1, 2, 3], [2, 4, 7]):
-            part = torch.cat([forecast([chosen[row] for row in rows])[real] for rows, real in in_lanes(chosen, 4)])
-            assert torch.equal(part, whole[chosen])
+            assert torch.equal(in_slots(chosen), whole[chosen])
     finally:
         torch.set_num_threads(before)

@@ -16,10 +16,10 @@ from world_model.data.clips import Clips, load_clips, scene_of, windows
 from world_model.data.index import SceneIndex
 from world_model.evaluation.fidelity.chases import CHASE_STEPS, Chase, find_chases, seen_voxels
 from world_model.evaluation.fidelity.drives import Moment, Plan, plan
-from world_model.evaluation.fidelity.rolling import roll
 from world_model.evaluation.forecasting.scene_data import PAST
+from world_model.rollouts import roll
 from world_model.worlds.protocol import World, WorldState
-from world_model.worlds.simulated import SimulatedState, SimulatedWorld
+from world_model.worlds.simulated import SimulatedWorld
 
 CHASE = "chase"
 """Task in which a vehicle that stands ahead is driven at."""
@@ -161,14 +161,15 @@ class Case:
             assert clips.future_occupancy is not None
             later = clips.future_occupancy
             return Truth(driven=driven, labels={k: later[:, k - 1] if k else clips.occupancy[:, -1] for k in steps})
-        trail: list[SimulatedState] = []
-        labels = roll(self.simulator, self.start(self.simulator, chase), driven, steps, trail)
+        start, motions = self.start(self.simulator, chase), driven.curr_to_next
+        found = roll(self.simulator, start, driven.command, motions, decode=steps, labels_on="cpu", keep_states=chase)
+        labels = found.occupancy
         if not chase:
             return Truth(driven=driven, labels=labels)
         seen = []
         for row, one in enumerate(self.chases):
             drawn = np.stack([labels[k][row].numpy() for k in range(1, CHASE_STEPS + 1)])
-            seen.append(seen_voxels(one, [state.scenes[row] for state in trail], drawn, self.grid))
+            seen.append(seen_voxels(one, [state.scenes[row] for state in found.states], drawn, self.grid))
         return Truth(driven=driven, labels=labels, seen=seen)
 
 

@@ -89,10 +89,6 @@ class Plan:
         matrix = invert_pose(se2_matrix(*torch.from_numpy(motion).unbind(-1))).float()
         return cls(motion=motion, curr_to_next=matrix, command=commands(motion))
 
-    def rows(self, some: slice) -> Plan:
-        """Some of the drives."""
-        return Plan(motion=self.motion[some], curr_to_next=self.curr_to_next[some], command=self.command[some])
-
     def still(self) -> Plan:
         """The same number of steps without any motion."""
         return Plan.of(np.zeros_like(self.motion))

@@ -17,8 +17,8 @@ from world_model.core.grid import VoxelGrid
 from world_model.evaluation.fidelity.case import CHASE, Case, Task, Truth
 from world_model.evaluation.fidelity.chases import CHASE_STEPS, still_there
 from world_model.evaluation.fidelity.registration import recover_motion
-from world_model.evaluation.fidelity.rolling import roll
 from world_model.evaluation.metrics import Confusion
+from world_model.rollouts import roll
 from world_model.worlds.protocol import World
 
 RESPONSE_STEPS = (1, 3, 6)
@@ -55,11 +55,11 @@ def measure(world: World, case: Case, task: Task) -> Counts:
 def _shown(world: World, case: Case, task: Task, steps: list[int]) -> dict[int, Tensor]:
     """What a world shows in a task, some drives at a time."""
     start, told = case.start(world, task.drive == CHASE), case.told(task, max(steps))
-    count = len(told.motion)
-    if count <= case.batch:
-        return roll(world, start, told, steps)
-    rows = [slice(begin, min(begin + case.batch, count)) for begin in range(0, count, case.batch)]
-    parts = [roll(world, start.index(torch.arange(count)[some]), told.rows(some), steps) for some in rows]
+    parts = []
+    for rows in torch.arange(len(told.motion)).split(case.batch):
+        some = start if len(rows) == len(told.motion) else start.index(rows)
+        found = roll(world, some, told.command[rows], told.curr_to_next[rows], decode=steps, labels_on="cpu")
+        parts.append(found.occupancy)
     return {k: torch.cat([part[k] for part in parts]) for k in steps}
 
 

@@ -14,11 +14,11 @@ from world_model.core.geometry import se2_matrix
 from world_model.core.grid import STEP_S
 from world_model.evaluation.fidelity.case import CHASE, Case, Task
 from world_model.evaluation.fidelity.measure import wanted_steps
-from world_model.evaluation.fidelity.rolling import roll
 from world_model.pictures.bev import birds_eye
 from world_model.pictures.difference import COLORS, NAMES, difference_picture
 from world_model.pictures.strip import key, strip
 from world_model.pictures.video import write_png
+from world_model.rollouts import roll
 from world_model.worlds.protocol import World
 
 SCALE = 1
@@ -45,8 +45,9 @@ def draw_case(path: Path, worlds: dict[str, World], case: Case, task: Task, row:
     labels = ["truth"]
     for name, world in worlds.items():
         start = case.start(world, task.drive == CHASE).index(row)
-        one = case.told(task, max(wanted)).rows(slice(row, row + 1))
-        forecast = roll(world, start, one, shown_steps)
+        told, last = case.told(task, max(wanted)), shown_steps[-1]
+        command, motions = told.command[row : row + 1, :last], told.curr_to_next[row : row + 1, :last]
+        forecast = roll(world, start, command, motions, decode=shown_steps, labels_on="cpu").occupancy
         rows.append([_seen(forecast[k][0].numpy(), ahead[k:], case, goal) for k in shown_steps])
         rows.append([difference_picture(forecast[k][0].numpy(), true[k], SCALE) for k in shown_steps])
         labels += [name, "error"]

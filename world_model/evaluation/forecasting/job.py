@@ -24,7 +24,6 @@ from world_model.core.runtime import choose_device
 from world_model.data.index import SceneIndex
 from world_model.evaluation.forecasting.actions import ActionModel, action_model
 from world_model.evaluation.forecasting.fingerprint import fingerprint
-from world_model.evaluation.forecasting.lanes import lanes_for
 from world_model.evaluation.forecasting.partial import PartialResults
 from world_model.evaluation.forecasting.scene_data import SceneData
 from world_model.evaluation.forecasting.scoring import Contest, SceneScore, SceneWork, read_scene, score_scene
@@ -33,9 +32,13 @@ from world_model.models.forecaster import Forecaster
 from world_model.models.tokenizer import Tokenizer
 from world_model.worlds import build_world
 from world_model.worlds.kinds import GEOMETRIC, II_WORLD
+from world_model.worlds.protocol import World
+from world_model.worlds.token import TokenWorld
 
-PROTOCOL = 3
+PROTOCOL = 4
 """Raised when the same settings would give other numbers, so that old partial results are not mixed in."""
+GPU_SLOTS = 8
+"""Slots of a batch on a GPU, which is idle with fewer; one sample keeps a CPU core busy."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -90,20 +93,22 @@ class Bench:
         loaded = _load_models(job, self.device)
         self.models, grid = loaded.told, loaded.grid
         named = {name.rpartition(":")[2]: name for name in job.world if name != II_WORLD}
-        worlds = {
+        worlds: dict[str, World] = {}
+        if loaded.tokenizer is not None and loaded.forecaster is not None:
+            worlds[II_WORLD] = TokenWorld(loaded.tokenizer, loaded.forecaster)
+        worlds |= {
             short: build_world(name, checkpoint=job.checkpoint, device=str(self.device), grid=grid)
             for short, name in named.items()
         }
         actions = action_model(job.action_mode) if "action" in job.regimes else None
         self.contest = Contest(
             tokenizer=loaded.tokenizer,
-            forecaster=loaded.forecaster,
             worlds=worlds,
             regimes=job.regimes,
             actions=actions,
             horizons_s=job.horizons_s,
             batch=job.batch,
-            lanes=lanes_for(self.device),
+            slots=1 if self.device.type == "cpu" else GPU_SLOTS,
             grid=grid,
         )
         self.decides: dict[str, Any] = {
@@ -112,13 +117,13 @@ class Bench:
             "weights": loaded.weights,
             "dtype": job.dtype,
             "device": self.device.type,
-            "lanes": self.contest.lanes,
+            "slots": self.contest.slots,
         }
         told = {
             "what": "forecasting",
             "rows": list(self.contest.rows),
             "horizons_s": list(job.horizons_s),
-            "worlds": {name: fingerprint(world) for name, world in worlds.items()},
+            "worlds": {name: fingerprint(worlds[name]) for name in named},
             "actions": [job.action_mode, _source_hash(actions.move)] if actions is not None else None,
         }
         self._forecasts = PartialResults(job.partial, {**self.decides, **told}, job.resume)

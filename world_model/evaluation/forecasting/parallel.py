@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing import get_context
@@ -24,10 +25,21 @@ from world_model.core.errors import IIWorldError, OptionError
 from world_model.core.runtime import keep_memory
 from world_model.data.prefetch import prefetch
 from world_model.evaluation.forecasting.job import Bench, Job
-from world_model.evaluation.forecasting.lanes import one_thread
 from world_model.evaluation.forecasting.scoring import SceneScore, SceneWork
 
 Value = TypeVar("Value")
+
+
+@contextmanager
+def one_thread(device: torch.device) -> Iterator[None]:
+    """On a CPU, compute with one thread: how many share a product changes its rounding. Processes share the work."""
+    before = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class WorkerError(IIWorldError, RuntimeError):

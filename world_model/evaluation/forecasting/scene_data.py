@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,23 +69,26 @@ class Window:
     now: int
     number: int
 
-    def motion(self, step: int) -> Tensor:
-        """(4, 4) float32 true motion: ego frame ``step`` steps from now -> ego frame one later."""
-        poses = self.scene.poses
-        return (invert_pose(poses[self.now + step + 1]) @ poses[self.now + step]).float()
+    def motions(self, steps: int) -> Tensor:
+        """(steps, 4, 4) float32 true motions from now on: ego frame -> next ego frame."""
+        poses = self.scene.poses[self.now : self.now + steps + 1]
+        return (invert_pose(poses[1:]) @ poses[:-1]).float()
 
-    def place(self, step: int) -> Tensor:
-        """(4, 4) float64 true ego pose ``step`` steps from now, in the current ego frame."""
-        return invert_pose(self.scene.poses[self.now]) @ self.scene.poses[self.now + step]
+    def poses(self, first: int, last: int) -> Tensor:
+        """(last - first + 1, 4, 4) float64 true ego poses in the current ego frame, ``first`` to ``last`` steps from
+        now."""
+        poses = self.scene.poses
+        return invert_pose(poses[self.now : self.now + 1]) @ poses[self.now + first : self.now + last + 1]
 
     def seconds(self, step: int) -> float:
         """Recorded time from now to ``step`` steps later."""
         time_us = self.scene.index.timestamp_us[self.scene.first + self.now + np.array([0, step])]
         return float(time_us[1] - time_us[0]) * 1e-6
 
-    def command(self, step: int) -> int:
-        """The logged command, ``step`` steps from now."""
-        return int(self.scene.index.command[self.scene.first + self.now + step])
+    def commands(self, steps: int) -> Tensor:
+        """(steps,) int64 logged commands from now on."""
+        first = self.scene.first + self.now
+        return torch.from_numpy(self.scene.index.command[first : first + steps].astype(np.int64))
 
 
 def load_scene(index: SceneIndex, scene: int, frames: int, grid: VoxelGrid) -> SceneData:
@@ -117,7 +121,7 @@ def load_scene(index: SceneIndex, scene: int, frames: int, grid: VoxelGrid) -> S
     )
 
 
-def clips_of(windows: list[Window], future: int, with_future_labels: bool) -> Clips:
+def clips_of(windows: Sequence[Window], future: int, with_future_labels: bool) -> Clips:
     """Windows as the batch that a `World` starts from; labels of the future are the true ones."""
     reach = range(-PAST, future + 1)
     rows = [[w.scene.first + w.now + k for k in reach] for w in windows]

@@ -30,14 +30,13 @@ from world_model.core.grid import OCC3D, VoxelGrid
 from world_model.data.index import SceneIndex
 from world_model.evaluation.forecasting.actions import ActionModel
 from world_model.evaluation.forecasting.baselines import copy_paste, ego_warps, mark_movers
-from world_model.evaluation.forecasting.lanes import decode
-from world_model.evaluation.forecasting.rollouts import motions_of, roll_models, roll_world
+from world_model.evaluation.forecasting.forecasts import forecast, motions_of
 from world_model.evaluation.forecasting.scene_data import PAST, SceneData, Window, load_scene
 from world_model.evaluation.forecasting.streams import with_tokens
 from world_model.evaluation.metrics import Confusion
 from world_model.evaluation.result import BASELINES, ForecastResult, ReconstructionResult, steps_of
-from world_model.models.forecaster import Forecaster
 from world_model.models.tokenizer import Tokenizer
+from world_model.rollouts import fixed_slots
 from world_model.worlds.kinds import II_WORLD
 from world_model.worlds.protocol import World
 
@@ -47,24 +46,23 @@ class Contest:
     """Who forecasts, and what is scored.
 
     Attributes:
-        tokenizer, forecaster: models in evaluation mode on one device; rows that need a missing one are left out.
-        worlds: other worlds by the name of their rows.
+        tokenizer: in evaluation mode; None leaves out its row.
+        worlds: by the name of their rows; the token world shares the tokenizer.
         regimes: which of `rollouts.REGIMES`; other worlds have no motion of their own.
         actions: what an action does, for the regime "action".
         horizons_s: (H) seconds ahead.
         batch: windows of a scene at hand at once, at least those of one model call.
-        lanes: samples per model call (see `world_model.evaluation.forecasting.lanes`).
+        slots: of each batch (see `world_model.rollouts.batch_slots`).
         grid: grid of the labels, where there is no tokenizer to tell.
     """
 
     tokenizer: Tokenizer | None = None
-    forecaster: Forecaster | None = None
     worlds: dict[str, World] = field(default_factory=dict)
     regimes: tuple[str, ...] = ("gt-ego", "pred-ego")
     actions: ActionModel | None = None
     horizons_s: tuple[float, ...] = (1.0, 2.0, 3.0)
     batch: int = 8
-    lanes: int = 1
+    slots: int = 1
     grid: VoxelGrid = OCC3D
 
     def __post_init__(self) -> None:
@@ -88,10 +86,8 @@ class Contest:
     def rows(self) -> tuple[str, ...]:
         """(R) names of the rows, in order."""
         names = list(BASELINES)[: 3 + (self.tokenizer is not None)]
-        if self.tokenizer is not None and self.forecaster is not None:
-            names += [f"{II_WORLD} {regime}" for regime in self.regimes]
-        names += [f"{world} {r}" for world in self.worlds for r in self.regimes if r != "pred-ego"]
-        return tuple(names)
+        rows = [(world, regime) for world in self.worlds for regime in self.regimes]
+        return (*names, *(f"{world} {regime}" for world, regime in rows if world == II_WORLD or regime != "pred-ego"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,11 +149,11 @@ def score_scene(scene: SceneData, work: SceneWork, contest: Contest) -> SceneSco
     """
     rebuilt: dict[int, Tensor] = {}
     if contest.tokenizer is not None:
-        scene = with_tokens(contest.tokenizer, scene, contest.lanes)
+        scene = with_tokens(contest.tokenizer, scene, contest.slots)
         rebuilt = _rebuild(scene, work, contest)
     total = ForecastResult.zero(contest.rows, contest.horizons_s)
     windows = [Window(scene=scene, now=frame - scene.first, number=n) for n, frame in enumerate(work.frames)]
-    at_once = -(-contest.batch // contest.lanes) * contest.lanes
+    at_once = -(-contest.batch // contest.slots) * contest.slots
     for begin in range(0, len(windows), at_once):
         for result in _score_windows(windows[begin : begin + at_once], rebuilt, contest):
             total += result
@@ -172,7 +168,8 @@ def _rebuild(scene: SceneData, work: SceneWork, contest: Contest) -> dict[int, T
     assert contest.tokenizer is not None and scene.tokens is not None
     wanted = {frame - scene.first + step for frame in work.frames for step in contest.steps}
     frames = sorted(wanted | set(scene.labelled) if work.reconstruct else wanted)
-    labels = decode(contest.tokenizer, scene.tokens[frames], frames, contest.lanes)
+    tokens, decode = scene.tokens[frames], contest.tokenizer.decode
+    labels = torch.cat([decode(tokens[rows])[real] for rows, real in fixed_slots(frames, contest.slots)])
     return dict(zip(frames, labels, strict=True))
 
 
@@ -204,20 +201,14 @@ def _add_rollouts(
     table: list[list[list[Tensor]]], results: list[ForecastResult], windows: list[Window], contest: Contest
 ) -> None:
     """Append the rows of the models and the worlds to the forecasts of B windows."""
-    steps, lanes = contest.steps, contest.lanes
+    steps, slots = contest.steps, contest.slots
     motions = {r: motions_of(windows, r, steps[-1], contest.actions) for r in contest.regimes}
     for name in contest.rows[len(table[0]) :]:
         who, _, regime = name.rpartition(" ")
-        given = motions[regime]
-        if who in contest.worlds:
-            assert given is not None
-            found = roll_world(contest.worlds[who], windows, given, steps, lanes)
-        else:
-            assert contest.tokenizer is not None and contest.forecaster is not None
-            found = roll_models(contest.tokenizer, contest.forecaster, windows, given, steps, lanes)
+        labels, errors = forecast(contest.worlds[who], contest.tokenizer, windows, motions[regime], steps, slots)
         for b, (rows, result) in enumerate(zip(table, results, strict=True)):
-            result.missed[len(rows)] = found.missed[b].numpy()
-            rows.append([labels[b] for labels in found.labels])
+            result.missed[len(rows)] = errors[b].numpy()
+            rows.append(list(labels[b]))
 
 
 def _baselines(window: Window, steps: Sequence[int]) -> list[list[Tensor]]:

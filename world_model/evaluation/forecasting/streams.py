@@ -10,20 +10,21 @@ from torch import Tensor
 
 from world_model.core.geometry import invert_pose
 from world_model.data.index import SceneIndex
-from world_model.evaluation.forecasting.lanes import through
 from world_model.evaluation.forecasting.scene_data import SceneData
 from world_model.models.tokenizer import Tokenizer
 from world_model.models.tokenizer.memory import align, remember
+from world_model.rollouts import fixed_slots
 
 
-def with_tokens(tokenizer: Tokenizer, scene: SceneData, lanes: int = 1) -> SceneData:
+def with_tokens(tokenizer: Tokenizer, scene: SceneData, slots: int = 1) -> SceneData:
     """The scene with the token maps of all its labelled frames.
 
-    Only the memory goes from frame to frame: encoder and quantizer see ``lanes`` frames side by side. A frame without
+    Only the memory goes from frame to frame: encoder and quantizer see ``slots`` frames side by side. A frame without
     labels is passed over: the memory stays in the frame of the last one that had some.
     """
     weight, frames, count = tokenizer.vq.embedding.weight, scene.labelled, len(scene.labelled)
-    latents = through(lambda rows: tokenizer.latents(_labels(scene, rows).to(weight.device)), range(count), lanes)
+    batches = list(fixed_slots(range(count), slots))
+    latents = torch.cat([tokenizer.latents(_labels(scene, rows).to(weight.device))[real] for rows, real in batches])
     histories, memory = [], tokenizer.empty_memory(1)
     for n, now in enumerate(frames):
         latent, start = latents[n : n + 1], torch.tensor([n == 0], device=weight.device)
@@ -31,14 +32,14 @@ def with_tokens(tokenizer: Tokenizer, scene: SceneData, lanes: int = 1) -> Scene
         histories.append(align(memory, latent, move, start, tokenizer.config))
         memory = remember(memory, histories[-1], latent, start, None, tokenizer.config.faithful)
     history = torch.cat(histories)
-    found = through(lambda rows: tokenizer.vq(latents[rows], history[rows]).token, range(count), lanes)
+    found = torch.cat([tokenizer.vq(latents[rows], history[rows]).token[real] for rows, real in batches])
     tokens = torch.zeros(len(scene.poses), *found.shape[1:], dtype=weight.dtype, device=weight.device)
     tokens[frames] = found.to(weight.dtype)
     return replace(scene, tokens=tokens)
 
 
 def _labels(scene: SceneData, rows: list[int]) -> Tensor:
-    """(L, X, Y, Z) of some labelled frames, counted along them."""
+    """(S, X, Y, Z) of some labelled frames, counted along them."""
     return scene.observed[[scene.labelled[row] for row in rows]]
 
 

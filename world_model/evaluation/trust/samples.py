@@ -22,12 +22,13 @@ from torch import Tensor
 from world_model.core.errors import ConfigError, DataError
 from world_model.core.files import DAMAGED_NPZ, write_npz
 from world_model.core.geometry import invert_pose, se2_matrix, warp_voxels
-from world_model.core.planar import level_poses
+from world_model.core.planar import level_poses, planar_motions
 from world_model.data.clips import Clips, load_clips
 from world_model.data.index import SceneIndex
 from world_model.evaluation.metrics import Confusion
 from world_model.evaluation.trust.figures import figures_for
-from world_model.generation.trajectories import Edit, edited, planar_motions
+from world_model.generation.trajectories import Edit, edited
+from world_model.rollouts import roll
 from world_model.worlds.protocol import World
 
 EDITS = (
@@ -148,22 +149,19 @@ def collect(
         motions = _drives(
             clips, index.ego_to_global[start : index.frames(scene).stop], steps, EDITS[start % len(EDITS)]
         )
-        state = world.reset(clips).expand(motions.shape[1])
-        labels = world.occupancy(state)
+        state, drives = world.reset(clips).expand(len(motions)), len(motions)
+        commands = clips.command[:, clips.past : clips.past + steps].expand(drives, -1)
+        rollout = roll(world, state, commands, motions, decode=range(steps + 1), labels_on="cpu", keep_states=True)
         names = tuple(figures_of(state))
         for step in range(steps + 1):
-            if step:
-                command = clips.command[:, clips.past + step - 1].to(labels.device).expand(motions.shape[1])
-                state = world.step(state, motions[step - 1].float().to(labels.device), command)
-                labels = world.occupancy(state)
             # At the start both drives are the same.
-            for drive in range(motions.shape[1] if step else 1):
-                truth, seen = _truth(clips, motions, step, drive, world)
+            for drive in range(drives if step else 1):
+                truth, seen = _truth(clips, rollout.ego_pose[drive, step], step, drive, world)
                 confusion = Confusion()
-                confusion.add(labels[drive].cpu(), truth, seen)
+                confusion.add(rollout.occupancy[step][drive], truth, seen)
                 rows.append((confusion.iou(), confusion.miou(), scene, start, step, drive))
-            values = torch.stack([v.double() for v in figures_of(state).values()], -1).cpu()
-            figures += values[: motions.shape[1] if step else 1].tolist()
+            values = torch.stack([v.double() for v in figures_of(rollout.states[step]).values()], -1).cpu()
+            figures += values[: drives if step else 1].tolist()
         progress(number + 1)
     table = np.array(rows)
     good = np.isfinite(table).all(1) & np.isfinite(figures).all(1)
@@ -181,24 +179,22 @@ def collect(
 
 
 def _drives(clips: Clips, ahead: NDArray[Any], steps: int, edit: Edit) -> Tensor:
-    """(H, D, 4, 4) float64 current ego frame -> next ego frame, the logged drive and an edited one."""
+    """(D, H, 4, 4) float64 current ego frame -> next ego frame, the logged drive and an edited one."""
     pose = clips.ego_to_global[0, clips.past :]
     logged = invert_pose(pose[1:]) @ pose[:-1]
     other = se2_matrix(*torch.from_numpy(edited(planar_motions(ahead), edit, steps)).unbind(-1))
-    return torch.stack((logged, invert_pose(other)), 1)
+    return torch.stack((logged, invert_pose(other)))
 
 
-def _truth(clips: Clips, motions: Tensor, step: int, drive: int, world: World) -> tuple[Tensor, Tensor | None]:
-    """Recorded labels (X, Y, Z) as seen from a drive, and the voxels (X, Y, Z) that the recorded frame reaches."""
+def _truth(clips: Clips, pose: Tensor, step: int, drive: int, world: World) -> tuple[Tensor, Tensor | None]:
+    """Recorded labels (X, Y, Z) as seen from a drive's ``pose`` (4, 4) in the ego frame of the start, and the voxels
+    (X, Y, Z) that the recorded frame reaches."""
     if step == 0:
         return clips.occupancy[0, -1], None
     later = clips.future_occupancy
     assert later is not None
     if drive == 0:
         return later[0, step - 1], None
-    pose = torch.eye(4, dtype=torch.float64)
-    for motion in motions[:step, drive]:
-        pose = pose @ invert_pose(motion)
     logged = level_poses(clips.ego_to_global[:, clips.past :])[0, step]
     ego_to_log = (invert_pose(logged) @ pose).float()[None]
     truth = warp_voxels(later[:, step - 1], ego_to_log, world.grid)[0]

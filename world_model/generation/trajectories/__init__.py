@@ -5,23 +5,7 @@ the step (x forward, y left, yaw to the left); or of rigid transforms (H, 4, 4),
 """
 
 from world_model.generation.trajectories.edit import Edit, edited
-from world_model.generation.trajectories.planar import (
-    motions_from_poses,
-    planar_motions,
-    planar_steps,
-    poses_from_motions,
-)
 from world_model.generation.trajectories.read import parse_trajectory, read_trajectory
 from world_model.generation.trajectories.sample import sample_motions
 
-__all__ = [
-    "Edit",
-    "edited",
-    "motions_from_poses",
-    "parse_trajectory",
-    "planar_motions",
-    "planar_steps",
-    "poses_from_motions",
-    "read_trajectory",
-    "sample_motions",
-]
+__all__ = ["Edit", "edited", "parse_trajectory", "read_trajectory", "sample_motions"]
