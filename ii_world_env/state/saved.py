@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import Field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -75,7 +75,7 @@ def _flatten(value: Any, name: str, tensors: dict[str, Tensor], plain: dict[str,
         tensors[name] = torch.from_numpy(np.ascontiguousarray(value).copy())
     elif is_dataclass(value) and not isinstance(value, type):
         for field in fields(value):
-            _flatten(getattr(value, field.name), _join(name, field.name), tensors, plain)
+            _flatten(getattr(value, field.name), _join(name, _key(field)), tensors, plain)
     elif isinstance(value, (list, tuple)):
         plain[name] = len(value)
         for i, item in enumerate(value):
@@ -95,7 +95,7 @@ def _flatten(value: Any, name: str, tensors: dict[str, Tensor], plain: dict[str,
 def _build(like: Any, name: str, leaves: dict[str, Any], path: str | Path) -> Any:
     if is_dataclass(like) and not isinstance(like, type):
         return replace(
-            like, **{f.name: _build(getattr(like, f.name), _join(name, f.name), leaves, path) for f in fields(like)}
+            like, **{f.name: _build(getattr(like, f.name), _join(name, _key(f)), leaves, path) for f in fields(like)}
         )
     if name not in leaves:
         raise _bad(path, f"{name} is missing")
@@ -134,6 +134,11 @@ def _batched(value: Any) -> list[Any]:
     if is_dataclass(value) and not isinstance(value, type):
         return [found for field in fields(value) for found in _batched(getattr(value, field.name))]
     return [value] if isinstance(value, (list, tuple)) else []
+
+
+def _key(field: Field[Any]) -> str:
+    """The name of a field in files: its own, or the older one that its metadata keeps."""
+    return str(field.metadata.get("stored", field.name))
 
 
 def _join(name: str, field: str) -> str:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.floating]
-Ints = NDArray[np.int64]
+from world_model.simulator.state import Floats, Ints, Keys
 
 
-def hash_unit(*parts: NDArray[np.uint64] | Ints | int) -> Floats:
+def hash_unit(*parts: Keys | Ints | int) -> Floats:
     """Uniform numbers in [0, 1) from integers (splitmix64), so that choices need no generator state."""
     mixed = np.zeros(1, np.uint64)
     with np.errstate(over="ignore"):

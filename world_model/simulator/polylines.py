@@ -1,29 +1,36 @@
-"""Plane curves as polylines: headings, offsets, equal spacing, and the smooth curve between two directions."""
+"""Plane geometry: angles, changes of frame, and curves as polylines (headings, offsets, spacing, smooth turns)."""
 
 from __future__ import annotations
 
-from typing import overload
+from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.floating]
+from world_model.simulator.state import Floats
+
+Number = TypeVar("Number", float, Floats)
 
 
-@overload
-def wrap(angle_rad: float) -> float: ...
-@overload
-def wrap(angle_rad: Floats) -> Floats: ...
-def wrap(angle_rad: Floats | float) -> Floats | float:
+def wrap(angle_rad: Number) -> Number:
     """Angle in [-pi, pi)."""
     return (angle_rad + np.pi) % (2 * np.pi) - np.pi
 
 
+def into(dx: Number, dy: Number, c: Number, s: Number) -> tuple[Number, Number]:
+    """Offsets along and to the left of a direction with cosine ``c`` and sine ``s``."""
+    return c * dx + s * dy, c * dy - s * dx
+
+
+def beside(x: Floats, y: Floats, heading: Floats, right_m: Floats | float) -> tuple[Floats, Floats]:
+    """Points moved to the right of a heading by ``right_m`` metres."""
+    return x + right_m * np.sin(heading), y - right_m * np.cos(heading)
+
+
 def resample(line: Floats, spacing_m: float = 1.0) -> Floats:
     """Polyline (n, 2) with equal spacing close to ``spacing_m``."""
-    along = np.concatenate(([0.0], np.cumsum(np.hypot(*np.diff(line, axis=0).T))))
+    along = np.append(0.0, np.cumsum(np.hypot(*np.diff(line, axis=0).T)))
     s = np.linspace(0, along[-1], max(3, round(along[-1] / spacing_m) + 1))
-    return np.stack([np.interp(s, along, line[:, 0]), np.interp(s, along, line[:, 1])], -1)
+    return np.stack([np.interp(s, along, line[:, k]) for k in (0, 1)], -1)
 
 
 def headings(line: Floats) -> Floats:
@@ -34,14 +41,13 @@ def headings(line: Floats) -> Floats:
 
 def offset(line: Floats, right_m: float) -> Floats:
     """Polyline moved to its right by ``right_m`` metres."""
-    h = headings(line)
-    return line + right_m * np.stack([np.sin(h), -np.cos(h)], -1)
+    return np.stack(beside(*line.T, headings(line), right_m), -1)
 
 
 def bezier(p0: Floats, h0: float, p1: Floats, h1: float) -> Floats:
     """Smooth curve from p0 with heading h0 to p1 with heading h1."""
-    reach = 0.42 * np.hypot(*(p1 - p0))
-    a, b = p0 + reach * np.array([np.cos(h0), np.sin(h0)]), p1 - reach * np.array([np.cos(h1), np.sin(h1)])
+    handle = 0.42 * np.hypot(*(p1 - p0))
+    a, b = p0 + handle * np.array([np.cos(h0), np.sin(h0)]), p1 - handle * np.array([np.cos(h1), np.sin(h1)])
     t = np.linspace(0, 1, 40)[:, None]
     return (1 - t) ** 3 * p0 + 3 * (1 - t) ** 2 * t * a + 3 * (1 - t) * t**2 * b + t**3 * p1
 

@@ -1,6 +1,6 @@
 """The simulator: reset to a scene, step it with or without ego actions, read labels, boxes and poses.
 
-Pure functions of the state: ``step`` never changes its input, and equal inputs give equal outputs on any machine order.
+Pure functions of the state: ``step`` never changes its input, and equal inputs give equal outputs in any order.
 """
 
 from __future__ import annotations
@@ -17,25 +17,20 @@ from world_model.simulator.polylines import wrap
 from world_model.simulator.sensing.crop import Crop, crop
 from world_model.simulator.sensing.labels import Labels, render
 from world_model.simulator.sensing.memory import blank_memory, remember
-from world_model.simulator.sensing.sensor import Sight, look
-from world_model.simulator.state import Ego, Floats, Movers, SimState
-from world_model.simulator.town.network import LANE
+from world_model.simulator.sensing.sensor import RayHeights, cast_rays
+from world_model.simulator.state import Ego, Floats, Motion, SimState
 from world_model.simulator.town.town import Town, build_town
 from world_model.simulator.traffic import driver, traffic
 from world_model.simulator.traffic.population import draw_density
-from world_model.simulator.traffic.spawn import spawn, start_ego
+from world_model.simulator.traffic.spawn import ego_key, spawn, start_ego
 
-SUBSTEPS, LOOK_EVERY = 4, 2
-"""A step is driven in so many parts; drivers look round before every second one, at 4 Hz for steps of half a second."""
+SUBSTEPS, PERCEIVE_EVERY = 4, 2
+"""A step is driven in so many parts; drivers perceive before every second one, at 4 Hz for steps of half a second."""
 WARM_UP_STEPS = 8
 BOX_DTYPE = np.dtype(
     [
-        ("center", "f8", (3,)),
-        ("size", "f8", (3,)),
-        ("yaw", "f8"),
-        ("velocity", "f8", (2,)),
-        ("label", "i8"),
-        ("instance", "i8"),
+        *(("center", "f8", (3,)), ("size", "f8", (3,)), ("yaw", "f8")),
+        *(("velocity", "f8", (2,)), ("label", "i8"), ("instance", "i8")),
     ]
 )
 """Boxes in the ego frame: centre x, y, z and size length, width, height in metres; yaw in rad; velocity over ground
@@ -73,8 +68,8 @@ class Simulator:
 
     def __init__(self, config: SimulatorConfig | None = None) -> None:
         self.config = config or SimulatorConfig()
-        # What the newest state's labels need was worked out by the step that made it; it is only ever read.
-        self._latest: tuple[SimState, Crop, Sight] | None = None
+        # The step that made the newest state has already computed what its labels need.
+        self._latest: tuple[SimState, Crop, RayHeights] | None = None
 
     def reset(self, seed: int, scene_index: int, town_id: int | None = None) -> SimState:
         """First moment of a scene; traffic has already run for four seconds.
@@ -86,23 +81,13 @@ class Simulator:
         town_id = scene_index // self.config.scenes_per_town if town_id is None else town_id
         town = build_town(seed, town_id)
         rng = np.random.default_rng([seed, scene_index, 202])
-        ego = start_ego(town, rng, np.array([self._ego_key(seed, scene_index)]))
-        density = draw_density(rng)
-        density = replace(
-            density, traffic=density.traffic * self.config.traffic, people=density.people * self.config.people
-        )
-        cast, movers = spawn(town, rng, ego, density, seed, scene_index)
+        ego = start_ego(town, rng, seed, scene_index)
+        density = draw_density(rng).scaled(self.config.traffic, self.config.people)
+        agents, motion = spawn(town, rng, ego, density, seed, scene_index)
         state = SimState(
-            seed=seed,
-            scene_index=scene_index,
-            town_id=town_id,
-            time_s=float(rng.uniform(0, 25)),
-            step_index=0,
-            ego=ego,
-            cast=cast,
-            movers=movers,
-            memory=blank_memory(),
-        )
+            seed=seed, scene_index=scene_index, town_id=town_id, time_s=float(rng.uniform(0, 25)), step_index=0,
+            ego=ego, agents=agents, motion=motion, memory=blank_memory(),
+        )  # fmt: skip
         for _ in range(WARM_UP_STEPS):
             state = self.step(state)
         return replace(state, step_index=0)
@@ -123,12 +108,12 @@ class Simulator:
         """
         town = build_town(state.seed, state.town_id)
         delta = None if ego_pose_delta is None else _checked(ego_pose_delta)
-        ego, movers = self._drive(town, state, delta, dt_s)
-        after = replace(state, ego=ego, movers=movers, time_s=state.time_s + dt_s, step_index=state.step_index + 1)
+        ego, motion = _drive(town, state, delta, dt_s)
+        after = replace(state, ego=ego, motion=motion, time_s=state.time_s + dt_s, step_index=state.step_index + 1)
         scene = crop(town, after)
-        sight = look(scene.occluder)
-        after = replace(after, memory=remember(state.memory, state.ego, ego, sight[0], dt_s))
-        self._latest = after, scene, sight
+        heights = cast_rays(scene.occluder)
+        after = replace(after, memory=remember(state.memory, state.ego, ego, heights[0], dt_s))
+        self._latest = after, scene, heights
         return after
 
     def labels(self, state: SimState) -> Labels:
@@ -137,72 +122,58 @@ class Simulator:
         if latest is not None and latest[0] is state:
             return render(town, state, *latest[1:])
         scene = crop(town, state)
-        return render(town, state, scene, look(scene.occluder))
+        return render(town, state, scene, cast_rays(scene.occluder))
 
     def boxes(self, state: SimState, range_m: float = 58.0) -> NDArray[np.void]:
         """All agents within ``range_m`` of the ego as an array of ``BOX_DTYPE``, ego frame."""
-        e, m, cast = state.ego, state.movers, state.cast
+        e, m, agents = state.ego, state.motion, state.agents
         d = m.xy - np.array([e.x, e.y])
         ids = np.flatnonzero((d**2).sum(1) < range_m**2)
-        c, s = np.cos(e.yaw), np.sin(e.yaw)
-        to_ego = np.array([[c, -s], [s, c]])
+        to_ego = self.ego_pose(state)[:2, :2].copy()
         boxes = np.zeros(len(ids), BOX_DTYPE)
         boxes["center"][:, :2] = d[ids] @ to_ego
-        boxes["center"][:, 2] = cast.size_m[ids, 2] / 2
-        boxes["size"] = cast.size_m[ids]
+        boxes["center"][:, 2] = agents.size_m[ids, 2] / 2
+        boxes["size"], boxes["label"], boxes["instance"] = agents.size_m[ids], agents.label[ids], ids
         boxes["yaw"] = wrap(m.yaw[ids] - e.yaw)
         direction = np.stack([np.cos(m.yaw[ids]), np.sin(m.yaw[ids])], -1)
         boxes["velocity"] = (m.speed[ids, None] * direction) @ to_ego
-        boxes["label"], boxes["instance"] = cast.label[ids], ids
         return boxes
 
     def ego_pose(self, state: SimState) -> Floats:
         """4x4 ego -> global."""
         e = state.ego
-        pose = np.eye(4)
         c, s = np.cos(e.yaw), np.sin(e.yaw)
-        pose[:2, :2] = [[c, -s], [s, c]]
-        pose[:3, 3] = e.x, e.y, e.z
-        return pose
+        return np.array([[c, -s, 0, e.x], [s, c, 0, e.y], [0, 0, 1, e.z], [0, 0, 0, 1]])
 
-    @staticmethod
-    def _ego_key(seed: int, scene_index: int) -> np.uint64:
-        return np.uint64((seed * 1_000_003 + scene_index * 7919 + 13) & 0xFFFFFFFFFFFF)
 
-    def _drive(self, town: Town, state: SimState, delta: Floats | None, dt_s: float) -> tuple[Ego, Movers]:
-        """Ego and agents after a step."""
-        start, movers, h = state.ego, state.movers.clone(), dt_s / SUBSTEPS
-        active = traffic.gather(state.cast, movers, start, self._ego_key(state.seed, state.scene_index))
-        wander, ego = 0.25 * math.sin(0.35 * state.time_s + state.scene_index), start
-        for k in range(SUBSTEPS):
-            if k % LOOK_EVERY == 0:
-                sight = traffic.perceive(town.network, active, state.time_s + k * h)
-            traffic.think(town.network, active, sight, h)
-            if delta is None:
-                active.movers.speed[-1] = driver.restless(
-                    float(active.movers.speed[-1]), state.time_s, state.scene_index, h
-                )
-            on_path = traffic.advance(town.network, active, h)
-            if delta is None:
-                ego = driver.steer(ego, active, on_path, wander, h)
-            else:
-                ego = driver.along(start, delta, (k + 1) / SUBSTEPS, dt_s, town)
-            traffic.set_ego(active, ego)
-        traffic.scatter(active, movers)
+def _drive(town: Town, state: SimState, delta: Floats | None, dt_s: float) -> tuple[Ego, Motion]:
+    """Ego and agents after a step; without a motion ``delta`` the built-in driver drives."""
+    ego = start = state.ego
+    motion, network, paths, h = state.motion.clone(), town.network, town.network.paths, dt_s / SUBSTEPS
+    active = traffic.gather(state.agents, motion, start, ego_key(state.seed, state.scene_index))
+    wander_m = 0.25 * math.sin(0.35 * state.time_s + state.scene_index)
+    speed = active.motion.speed
+    for k in range(SUBSTEPS):
+        if k % PERCEIVE_EVERY == 0:
+            percept = traffic.perceive(network, active, state.time_s + k * h)
+        traffic.choose_speeds(paths, active, percept, h)
         if delta is None:
-            ego = replace(ego, yaw_rate=float(wrap(ego.yaw - start.yaw)) / dt_s)
-        return ego, movers
+            speed[-1] = driver.vary_speed(float(speed[-1]), state.time_s, state.scene_index, h)
+        on_path = traffic.advance(paths, active, h)
+        if delta is None:
+            ego = driver.steer(ego, active, on_path, wander_m, h)
+        else:
+            ego = driver.commanded(start, delta, (k + 1) / SUBSTEPS, dt_s, paths)
+        traffic.set_ego(active, ego)
+    traffic.scatter(active, motion)
+    if delta is None:
+        ego = replace(ego, yaw_rate=wrap(ego.yaw - start.yaw) / dt_s)
+    return ego, motion
 
 
 def _checked(delta: tuple[float, float, float] | Floats) -> Floats:
     motion = np.asarray(delta, np.float64)
     if motion.shape != (3,) or not np.isfinite(motion).all():
-        raise ActionError(
-            f"ego_pose_delta {delta!r}",
-            "three finite numbers (dx m, dy m, dyaw rad)",
-            "pass None for the built-in driver",
-        )
+        wanted = "three finite numbers (dx m, dy m, dyaw rad)"
+        raise ActionError(f"ego_pose_delta {delta!r}", wanted, "pass None for the built-in driver")
     return motion
-
-
-__all__ = ["BOX_DTYPE", "LANE", "Simulator", "SimulatorConfig"]

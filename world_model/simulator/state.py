@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.floating]
+Float32s = NDArray[np.float32]
 Ints = NDArray[np.int64]
+Keys = NDArray[np.uint64]
+Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cast:
-    """The agents of a scene: what never changes about them.
+class Agents:
+    """What never changes about the agents of a scene.
 
     Args:
         label: (N,) Occ3D class id.
@@ -29,13 +32,13 @@ class Cast:
     size_m: Floats
     desired_mps: Floats
     lateral_m: Floats
-    mobile: NDArray[np.bool_]
-    key: NDArray[np.uint64]
+    mobile: Bools
+    key: Keys
     tractor: Ints
 
 
 @dataclass(kw_only=True)
-class Movers:
+class Motion:
     """What changes about agents (and, as one more row in traffic, about the ego).
 
     Args:
@@ -43,7 +46,7 @@ class Movers:
         path, s: (N,) path number (-1 where none) and arc length along it, metres.
         route: (N, 2) the two paths that follow.
         hops: (N,) how many paths were entered so far.
-        stuck_s: (N,) how long the agent has been standing behind somebody.
+        stuck_s: (N,) how long the agent has been waiting behind another one.
     """
 
     xy: Floats
@@ -55,9 +58,9 @@ class Movers:
     hops: Ints
     stuck_s: Floats
 
-    def clone(self) -> Movers:
+    def clone(self) -> Motion:
         """A copy that shares nothing."""
-        return Movers(**{f.name: getattr(self, f.name).copy() for f in fields(self)})
+        return Motion(**{name: value.copy() for name, value in vars(self).items()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +69,7 @@ class Ego:
 
     Args:
         x, y, z: global metres; yaw: rad; speed: m/s along the heading; yaw_rate: rad/s.
-        path, s, route, hops, stuck_s: where the built-in driver is, as in ``Movers``.
+        path, s, route, hops, stuck_s: where the built-in driver is, as in ``Motion``.
         offset_m: distance to the right of the path.
         desired_mps: speed of the built-in driver on a free road.
     """
@@ -108,7 +111,7 @@ class SimState:
     Args:
         seed, scene_index, town_id: which scene of which data set.
         time_s: since the scene's start. step_index: keyframes since then.
-        ego, cast, movers, memory: see their classes.
+        ego, agents, motion, memory: see their classes. Saved files call the agents "cast" and their motion "movers".
     """
 
     seed: int
@@ -117,11 +120,11 @@ class SimState:
     time_s: float
     step_index: int
     ego: Ego
-    cast: Cast
-    movers: Movers
+    agents: Agents = field(metadata={"stored": "cast"})
+    motion: Motion = field(metadata={"stored": "movers"})
     memory: Memory
 
     def clone(self) -> SimState:
-        """An independent copy (the never-changing ``cast`` is shared)."""
+        """An independent copy (the never-changing ``agents`` are shared)."""
         memory = replace(self.memory, lowest_m=self.memory.lowest_m.copy(), range_m=self.memory.range_m.copy())
-        return replace(self, movers=self.movers.clone(), memory=memory)
+        return replace(self, motion=self.motion.clone(), memory=memory)

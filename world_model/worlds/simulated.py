@@ -25,7 +25,7 @@ from world_model.core.tensor_state import TensorState
 from world_model.data.clips import Clips
 from world_model.simulator import SimState, Simulator
 from world_model.simulator.dataset.config import GENERATOR_VERSION
-from world_model.simulator.town.network import CONNECTOR
+from world_model.simulator.town.paths import CONNECTOR
 from world_model.simulator.town.town import Town, build_town
 from world_model.worlds.rebuild import generator_of, recorded_state
 
@@ -165,9 +165,7 @@ class SimulatedWorld:
         fitting = [int(w) for w in ways if w >= 0 and np.sign(paths.turn[w]) == TURN_OF_COMMAND[command]]
         if not fitting or ego.route[0] in fitting:
             return scene
-        share = np.diff(paths.choice[fitting[0]], prepend=0.0)
-        following = int(paths.successors[fitting[0], int(share.argmax())])
-        return replace(scene, ego=replace(ego, route=(fitting[0], following)))
+        return replace(scene, ego=replace(ego, route=(fitting[0], paths.likeliest_successor(fitting[0]))))
 
     def _compare(self, scene: SimState, clips: Clips, row: int) -> None:
         """Make sure that the rebuilt scene is the recorded one."""
@@ -196,11 +194,11 @@ def _relative(before: SimState, after: SimState) -> NDArray[Any]:
 
 
 def _without(scene: SimState, share: float, seed: int) -> SimState:
-    count = len(scene.cast.label)
+    count = len(scene.agents.label)
     gone = np.random.default_rng(seed).permutation(count)[: round(share * count)]
     if not len(gone):
         return scene
     # They stay in the arrays, because agents are known by their row.
-    movers, mobile = scene.movers.clone(), scene.cast.mobile.copy()
-    movers.xy[gone], movers.speed[gone], mobile[gone] = NOWHERE_M, 0.0, False
-    return replace(scene, movers=movers, cast=replace(scene.cast, mobile=mobile))
+    motion, mobile = scene.motion.clone(), scene.agents.mobile.copy()
+    motion.xy[gone], motion.speed[gone], mobile[gone] = NOWHERE_M, 0.0, False
+    return replace(scene, motion=motion, agents=replace(scene.agents, mobile=mobile))

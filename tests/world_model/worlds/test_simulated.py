@@ -62,7 +62,7 @@ def equal(a: SimulatedState, b: SimulatedState) -> bool:
     return all(
         x.ego == y.ego
         and x.time_s == y.time_s
-        and all(np.array_equal(v, getattr(y.movers, k)) for k, v in vars(x.movers).items())
+        and all(np.array_equal(v, getattr(y.motion, k)) for k, v in vars(x.motion).items())
         and np.array_equal(x.memory.lowest_m, y.memory.lowest_m)
         and np.array_equal(x.memory.range_m, y.memory.range_m)
         for x, y in zip(a.scenes, b.scenes, strict=True)
@@ -139,22 +139,22 @@ def test_others_react_to_the_ego(index: SceneIndex, world: SimulatedWorld) -> No
     ego = begin.ego
     heading = np.array((np.cos(ego.yaw), np.sin(ego.yaw)))
     # The last mobile car is put 14 m behind the ego, on its path and at its speed.
-    car = int(np.flatnonzero(begin.cast.mobile & (begin.cast.label == 4))[-1])
-    movers, cast = begin.movers.clone(), begin.cast
-    movers.path[car], movers.s[car], movers.route[car] = ego.path, ego.s - 14.0, ego.route
-    movers.xy[car] = np.array((ego.x, ego.y)) - 14.0 * heading
-    movers.yaw[car], movers.speed[car], movers.stuck_s[car] = ego.yaw, 6.0, 0.0
-    lateral, wish = cast.lateral_m.copy(), cast.desired_mps.copy()
+    car = int(np.flatnonzero(begin.agents.mobile & (begin.agents.label == 4))[-1])
+    placed, agents = begin.motion.clone(), begin.agents
+    placed.path[car], placed.s[car], placed.route[car] = ego.path, ego.s - 14.0, ego.route
+    placed.xy[car] = np.array((ego.x, ego.y)) - 14.0 * heading
+    placed.yaw[car], placed.speed[car], placed.stuck_s[car] = ego.yaw, 6.0, 0.0
+    lateral, wish = agents.lateral_m.copy(), agents.desired_mps.copy()
     lateral[car], wish[car] = ego.offset_m, 8.0
     assert ego.s > 14.5, "the lane must reach back behind the ego"
-    begin = replace(begin, movers=movers, cast=replace(cast, lateral_m=lateral, desired_mps=wish))
+    begin = replace(begin, motion=placed, agents=replace(agents, lateral_m=lateral, desired_mps=wish))
 
     def follow(dx: float) -> tuple[float, float]:
         state = SimulatedState(scenes=(begin,))
         for _ in range(10):
             state = world.step(state, motion(dx, batch=1), STRAIGHT[:1])
-        moved = state.scenes[0].movers
-        return float(np.hypot(*(moved.xy[car] - movers.xy[car]))), float(moved.speed[car])
+        moved = state.scenes[0].motion
+        return float(np.hypot(*(moved.xy[car] - placed.xy[car]))), float(moved.speed[car])
 
     (near, still), (far, _) = follow(0.0), follow(3.0)
     assert near < 14.0 - 4.0 and still < 1.0, "it stops behind the ego, which is not driven through"
@@ -170,10 +170,10 @@ def test_dropped_agents_are_gone_and_the_others_stay(world: SimulatedWorld, star
     assert labels[0].min() > 100 and labels[1][0] == 0 and labels[1][1] == labels[0][1]
     half = world.drop_agents(start, torch.tensor([0.5, 0.5]), seed)
     assert equal(half, world.drop_agents(start, torch.tensor([0.5, 0.5]), seed))
-    gone = (half.scenes[0].movers.xy[:, 0] < -1e5).mean()
+    gone = (half.scenes[0].motion.xy[:, 0] < -1e5).mean()
     assert gone == pytest.approx(0.5, abs=0.01)
     later = world.step(half, motion(2.0), STRAIGHT)
-    assert np.isfinite(later.scenes[0].movers.xy).all()
+    assert np.isfinite(later.scenes[0].motion.xy).all()
     assert int(np.isin(world.occupancy(world.step(empty, motion(2.0), STRAIGHT))[0].numpy(), OBJECTS).sum()) == 0
 
 

@@ -23,7 +23,14 @@ from world_model.core.grid import DRIVEABLE, GROUND, OBSTACLE, OCC3D, STEP_S, Vo
 from world_model.core.planar import planar_pose
 from world_model.data.clips import scene_of
 from world_model.data.index import SceneIndex
-from world_model.simulator.traffic.roll import ACCEL_MPS2, MAX_CURVATURE, MAX_SPEED_MPS, arc, roll, to_least
+from world_model.simulator.traffic.arcs import (
+    ACCEL_MPS2,
+    MAX_CURVATURE,
+    MAX_SPEED_MPS,
+    accel_to_least_speed,
+    arc,
+    arc_step,
+)
 
 ACTION_SETS = ("logged", "perturbed", "random", "towards obstacle", "off road")
 """The last two are the adversarial ones."""
@@ -142,7 +149,7 @@ def wandering(moment: Moment) -> NDArray[Any]:
     for k in range(moment.steps):
         if k % RANDOM_HOLD == 0:
             accel, curvature = rng.uniform(-ACCEL_MPS2, ACCEL_MPS2), rng.uniform(-MAX_CURVATURE, MAX_CURVATURE)
-        motion, speed = roll(speed, accel, curvature)
+        motion, speed = arc_step(speed, accel, curvature)
         motions.append(motion)
     return np.stack(motions)
 
@@ -170,8 +177,8 @@ def pursuit(moment: Moment, target_m: tuple[float, float], accel_mps2: float | N
     for _ in range(moment.steps):
         past = past or target[0] < 1.0
         curvature = 0.0 if past else 2 * target[1] / float(target @ target)
-        accel = to_least(speed) if accel_mps2 is None else accel_mps2
-        motion, speed = roll(speed, accel, curvature)
+        accel = accel_to_least_speed(speed) if accel_mps2 is None else accel_mps2
+        motion, speed = arc_step(speed, accel, curvature)
         motions.append(motion)
         c, s = math.cos(motion[2]), math.sin(motion[2])
         target = np.array(((c, s), (-s, c))) @ (target - motion[:2])
@@ -183,7 +190,7 @@ def off_road(moment: Moment) -> NDArray[Any]:
     side, speed, heading, motions = road_ends(moment), moment.speed_mps, 0.0, []
     for _ in range(moment.steps):
         curvature = side * MAX_CURVATURE if abs(heading) < OFF_ROAD_RAD else 0.0
-        motion, speed = roll(speed, to_least(speed), curvature)
+        motion, speed = arc_step(speed, accel_to_least_speed(speed), curvature)
         heading += motion[2]
         motions.append(motion)
     return np.stack(motions)

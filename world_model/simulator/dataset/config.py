@@ -1,4 +1,4 @@
-"""What a synthetic data set contains: which scenes, in which towns, driven how, with which pauses between keyframes."""
+"""What a synthetic data set contains: its scenes, their towns, how they are driven, and the time between keyframes."""
 
 from __future__ import annotations
 
@@ -6,22 +6,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from world_model.core.errors import ConfigError
 from world_model.simulator.simulator import Simulator, SimulatorConfig
-from world_model.simulator.state import SimState
-from world_model.simulator.traffic.wild import TAME_STEPS, WILD_STEPS, is_wild, wild_motion
+from world_model.simulator.state import Floats, SimState
+from world_model.simulator.traffic.wild import NORMAL_STEPS, WILD_STEPS, is_wild, wild_motion
 
 GENERATOR_VERSION = 2
 """Raised whenever equal options would give other scenes than before: such data is another data set."""
 HELD_OUT_TOWNS = 1_000_000
 """Towns of the held-out scenes are numbered from here, so that no training scene ever lies in one."""
 START_US = 1_500_000_000_000_000
-GAPS_S = (0.5, 0.4, 0.45, 0.55, 0.6)
+GAPS_S, GAP_SHARES = (0.5, 0.4, 0.45, 0.55, 0.6), (0.9, 0.025, 0.025, 0.025, 0.025)
+"""Times between keyframes, and how often each occurs."""
 KEEP_EVERY = 4
 """Keyframes between two kept states of a scene: a quarter of a megabyte each, against a few milliseconds per step."""
-GAP_SHARES = (0.9, 0.025, 0.025, 0.025, 0.025)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +31,7 @@ class DatasetConfig:
         scenes: how many scenes of about 20 s. seed: everything follows from it and a scene's number.
         version: name of the table folder, such as v1.0-mini.
         val_fraction: share of the scenes, at the end, that are held out.
-        wild: share of the training scenes that are driven as nobody would (`world_model.simulator.traffic.wild`);
+        wild: share of the training scenes that leave normal driving (`world_model.simulator.traffic.wild`);
             these are shorter, and the calibration report leaves them out.
         simulator: the simulator's own options.
     """
@@ -65,13 +64,14 @@ class DatasetConfig:
         return scene // per if scene < first else HELD_OUT_TOWNS + (scene - first) // per
 
     def is_wild(self, scene: int) -> bool:
-        """Whether a scene is driven as nobody would; held-out ones never are."""
+        """Whether a scene leaves normal driving; held-out ones never do."""
         return scene < self.scenes - self.held_out and is_wild(scene, self.wild)
 
-    def gaps(self, scene: int) -> NDArray[np.float64]:
-        """Seconds between the keyframes of a scene: 0.5 in nine of ten cases, else 0.40-0.60."""
-        gaps = frame_gaps(self.seed, scene)
-        return gaps[: TAME_STEPS + WILD_STEPS] if self.is_wild(scene) else gaps
+    def gaps(self, scene: int) -> Floats:
+        """Seconds between the keyframes of a scene (39-41, fewer in a wild one)."""
+        rng = np.random.default_rng([self.seed, scene, 303])
+        gaps = rng.choice(GAPS_S, int(rng.integers(38, 41)), p=GAP_SHARES)
+        return gaps[: NORMAL_STEPS + WILD_STEPS] if self.is_wild(scene) else gaps
 
     def keyframes(self, scene: int) -> int:
         """Number of keyframes of a scene."""
@@ -88,26 +88,18 @@ class DatasetConfig:
         return {"train": names[:first], "val": names[first:]}
 
 
-def frame_gaps(seed: int, scene: int) -> NDArray[np.float64]:
-    """Seconds between the 39-41 keyframes of a whole scene; see `DatasetConfig.gaps`."""
-    rng = np.random.default_rng([seed, scene, 303])
-    return rng.choice(GAPS_S, int(rng.integers(38, 41)), p=GAP_SHARES)
-
-
 def scene_states(
     config: DatasetConfig, scene: int, simulator: Simulator | None = None
 ) -> Iterator[tuple[SimState, int]]:
     """The keyframes of a scene as it is driven: states and timestamps in microseconds."""
-    time_us = START_US + scene * 60_000_000
-    gaps = config.gaps(scene)
-    drive = SceneDrive(config, scene, simulator)
-    for number in range(len(gaps) + 1):
-        time_us += round(float(gaps[number - 1]) * 1e6) if number else 0
+    drive, time_us = SceneDrive(config, scene, simulator), START_US + scene * 60_000_000
+    for number in range(config.keyframes(scene)):
+        time_us += round(float(drive.gaps[number - 1]) * 1e6) if number else 0
         yield drive.at(number), time_us
 
 
 class SceneDrive:
-    """A scene of a data set, simulated as far as anybody asks; some states are kept, so that it can be taken up again.
+    """A scene of a data set, simulated as far as needed; some states are kept, so that later requests start from them.
 
     Args:
         config: the data set.
@@ -131,14 +123,13 @@ class SceneDrive:
             begin, state = self._latest
         for number in range(begin + 1, keyframe + 1):
             state = self._next(state, number)
-            if number % KEEP_EVERY == 0 or number == TAME_STEPS:
+            if number % KEEP_EVERY == 0 or number == NORMAL_STEPS:
                 self._kept[number] = state
         self._latest = keyframe, state
         return state
 
     def _next(self, state: SimState, number: int) -> SimState:
-        gap = float(self.gaps[number - 1])
-        if number <= TAME_STEPS or not self.config.is_wild(self.scene):
-            return self.simulator.step(state, dt_s=gap)
-        motion = wild_motion(state, self._kept[TAME_STEPS], self.config.seed, gap)
+        gap, motion = float(self.gaps[number - 1]), None
+        if number > NORMAL_STEPS and self.config.is_wild(self.scene):
+            motion = wild_motion(state, self._kept[NORMAL_STEPS], self.config.seed, gap)
         return self.simulator.step(state, motion, dt_s=gap)

@@ -1,4 +1,4 @@
-"""Write synthetic scenes as a nuScenes folder with Occ3D labels; killed at any moment, it goes on to the same bytes."""
+"""Write synthetic scenes as a nuScenes folder with Occ3D labels; an interrupted run continues to the same bytes."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from world_model.core.errors import DataError, OutputError
 from world_model.core.files import write_json
 from world_model.core.grid import OCC3D
-from world_model.simulator.dataset.calibration import SceneStatistics
 from world_model.simulator.dataset.config import GENERATOR_VERSION, DatasetConfig, scene_states
 from world_model.simulator.dataset.packing import label_bytes
-from world_model.simulator.dataset.tables import Annotation, SceneTables, write_tables
+from world_model.simulator.dataset.statistics import SceneStatistics
+from world_model.simulator.dataset.tables import SceneTables, write_tables
 from world_model.simulator.sensing.footprints import footprints
 from world_model.simulator.sensing.labels import Labels
 from world_model.simulator.simulator import Simulator
@@ -31,7 +31,7 @@ def identity(config: DatasetConfig) -> dict[str, object]:
     """What ``synthetic.json`` says about a data set."""
     found = {"format": FORMAT, "synthetic": True, "generator": GENERATOR_VERSION, **asdict(config)}
     if not config.wild:
-        del found["wild"]  # data sets from before there was such a thing stay what they are
+        del found["wild"]  # data sets that are older than this option keep their identity
     return found
 
 
@@ -42,22 +42,20 @@ def annotate(tables: SceneTables, sample: str, boxes: NDArray[np.void], state: S
     inside = (flat.take(cell, axis=0) == boxes["label"][owner, None]).sum(1)
     points = np.bincount(owner, inside, len(boxes)).astype(np.int64)
     filled = points / np.maximum(1.0, boxes["size"].prod(1) / OCC3D.voxel_m**3)
-    visibility = 1 + np.minimum(3, (5 * filled).astype(np.int64))
-    ids, m = boxes["instance"], state.movers
-    columns = (
-        ids, boxes["label"], m.xy[ids], boxes["center"][:, 2], boxes["size"], m.yaw[ids], m.speed[ids],
-        state.cast.mobile[ids], points, visibility,
-    )  # fmt: skip
-    for a, label, (x, y), z, (length, width, height), yaw, speed, mobile, count, seen in zip(
-        *(c.tolist() for c in columns), strict=True
-    ):
-        tables.add_box(
-            sample,
-            Annotation(
-                instance=a, label=label, centre_m=(x, y, z), size_m=(length, width, height), yaw_rad=yaw,
-                speed_mps=speed, mobile=mobile, points=count, visibility=seen,
-            ),
-        )  # fmt: skip
+    ids, motion = boxes["instance"], state.motion
+    columns: dict[str, NDArray[np.generic]] = {
+        "instance": ids,
+        "label": boxes["label"],
+        "centre_m": np.column_stack([motion.xy[ids], boxes["center"][:, 2]]),
+        "size_m": boxes["size"],
+        "yaw_rad": motion.yaw[ids],
+        "speed_mps": motion.speed[ids],
+        "mobile": state.agents.mobile[ids],
+        "points": points,
+        "visibility": 1 + np.minimum(3, (5 * filled).astype(np.int64)),
+    }
+    for values in zip(*(column.tolist() for column in columns.values()), strict=True):
+        tables.add_box(sample, **dict(zip(columns, values, strict=True)))
 
 
 def write_scene(root: Path, config: DatasetConfig, scene: int) -> int:
@@ -71,21 +69,10 @@ def write_scene(root: Path, config: DatasetConfig, scene: int) -> int:
     """
     name = config.name(scene)
     draft, final = root / ".parts" / f"{name}.gts", root / "gts" / name
-    simulator, tables = Simulator(config.simulator), SceneTables(config.seed, name, config.town(scene))
-    statistics = SceneStatistics()
     try:
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
-        for state, time_us in scene_states(config, scene, simulator):
-            labels = simulator.labels(state)
-            e = state.ego
-            sample = tables.add_frame(time_us, (e.x, e.y, e.z), e.yaw)
-            boxes = simulator.boxes(state)
-            annotate(tables, sample, boxes, state, labels)
-            if not config.is_wild(scene):
-                statistics.add(labels, boxes, simulator.ego_pose(state), time_us)
-            (draft / sample).mkdir()
-            (draft / sample / "labels.npz").write_bytes(label_bytes(labels))
+        tables, statistics = _draw_frames(draft, config, scene)
         shutil.rmtree(final, ignore_errors=True)
         final.parent.mkdir(parents=True, exist_ok=True)
         draft.rename(final)
@@ -101,13 +88,28 @@ def write_scene(root: Path, config: DatasetConfig, scene: int) -> int:
     return len(tables.rows["sample"])
 
 
+def _draw_frames(folder: Path, config: DatasetConfig, scene: int) -> tuple[SceneTables, SceneStatistics]:
+    """Write the label files of a scene; returns its tables and statistics."""
+    simulator, statistics = Simulator(config.simulator), SceneStatistics()
+    tables = SceneTables(config.seed, config.name(scene), config.town(scene))
+    for state, time_us in scene_states(config, scene, simulator):
+        labels, boxes, e = simulator.labels(state), simulator.boxes(state), state.ego
+        sample = tables.add_frame(time_us, (e.x, e.y, e.z), e.yaw)
+        annotate(tables, sample, boxes, state, labels)
+        if not config.is_wild(scene):
+            statistics.add(labels, boxes, simulator.ego_pose(state), time_us)
+        (folder / sample).mkdir()
+        (folder / sample / "labels.npz").write_bytes(label_bytes(labels))
+    return tables, statistics
+
+
 def part_path(root: Path, config: DatasetConfig, scene: int) -> Path:
     """Where a finished scene's tables and statistics lie."""
     return root / ".parts" / f"{config.name(scene)}.json"
 
 
 def complete(root: Path, config: DatasetConfig, scene: int) -> bool:
-    """Whether a scene is finished, and nobody has taken away any of its label files since."""
+    """Whether a scene is finished and still has all of its label files."""
     frames = root / "gts" / config.name(scene)
     return part_path(root, config, scene).exists() and len(list(frames.glob("*/labels.npz"))) == config.keyframes(scene)
 
@@ -128,33 +130,29 @@ def claim(root: Path, config: DatasetConfig) -> None:
         except ValueError as error:
             raise DataError(f"{mark} cannot be read ({error})", "JSON written by make_synthetic", remedy) from error
         wanted = json.loads(json.dumps(identity(config)))
-        if found != wanted:
-            different = [k for k in {**wanted, **found} if found.get(k) != wanted.get(k)]
-            told, asked = (
-                ", ".join(f"{k}={v[k]!r}" if k in v else f"no {k}" for k in different) for v in (found, wanted)
-            )
+        different = [k for k in {**wanted, **found} if found.get(k) != wanted.get(k)]
+        if different:
+            old, new = (", ".join(f"{k}={v[k]!r}" if k in v else f"no {k}" for k in different) for v in (found, wanted))
             raise DataError(
-                f"{root} holds another synthetic data set: {told}",
-                asked,
-                remedy + ", or repeat the options it was made with",
+                f"{root} holds another synthetic data set: {old}",
+                new,
+                f"{remedy}, or repeat the options it was made with",
             )
         return
     if root.exists() and any(root.iterdir()):
-        raise DataError(
-            f"{root} is not empty and holds no synthetic.json", "an empty folder or the same data set", remedy
-        )
+        wanted = "an empty folder or the same data set"
+        raise DataError(f"{root} is not empty and holds no synthetic.json", wanted, remedy)
     write_json(mark, identity(config))
 
 
-def _work(task: tuple[str, DatasetConfig, int]) -> tuple[int, int]:
-    root, config, scene = task
-    return scene, write_scene(Path(root), config, scene)
+def _write_numbered(task: tuple[Path, DatasetConfig, int]) -> int:
+    return write_scene(*task)
 
 
 def make_dataset(
     root: Path, config: DatasetConfig, workers: int = 1, progress: Callable[[int, int, int], None] | None = None
 ) -> int:
-    """Write the whole data set; scenes that are already there are kept, those that lack label files are written again.
+    """Write the whole data set; finished scenes are kept, those that lack label files are written again.
 
     Args:
         root: output folder. config: what to make. workers: processes.
@@ -164,10 +162,10 @@ def make_dataset(
         Frames written in this call.
     """
     claim(root, config)
-    todo = [(str(root), config, i) for i in range(config.scenes) if not complete(root, config, i)]
-    done, frames = config.scenes - len(todo), 0
-    for _, count in _run(todo, workers):
-        done, frames = done + 1, frames + count
+    todo = [(root, config, i) for i in range(config.scenes) if not complete(root, config, i)]
+    frames = 0
+    for done, count in enumerate(_run(todo, workers), config.scenes - len(todo) + 1):
+        frames += count
         if progress:
             progress(done, config.scenes, frames)
     write_tables(root, config.version, [part_path(root, config, i) for i in range(config.scenes)])
@@ -175,21 +173,19 @@ def make_dataset(
     return frames
 
 
-def _run(todo: list[tuple[str, DatasetConfig, int]], workers: int) -> Iterator[tuple[int, int]]:
+def _run(todo: list[tuple[Path, DatasetConfig, int]], workers: int) -> Iterator[int]:
+    """Write scenes; yields the number of keyframes of each."""
     if workers <= 1 or len(todo) <= 1:
-        yield from map(_work, todo)
+        yield from map(_write_numbered, todo)
         return
     # Neighbouring scenes share a town, which a process builds once: hand them out in order.
     with multiprocessing.get_context("spawn").Pool(min(workers, len(todo))) as pool:
-        yield from pool.imap_unordered(_work, todo, chunksize=1)
+        yield from pool.imap_unordered(_write_numbered, todo, chunksize=1)
 
 
 def statistics_of(root: Path, config: DatasetConfig) -> SceneStatistics:
-    """Statistics of all finished scenes together; drives that nobody logs say nothing of how people drive."""
+    """Statistics of all finished scenes together, without wild ones: they say nothing of how people drive."""
     merged = SceneStatistics()
     for i in (i for i in range(config.scenes) if not config.is_wild(i)):
         merged.merge(json.loads(part_path(root, config, i).read_text())["statistics"])
     return merged
-
-
-__all__ = ["claim", "identity", "label_bytes", "make_dataset", "statistics_of", "write_scene"]

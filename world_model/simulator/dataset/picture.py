@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +12,10 @@ from numpy.typing import NDArray
 from world_model.core.files import atomic_write
 from world_model.core.grid import CLASS_COLORS, CLASS_ID, FREE
 from world_model.data.labels import read_labels
-from world_model.simulator.dataset.calibration import SceneStatistics
 from world_model.simulator.dataset.config import DatasetConfig
 from world_model.simulator.dataset.export import part_path
+from world_model.simulator.dataset.statistics import SceneStatistics
+from world_model.simulator.state import Floats
 
 REAL_SHARES = {
     "car": 0.149,
@@ -39,6 +41,13 @@ def from_above(semantics: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.array(CLASS_COLORS, np.uint8)[label][::-1, ::-1]
 
 
+def _bars(axes: Any, synthetic: Floats, real: tuple[float, ...], real_name: str) -> None:
+    place = np.arange(len(real))
+    axes.bar(place - 0.2, synthetic, 0.4, label="synthetic")
+    axes.bar(place + 0.2, real, 0.4, label=real_name)
+    axes.legend()
+
+
 def write_picture(root: Path, config: DatasetConfig, statistics: SceneStatistics) -> None:
     """Write ``calibration.png`` into a finished data set."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -47,29 +56,23 @@ def write_picture(root: Path, config: DatasetConfig, statistics: SceneStatistics
     figure = Figure(figsize=(16, 11))
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(3, 4)
-    for k, scene in enumerate(np.linspace(0, config.scenes - 1, 8).astype(int)):
-        samples = json.loads(part_path(root, config, int(scene)).read_text())["tables"]["sample"]
+    for k, scene in enumerate(np.linspace(0, config.scenes - 1, 8).astype(int).tolist()):
+        samples = json.loads(part_path(root, config, scene).read_text())["tables"]["sample"]
         frame = (5 + 4 * k) % len(samples)  # wild scenes are shorter
-        sample = samples[frame]["token"]
         axes = figure.add_subplot(grid[k // 4, k % 4])
-        axes.imshow(from_above(read_labels(root / "gts" / config.name(int(scene)) / sample / "labels.npz")))
-        axes.set_title(f"{config.name(int(scene))}, frame {frame}", fontsize=9)
+        axes.imshow(from_above(read_labels(root / "gts" / config.name(scene) / samples[frame]["token"] / "labels.npz")))
+        axes.set_title(f"{config.name(scene)}, frame {frame}", fontsize=9)
         axes.axis("off")
-    shares, names = 100 * statistics.mean("class"), list(REAL_SHARES)
+    names = list(REAL_SHARES)
     axes = figure.add_subplot(grid[2, :2])
-    place = np.arange(len(names))
-    axes.bar(place - 0.2, [shares[CLASS_ID[n]] for n in names], 0.4, label="synthetic")
-    axes.bar(place + 0.2, list(REAL_SHARES.values()), 0.4, label="real (2 frames)")
-    axes.set_xticks(place, [n.replace("_", "\n") for n in names], fontsize=7)
+    shares = 100 * statistics.mean("class")[[CLASS_ID[n] for n in names]]
+    _bars(axes, shares, tuple(REAL_SHARES.values()), "real (2 frames)")
+    axes.set_xticks(np.arange(len(names)), [n.replace("_", "\n") for n in names], fontsize=7)
     axes.set_ylabel("% of the grid")
-    axes.legend()
     axes = figure.add_subplot(grid[2, 2:])
-    place = np.arange(16)
-    axes.bar(place - 0.2, 100 * statistics.mean("level"), 0.4, label="synthetic")
-    axes.bar(place + 0.2, REAL_LEVELS, 0.4, label="real (frame A)")
+    _bars(axes, 100 * statistics.mean("level"), REAL_LEVELS, "real (frame A)")
     axes.set_xlabel("z level")
     axes.set_ylabel("occupied, %")
-    axes.legend()
     figure.tight_layout()
     with atomic_write(root / "calibration.png") as stream:
         figure.savefig(stream, format="png", dpi=80)

@@ -9,22 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from world_model.core.grid import CLASS_ID, FREE, NUM_CLASSES, OCC3D
-from world_model.simulator.sensing.crop import turned_cells
+from world_model.simulator.polylines import into, wrap
 from world_model.simulator.sensing.labels import Labels
+from world_model.simulator.sensing.rotate import rotated_columns
+from world_model.simulator.state import Floats
 
-Floats = NDArray[np.floating]
 AGENTS = (
-    "car",
-    "truck",
-    "bus",
-    "trailer",
-    "construction_vehicle",
-    "motorcycle",
-    "bicycle",
-    "pedestrian",
-    "traffic_cone",
-    "barrier",
+    *("car", "truck", "bus", "trailer", "construction_vehicle"),
+    *("motorcycle", "bicycle", "pedestrian", "traffic_cone", "barrier"),
 )
+AGENT_IDS = [CLASS_ID[name] for name in AGENTS]
 WARP_EVERY = 3
 """The overlap of neighbouring keyframes is measured at every third pair."""
 RINGS_M = (0, 10, 20, 30, 40, 100)
@@ -50,15 +44,11 @@ def levels_in(mask: NDArray[np.uint8]) -> Floats:
 def warp(labels: NDArray[np.uint8], from_pose: Floats, to_pose: Floats) -> NDArray[np.uint8]:
     """Nearest-neighbour planar warp of labels (X, Y, 16) from one ego pose (4, 4) to another; free outside."""
     relative = np.linalg.inv(from_pose) @ to_pose
-    nx, ny, nz = OCC3D.shape
     yaw = float(np.arctan2(relative[1, 0], relative[0, 0]))
-    i, j = turned_cells(float(relative[0, 3]), float(relative[1, 3]), yaw, OCC3D.lower_m[:2])
-    outside = (i.view(np.uint32) >= nx) | (j.view(np.uint32) >= ny)
-    i *= ny
-    i += j
-    i[outside] = nx * ny
-    columns = np.concatenate([labels.reshape(-1), np.full(nz, FREE, np.uint8)]).view(np.complex128)
-    return columns.take(i.astype(np.intp)).view(np.uint8).reshape(labels.shape)
+    source = rotated_columns(float(relative[0, 3]), float(relative[1, 3]), yaw)
+    # A column of 16 bytes is fetched as one complex number, numpy's widest element.
+    columns = np.append(labels.reshape(-1), np.full(labels.shape[2], FREE, np.uint8)).view(np.complex128)
+    return columns.take(source).view(np.uint8).reshape(labels.shape)
 
 
 def overlap(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> Floats:
@@ -124,12 +114,11 @@ class SceneStatistics:
     def _boxes(self, boxes: NDArray[np.void]) -> None:
         square = boxes[(np.abs(boxes["center"][:, :2]) < 40).all(1)]
         label, speed = square["label"], np.hypot(*square["velocity"].T)
-        moves, ids = speed > 0.5, [CLASS_ID[a] for a in AGENTS]
-        per_class = np.bincount(label, minlength=NUM_CLASSES)[ids]
+        moves = speed > 0.5
         self.lists["boxes"].append(len(square))
-        self.lists["per_class"].append(per_class.tolist())
-        self._add("moving", np.bincount(label[moves], minlength=NUM_CLASSES)[ids])
-        self._add("size", np.stack([np.bincount(label, w, NUM_CLASSES)[ids] for w in square["size"].T], -1))
+        self.lists["per_class"].append(np.bincount(label, minlength=NUM_CLASSES)[AGENT_IDS].tolist())
+        self._add("moving", np.bincount(label[moves], minlength=NUM_CLASSES)[AGENT_IDS])
+        self._add("size", np.stack([np.bincount(label, w, NUM_CLASSES)[AGENT_IDS] for w in square["size"].T], -1))
         self.lists["speeds"] += [[int(c), round(float(v), 2)] for c, v in zip(label[moves], speed[moves], strict=True)]
 
     def result(self) -> dict[str, Any]:
@@ -161,24 +150,25 @@ class SceneStatistics:
 
     def ego(self) -> dict[str, Floats]:
         """Ego motion of all scenes: forward metres, speed, accelerations, yaw steps and 3 s offsets."""
-        out: dict[str, list[Any]] = {
-            k: []
-            for k in ("forward", "speed", "accel", "lateral", "yaw_deg", "forward_3s", "left_3s", "stops", "never")
-        }
-        for track in self.lists["ego"]:
-            t, x, y, yaw = np.array(track).T
-            dt, dx, dy = np.diff(t), np.diff(x), np.diff(y)
-            forward = np.cos(yaw[:-1]) * dx + np.sin(yaw[:-1]) * dy
-            speed, turn = forward / dt, (np.diff(yaw) + np.pi) % (2 * np.pi) - np.pi
-            out["forward"] += list(forward * 0.5 / dt)
-            out["speed"] += list(speed)
-            out["accel"] += list(np.diff(speed) / dt[1:])
-            out["lateral"] += list(speed * turn / dt)
-            out["yaw_deg"] += list(np.abs(np.rad2deg(turn)))
-            c, s, dx, dy = np.cos(yaw[:-6]), np.sin(yaw[:-6]), x[6:] - x[:-6], y[6:] - y[:-6]
-            out["forward_3s"] += list(c * dx + s * dy)
-            out["left_3s"] += list(c * dy - s * dx)
-            still = speed < 0.2
-            out["stops"].append(float(still.any()))
-            out["never"].append(float(still.all()))
-        return {k: np.array(v) for k, v in out.items()}
+        tracks = [_ego_motion(*np.array(track).T) for track in self.lists["ego"]]
+        return {name: np.concatenate([t[name] for t in tracks]) for name in tracks[0]}
+
+
+def _ego_motion(t: Floats, x: Floats, y: Floats, yaw: Floats) -> dict[str, Floats]:
+    """Motion of one scene: one value a step, a window of 3 s, or a scene."""
+    dt, c, s = np.diff(t), np.cos(yaw), np.sin(yaw)
+    forward, _ = into(np.diff(x), np.diff(y), c[:-1], s[:-1])
+    forward_3s, left_3s = into(x[6:] - x[:-6], y[6:] - y[:-6], c[:-6], s[:-6])
+    speed, turn = forward / dt, wrap(np.diff(yaw))
+    still = speed < 0.2
+    return {
+        "forward": forward * 0.5 / dt,
+        "speed": speed,
+        "accel": np.diff(speed) / dt[1:],
+        "lateral": speed * turn / dt,
+        "yaw_deg": np.abs(np.rad2deg(turn)),
+        "forward_3s": forward_3s,
+        "left_3s": left_3s,
+        "stops": np.array([still.any()], float),
+        "never": np.array([still.all()], float),
+    }

@@ -10,41 +10,36 @@ from numpy.typing import NDArray
 
 from world_model.core.grid import FREE, OCC3D
 from world_model.simulator.sensing.footprints import NX, NY, NZ, footprints
-from world_model.simulator.state import Floats, Ints, SimState
-from world_model.simulator.town.town import CELL_M, GROUND_LEVEL, Town
+from world_model.simulator.sensing.rotate import Cells, rotated_cells
+from world_model.simulator.state import Bools, Floats, Ints, SimState
+from world_model.simulator.town.painting import CELL_M, GROUND_LEVEL
+from world_model.simulator.town.town import Town
 
-FRACTION_BITS = 16
-"""Cell coordinates are fixed-point integers: one addition and one shift a column, equal on every machine."""
-FAR_CELLS = 16_000.0
-"""Whoever is further from the other grid than this sees nothing of it; 32 bits hold the sum."""
-NEAR_M, REACH_M = 66.0, 46.0
+NEAR_M, TOUCH_M = 66.0, 46.0
 """Agents whose centre is further away than this along any axis cannot touch the grid (global, ego axes)."""
 GRID_RADIUS_M = 57.0
 """No column's centre is further from the ego."""
 
 
-Cells = NDArray[np.int32]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Crop:
-    """What lies around the ego, seen or not: enough to say what hides the view, and where to fetch the labels.
+    """What lies around the ego, visible or not: what hides the view, and where to fetch the labels.
 
     Args:
         occluder: (X, Y) uint8 opaque heights in levels: what hides the view.
         cell_i, cell_j: (X, Y) town cell of each column, also beyond the town's border.
         source: (X, Y) its flat number in the town's arrays. outside: (X, Y) beyond the border; None if no column is.
-        agents: (n,) agents near the grid, low ones first. local_xy, local_yaw: their poses in the ego frame.
-        column, box: (m,) columns that agents stand on, and rows of ``agents``; of several the last counts.
-        owner: (X*Y,) int16 row of ``agents`` in each column, or -1.
+        ids: (n,) agents near the grid, low ones first. local_xy, local_yaw: their poses in the ego frame.
+        column, box: (m,) columns that agents stand on, and rows of ``ids``; of several the last counts.
+        owner: (X*Y,) int16 row of ``ids`` in each column, or -1.
     """
 
     occluder: NDArray[np.uint8]
     cell_i: Cells
     cell_j: Cells
     source: Ints
-    outside: NDArray[np.bool_] | None
-    agents: Ints
+    outside: Bools | None
+    ids: Ints
     local_xy: Floats
     local_yaw: Floats
     column: Ints
@@ -52,49 +47,23 @@ class Crop:
     owner: NDArray[np.int16]
 
 
-def turned_cells(x: float, y: float, yaw: float, lower: tuple[float, ...]) -> tuple[Cells, Cells]:
-    """Cells of another grid under the centres of all ego columns.
-
-    Args:
-        x, y, yaw: pose of the ego in the other grid's frame, metres and rad.
-        lower: the other grid's lower corner, metres; its cells have the same size.
-
-    Returns:
-        i, j: (X, Y) int32, any sign.
-    """
-    one = 1 << FRACTION_BITS
-    scale = one / CELL_M
-    c, s = math.cos(yaw) * scale, math.sin(yaw) * scale
-    u = OCC3D.lower_m[0] + OCC3D.voxel_m * (np.arange(NX)[:, None] + 0.5)
-    v = OCC3D.lower_m[1] + OCC3D.voxel_m * (np.arange(NY)[None] + 0.5)
-    far = FAR_CELLS * one
-    origin_x = min(max((x - lower[0]) * scale, -far), far)
-    origin_y = min(max((y - lower[1]) * scale, -far), far)
-    i = np.rint(c * u + origin_x).astype(np.int32) - np.rint(s * v).astype(np.int32)
-    j = np.rint(s * u + origin_y).astype(np.int32) + np.rint(c * v).astype(np.int32)
-    i >>= FRACTION_BITS
-    j >>= FRACTION_BITS
-    return i, j
-
-
 def near_agents(state: SimState) -> tuple[Ints, Floats, Floats]:
     """Agents whose box may touch the grid, low ones first: index, centre (n, 2) and yaw in the ego frame."""
-    e, m = state.ego, state.movers
+    e, m = state.ego, state.motion
     d = m.xy - np.array([e.x, e.y])
     near = np.flatnonzero((np.abs(d) < NEAR_M).all(1))
     c, s = math.cos(e.yaw), math.sin(e.yaw)
     local = d[near] @ np.array([[c, -s], [s, c]])
-    inside = np.flatnonzero((np.abs(local) < REACH_M).all(1))
-    inside = inside[np.argsort(state.cast.size_m[near[inside], 2], kind="stable")]
+    inside = np.flatnonzero((np.abs(local) < TOUCH_M).all(1))
+    inside = inside[np.argsort(state.agents.size_m[near[inside], 2], kind="stable")]
     return near[inside], local[inside], m.yaw[near[inside]] - e.yaw
 
 
 def crop(town: Town, state: SimState) -> Crop:
     """Fetch the heights of the town around the ego and put the agents on them."""
     e, n = state.ego, town.occluder.shape[0]
-    i, j = turned_cells(e.x, e.y, e.yaw, (0.0, 0.0))
-    inner = n * CELL_M - GRID_RADIUS_M
-    outside = None
+    i, j = rotated_cells(e.x, e.y, e.yaw, (0.0, 0.0))
+    inner, outside = n * CELL_M - GRID_RADIUS_M, None
     if GRID_RADIUS_M < e.x < inner and GRID_RADIUS_M < e.y < inner:
         source = i * n + j
     else:
@@ -104,15 +73,15 @@ def crop(town: Town, state: SimState) -> Crop:
     occluder = town.occluder.reshape(-1).take(source)
     if outside is not None:
         occluder[outside] = 0
-    agents, local, yaw = near_agents(state)
-    column, box = footprints(local, yaw, state.cast.size_m[agents])
+    ids, local, yaw = near_agents(state)
+    column, box = footprints(local, yaw, state.agents.size_m[ids])
     owner = np.full(NX * NY, -1, np.int16)
     owner[column] = box
     heights = occluder.reshape(-1)
-    heights[column] = np.maximum(heights[column], top_levels(state.cast.size_m[agents, 2])[box])
+    heights[column] = np.maximum(heights[column], top_levels(state.agents.size_m[ids, 2])[box])
     return Crop(
-        occluder=occluder, cell_i=i, cell_j=j, source=source, outside=outside, agents=agents, local_xy=local,
-        local_yaw=yaw, column=column, box=box, owner=owner,
+        occluder=occluder, cell_i=i, cell_j=j, source=source, outside=outside, ids=ids, local_xy=local, local_yaw=yaw,
+        column=column, box=box, owner=owner,
     )  # fmt: skip
 
 
@@ -122,13 +91,14 @@ def top_levels(height_m: Floats) -> Ints:
 
 
 def complete_labels(town: Town, state: SimState, scene: Crop) -> NDArray[np.uint8]:
-    """(X*Y, 16) labels of everything, seen or not: the town's columns with solid agents stamped onto them."""
+    """(X*Y, 16) labels of everything, visible or not: the town's columns with solid agents stamped onto them."""
     # A column of 16 bytes is fetched as one complex number, numpy's widest element.
     labels = town.columns.reshape(-1).view(np.complex128).take(scene.source).view(np.uint8).reshape(NX * NY, NZ)
     if scene.outside is not None:
         labels[scene.outside.reshape(-1)] = FREE
-    top, label = top_levels(state.cast.size_m[scene.agents, 2]), state.cast.label[scene.agents].astype(np.uint8)
+    agent = scene.ids[scene.box]
+    top, label = top_levels(state.agents.size_m[agent, 2]), state.agents.label[agent].astype(np.uint8)
     level = np.arange(NZ)
-    filled = (level >= GROUND_LEVEL) & (level < top[scene.box][:, None])
-    labels[scene.column] = np.where(filled, label[scene.box][:, None], labels[scene.column])
+    filled = (level >= GROUND_LEVEL) & (level < top[:, None])
+    labels[scene.column] = np.where(filled, label[:, None], labels[scene.column])
     return labels

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from world_model.core.grid import OCC3D
-
-Floats = NDArray[np.floating]
-Ints = NDArray[np.int64]
+from world_model.simulator.state import Floats, Ints
 
 NX, NY, NZ = OCC3D.shape
 MARGIN_M = 0.15
@@ -32,9 +29,9 @@ def footprints(xy: Floats, yaw: Floats, size_m: Floats) -> tuple[Ints, Ints]:
     x, y = (xy - np.array(OCC3D.lower_m[:2])).T / v
     half_l, half_w = (size_m[:, :2].T / 2 + MARGIN_M) / v
     c, s = _tilted(np.cos(yaw)), _tilted(np.sin(yaw))
-    reach = np.abs(c) * half_l + np.abs(s) * half_w
-    first = np.minimum(np.maximum(x - reach, 0), NX).astype(np.int64)
-    box, i = _expand(first, np.minimum(np.maximum(x + reach + 1, first), NX).astype(np.int64))
+    half_x = np.abs(c) * half_l + np.abs(s) * half_w
+    first = np.minimum(np.maximum(x - half_x, 0), NX).astype(np.int64)
+    box, i = _expand(first, np.minimum(np.maximum(x + half_x + 1, first), NX).astype(np.int64))
     u = i + 0.5 - x[box]
     c, s, half_l, half_w = c[box], s[box], half_l[box], half_w[box]
     middle_l, middle_w, spread_l, spread_w = -c * u / s, s * u / c, half_l / np.abs(s), half_w / np.abs(c)

@@ -13,11 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from world_model.core.grid import CLASS_ID, FREE, OCC3D
+from world_model.simulator.polylines import into
 from world_model.simulator.sensing import sensor
 from world_model.simulator.sensing.crop import Crop, complete_labels
-from world_model.simulator.sensing.footprints import NX, NY, NZ, footprints
-from world_model.simulator.state import Floats, Ints, SimState
-from world_model.simulator.town.town import CELL_M, Town
+from world_model.simulator.sensing.footprints import NX, NY, NZ
+from world_model.simulator.sensing.sensor import RayHeights
+from world_model.simulator.state import Bools, Float32s, Ints, SimState
+from world_model.simulator.town.painting import CELL_M
+from world_model.simulator.town.town import Town
 
 OBJECT_DRIFT = 1.6
 """Gaps in objects drift faster than those in the world by this factor."""
@@ -28,22 +31,21 @@ BEAM_SLOPE = 0.32
 """Of the LiDAR's highest beam."""
 LAST_OBJECT = CLASS_ID["truck"]
 """Agents have the classes 1 to this one; the town has the others."""
-RANGES_M = np.array([0.0, 8.0, 15.0, 25.0, 35.0, 45.0, 57.0, 90.0, 200.0])
+RANGES_M = (0.0, 8.0, 15.0, 25.0, 35.0, 45.0, 57.0, 90.0, 200.0)
 COVER = {
-    "driveable_surface": np.array([2.8, 1.9, 0.7, 0.35, 0.3, 0.2, -0.2, -1.2, -9]),
-    "other_flat": np.array([1.6, 1.3, 0.6, 0.2, 0.0, -0.3, -0.7, -1.6, -9]),
-    "sidewalk": np.array([1.4, 1.1, 0.4, -0.1, -0.4, -0.7, -1.0, -1.6, -9]),
-    "terrain": np.array([1.6, 1.3, 0.6, 0.2, 0.0, -0.3, -0.7, -1.6, -9]),
-    "manmade": np.array([2.0, 1.9, 1.6, 1.3, 1.0, 0.9, 0.7, -0.5, -9]),
-    "vegetation": np.array([1.6, 1.4, 1.0, 0.6, 0.4, 0.2, 0.0, -0.8, -9]),
+    "driveable_surface": (2.8, 1.9, 0.7, 0.35, 0.3, 0.2, -0.2, -1.2, -9),
+    "other_flat": (1.6, 1.3, 0.6, 0.2, 0.0, -0.3, -0.7, -1.6, -9),
+    "sidewalk": (1.4, 1.1, 0.4, -0.1, -0.4, -0.7, -1.0, -1.6, -9),
+    "terrain": (1.6, 1.3, 0.6, 0.2, 0.0, -0.3, -0.7, -1.6, -9),
+    "manmade": (2.0, 1.9, 1.6, 1.3, 1.0, 0.9, 0.7, -0.5, -9),
+    "vegetation": (1.6, 1.4, 1.0, 0.6, 0.4, 0.2, 0.0, -0.8, -9),
 }
 """Gap thresholds in standard deviations of the noise over the distance from which a surface was seen best."""
-OBJECT_COVER = np.array([3.0, 3.0, 1.9, 0.7, -0.1, -0.6, -1.0, -2.0, -9])
+OBJECT_COVER = (3.0, 3.0, 1.9, 0.7, -0.1, -0.6, -1.0, -2.0, -9)
 METRES = 201
 CAMERA_COVER, LIDAR_COVER = 0.45, 1.9
 """Labelled voxels with noise below these thresholds are inside mask_camera and mask_lidar."""
-FREE_RANGES_M = np.array([0, 10, 20, 30, 40, 50])
-FREE_COVER = np.array([3.0, 3.0, 1.9, 0.8, 0.1, -1.7])
+FREE_RANGES_M, FREE_COVER = (0, 10, 20, 30, 40, 50), (3.0, 3.0, 1.9, 0.8, 0.1, -1.7)
 """Gap thresholds of free space over the distance from the LiDAR."""
 FREE_SHIFT_I, SCENE_SHIFT_I = 13, 61
 """The noise is read at shifted places, so that free space and scenes do not share their gaps."""
@@ -59,12 +61,7 @@ class Labels:
     mask_camera: NDArray[np.uint8]
 
 
-def footprint(x: float, y: float, yaw: float, size_m: Floats) -> Ints:
-    """Flat columns under one box, see ``footprints``."""
-    return footprints(np.array([[x, y]]), np.array([yaw]), np.asarray(size_m)[None])[0]
-
-
-def _cover_table() -> sensor.Float32s:
+def _cover_table() -> Float32s:
     """(18 * METRES,) gap threshold by class and whole metres."""
     metres = np.arange(METRES)
     table = np.full((FREE + 1, METRES), -9.0, np.float32)
@@ -86,13 +83,13 @@ LEVEL_RANGES = _level_ranges()
 TOPS_M = ((np.arange(NZ) + 1) * OCC3D.voxel_m + OCC3D.lower_m[2]).astype(np.float32)
 
 
-def render(town: Town, state: SimState, scene: Crop, sight: sensor.Sight) -> Labels:
+def render(town: Town, state: SimState, scene: Crop, heights: RayHeights) -> Labels:
     """Labels of one state; see the module's docstring.
 
     Args:
-        town, state: what and where. scene: of ``crop``. sight: of ``look`` at that scene.
+        town, state: what and where. scene: of ``crop``. heights: of ``cast_rays`` over that scene.
     """
-    lowest_now, highest = sight
+    lowest_now, highest = heights
     voxel, label, keep, drift = _labelled(state, scene, complete_labels(town, state, scene).reshape(-1), lowest_now)
     camera = free_space(state, lowest_now, highest, scene).reshape(-1)
     lidar = camera.copy()
@@ -104,16 +101,16 @@ def render(town: Town, state: SimState, scene: Crop, sight: sensor.Sight) -> Lab
 
 
 def _labelled(
-    state: SimState, scene: Crop, labels: NDArray[np.uint8], lowest_now: sensor.Float32s
-) -> tuple[Ints, NDArray[np.uint8], NDArray[np.bool_], sensor.Float32s]:
+    state: SimState, scene: Crop, labels: NDArray[np.uint8], lowest_now: Float32s
+) -> tuple[Ints, NDArray[np.uint8], Bools, Float32s]:
     """Occupied voxels (n,): flat number, class, whether a LiDAR labels them, and a second, independent noise."""
     memory = state.memory
-    # A voxel is reached if its top lies above the lowest height that was seen in its column; objects decide by shares.
+    # A voxel is seen if its top lies above the lowest height that was seen in its column; objects decide by shares.
     first = _level(memory.lowest_m.reshape(-1) - HALF_M)
     first[scene.owner >= 0] = 0
-    reached = LEVEL_RANGES.take(first * (NZ + 1) + NZ).view(np.bool_)
-    reached &= labels != FREE
-    voxel = np.flatnonzero(reached)
+    seen = LEVEL_RANGES.take(first * (NZ + 1) + NZ).view(np.bool_)
+    seen &= labels != FREE
+    voxel = np.flatnonzero(seen)
     label = labels.take(voxel)
     column, level = voxel >> 4, voxel & 15
     base = _noise_cells(scene, SCENE_SHIFT_I * state.scene_index)
@@ -125,31 +122,30 @@ def _labelled(
     return voxel, label, keep, noise.imag
 
 
-def _objects(state: SimState, scene: Crop, column: Ints, level: Ints, lowest_now: sensor.Float32s) -> NDArray[np.bool_]:
+def _objects(state: SimState, scene: Crop, column: Ints, level: Ints, lowest_now: Float32s) -> Bools:
     """Which voxels of agents are labelled: solid when near, fragments when far or half hidden."""
     agent = scene.owner[column].astype(np.int64)
-    n = len(scene.agents)
+    n = len(scene.ids)
     visible = TOPS_M[level] > lowest_now.reshape(-1)[column]
     share = np.bincount(agent, visible, n) / np.maximum(np.bincount(agent, minlength=n), 1)
     away = np.hypot(scene.local_xy[:, 0], scene.local_xy[:, 1])
     threshold = np.interp(away, RANGES_M, OBJECT_COVER) - 2.0 * np.clip(0.6 - share, 0, 1) / 0.6
     threshold[share < 0.06] = -9
-    i, j = column // NY, column % NY
-    dx = OCC3D.lower_m[0] + OCC3D.voxel_m * (i + 0.5) - scene.local_xy[agent, 0]
-    dy = OCC3D.lower_m[1] + OCC3D.voxel_m * (j + 0.5) - scene.local_xy[agent, 1]
-    c, s = np.cos(scene.local_yaw)[agent], np.sin(scene.local_yaw)[agent]
+    dx = OCC3D.lower_m[0] + OCC3D.voxel_m * (column // NY + 0.5) - scene.local_xy[agent, 0]
+    dy = OCC3D.lower_m[1] + OCC3D.voxel_m * (column % NY + 0.5) - scene.local_xy[agent, 1]
+    along, left = into(dx, dy, np.cos(scene.local_yaw)[agent], np.sin(scene.local_yaw)[agent])
     # The gaps of an object move with it: its noise is read in its own frame, at a place of its own.
-    i = np.floor((c * dx + s * dy) / CELL_M).astype(np.int64) + 53 * scene.agents[agent]
-    j = np.floor((c * dy - s * dx) / CELL_M).astype(np.int64) + 97 * scene.agents[agent]
+    i = np.floor(along / CELL_M).astype(np.int64) + 53 * scene.ids[agent]
+    j = np.floor(left / CELL_M).astype(np.int64) + 97 * scene.ids[agent]
     index = ((i & WRAP) * sensor.NOISE_CELLS + (j & WRAP)) * NZ + level
     return sensor.drifted(sensor.gap_noise().take(index), OBJECT_DRIFT * state.memory.phase_rad).real < threshold[agent]
 
 
-def free_space(state: SimState, lowest: sensor.Float32s, highest: sensor.Float32s, scene: Crop) -> NDArray[np.uint8]:
+def free_space(state: SimState, lowest: Float32s, highest: Float32s, scene: Crop) -> NDArray[np.uint8]:
     """(X, Y, Z) 1 for voxels that rays of this moment pass through: their centre lies between two heights.
 
     Args:
-        lowest, highest: of ``look`` at this moment.
+        lowest, highest: of ``cast_rays`` at this moment.
     """
     noise = sensor.drifted(sensor.ground_noise().take(_noise_cells(scene, FREE_SHIFT_I)), state.memory.phase_rad).real
     ceiling, threshold = _free_tables()
@@ -168,14 +164,14 @@ def _noise_cells(scene: Crop, shift: int) -> Ints:
     return cell.astype(np.intp)
 
 
-def _level(height_m: sensor.Float32s) -> Ints:
+def _level(height_m: Float32s) -> Ints:
     """First level whose centre lies above a height, 0..16."""
     level = (height_m - np.float32(OCC3D.lower_m[2])) * np.float32(1 / OCC3D.voxel_m) + np.float32(0.5)
     return np.minimum(np.maximum(level, 0), NZ).astype(np.int64)
 
 
 @lru_cache(maxsize=1)
-def _free_tables() -> tuple[sensor.Float32s, sensor.Float32s]:
+def _free_tables() -> tuple[Float32s, Float32s]:
     """(X, Y) height of the highest LiDAR beam over each column, and the gap threshold of its free space."""
     away = sensor.rays().range_m
     beam = sensor.LIDAR_Z_M + BEAM_SLOPE * away + 0.6

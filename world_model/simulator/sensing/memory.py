@@ -7,45 +7,37 @@ import math
 import numpy as np
 
 from world_model.core.grid import OCC3D
+from world_model.simulator.polylines import into
 from world_model.simulator.sensing import sensor
-from world_model.simulator.sensing.crop import turned_cells
-from world_model.simulator.state import Ego, Memory
+from world_model.simulator.sensing.rotate import rotated_columns
+from world_model.simulator.state import Ego, Float32s, Memory
 
-NX, NY, _ = OCC3D.shape
 UNSEEN_M = 99.0
 DRIFT_RAD_PER_M, DRIFT_RAD_PER_S = 0.29, 0.12
 FORGET_RANGE, FORGET_HEIGHT_M = 0.5, 0.08
 """Per metre driven: growth of the remembered viewing distance (metres) and of the lowest height seen."""
 TOP_M = 3.2
-"""A column counts as seen from here if a ray reaches below this height."""
+"""A column counts as seen from here if a ray passes below this height."""
 
 
 def blank_memory() -> Memory:
     """Nothing seen yet."""
-    return Memory(
-        lowest_m=np.full((NX, NY), UNSEEN_M, np.float32),
-        range_m=np.full((NX, NY), sensor.NEVER_M, np.float32),
-        phase_rad=0.0,
-    )
+    lowest, range_m = (np.full(OCC3D.shape[:2], value, np.float32) for value in (UNSEEN_M, sensor.NEVER_M))
+    return Memory(lowest_m=lowest, range_m=range_m, phase_rad=0.0)
 
 
-def remember(memory: Memory, before: Ego, after: Ego, lowest: sensor.Float32s, dt_s: float) -> Memory:
+def remember(memory: Memory, before: Ego, after: Ego, lowest: Float32s, dt_s: float) -> Memory:
     """Carry the memory into the new ego frame and add what is seen now.
 
     Args:
         memory: seen so far, in the frame of ``before``.
-        lowest: (X, Y) lowest heights seen now, in the frame of ``after`` (see ``look``). dt_s: seconds between both.
+        lowest: (X, Y) lowest heights seen now, in the frame of ``after`` (see ``cast_rays``).
+        dt_s: seconds between both.
     """
-    c, s = math.cos(before.yaw), math.sin(before.yaw)
     dx, dy = after.x - before.x, after.y - before.y
     driven = math.hypot(dx, dy)
-    i, j = turned_cells(c * dx + s * dy, c * dy - s * dx, after.yaw - before.yaw, OCC3D.lower_m[:2])
-    # Seen as unsigned, negative numbers are large: one comparison a side finds what lies outside.
-    outside = (i.view(np.uint32) >= NX) | (j.view(np.uint32) >= NY)
-    i *= NY
-    i += j
-    i[outside] = NX * NY
-    source = i.astype(np.intp)
+    ahead, left = into(dx, dy, math.cos(before.yaw), math.sin(before.yaw))
+    source = rotated_columns(ahead, left, after.yaw - before.yaw)
     range_now = sensor.rays().range_m.copy()
     range_now[lowest >= TOP_M] = sensor.NEVER_M
     combined = []
@@ -56,8 +48,5 @@ def remember(memory: Memory, before: Ego, after: Ego, lowest: sensor.Float32s, d
         carried = np.append(old.reshape(-1), np.float32(nothing)).take(source)
         carried += np.float32(grows)
         combined.append(np.minimum(now, carried, out=carried))
-    return Memory(
-        lowest_m=combined[0],
-        range_m=combined[1],
-        phase_rad=memory.phase_rad + DRIFT_RAD_PER_M * driven + DRIFT_RAD_PER_S * dt_s,
-    )
+    phase = memory.phase_rad + DRIFT_RAD_PER_M * driven + DRIFT_RAD_PER_S * dt_s
+    return Memory(lowest_m=combined[0], range_m=combined[1], phase_rad=phase)

@@ -1,6 +1,6 @@
-"""What a roof LiDAR reaches: occlusion over a height map, and gaps that drift slowly.
+"""What a roof LiDAR sees: occlusion over a height map, and gaps that drift slowly.
 
-Occlusion is worked out in polar coordinates around the LiDAR: along each azimuth the steepest slope so far hides what
+Occlusion is computed in polar coordinates around the LiDAR: along each azimuth the steepest slope so far hides what
 lies below it. Gaps come from smooth noise fixed to the world (or to a moving object), compared with a threshold that
 depends on range, so they are blobs that grow and shrink over a few frames as real labels do, never independent per
 voxel.
@@ -15,12 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from world_model.core.grid import OCC3D
+from world_model.simulator.state import Float32s, Ints
 
-Floats = NDArray[np.floating]
-Float32s = NDArray[np.float32]
-Sight = tuple[Float32s, Float32s]
-Ints = NDArray[np.int64]
-
+RayHeights = tuple[Float32s, Float32s]
+"""Lowest and highest ray over each column, see ``cast_rays``."""
 NX, NY, NZ = OCC3D.shape
 LIDAR_X_M, LIDAR_Z_M = 0.94, 1.84
 AZIMUTHS, BINS, BIN_M = 720, 70, 0.8
@@ -56,7 +54,7 @@ def rays() -> Rays:
     v, low = OCC3D.voxel_m, OCC3D.lower_m
     x, y = np.meshgrid(low[0] + v * (np.arange(NX) + 0.5), low[1] + v * (np.arange(NY) + 0.5), indexing="ij")
     range_m, angle = np.hypot(x - LIDAR_X_M, y), np.arctan2(y, x - LIDAR_X_M)
-    azimuth = (np.floor((angle + np.pi) / (2 * np.pi) * AZIMUTHS)).astype(np.int64) % AZIMUTHS
+    azimuth = np.floor((angle + np.pi) / (2 * np.pi) * AZIMUTHS).astype(np.int64) % AZIMUTHS
     bins = np.minimum((range_m / BIN_M).astype(np.int64), BINS - 1)
     a, r = (np.arange(AZIMUTHS) + 0.5) / AZIMUTHS * 2 * np.pi - np.pi, (np.arange(BINS)[:, None] + 0.5) * BIN_M
     i = np.floor((LIDAR_X_M + r * np.cos(a) - low[0]) / v).astype(np.int64)
@@ -71,14 +69,14 @@ def rays() -> Rays:
     )
 
 
-def look(occluder: NDArray[np.uint8]) -> Sight:
+def cast_rays(occluder: NDArray[np.uint8]) -> RayHeights:
     """Cast rays over a height map.
 
     Args:
         occluder: (X, Y) opaque height of each column in levels (0: ground only).
 
     Returns:
-        lowest: (X, Y) lowest height in metres that a ray reaches in each column.
+        lowest: (X, Y) height in metres of the lowest ray over each column.
         highest: (X, Y) height of the highest ray that hits something at or behind the column.
     """
     t = rays()
@@ -94,7 +92,7 @@ def look(occluder: NDArray[np.uint8]) -> Sight:
         np.maximum(before[k + SELF_BINS - 1], here[k], out=before[k + SELF_BINS])
     for k in range(BINS - 2, -1, -1):
         np.maximum(here[k + 1], here[k], out=here[k])
-    lowest, highest = front.reshape(-1).take(t.polar), slope.reshape(-1).take(t.polar)
+    lowest, highest = (rays.reshape(-1).take(t.polar) for rays in (front, slope))
     for height in (lowest, highest):
         height *= t.slope_m
         height += np.float32(LIDAR_Z_M)

@@ -5,15 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from world_model.simulator.choices import Ints, hash_unit
+from world_model.simulator.choices import hash_unit
+from world_model.simulator.state import Bools, Floats, Ints
 from world_model.simulator.town.junctions import derive_paths
-from world_model.simulator.town.paths import CONNECTOR, CROSSING, LANE, SIDEWALK, Floats, Paths
-from world_model.simulator.town.streets import LANE_WIDTH_M, Street, draw_edges, draw_street
+from world_model.simulator.town.paths import CONNECTOR, Paths
+from world_model.simulator.town.streets import Street, draw_edges, draw_street
 
-CYCLE_S = 25.0
-"""Period of traffic lights."""
+NODES_A_SIDE, BORDER_M = 4, 64.0
+"""Junctions along each edge of the square town, and their distance from its border: a frame never leaves it."""
+CYCLE_S, GREEN_S, CLEARANCE_S = 25.0, 10.5, 2.0
+"""Period of traffic lights, green time of each of the two signal groups, and the pause after it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,47 +32,35 @@ class Network:
     nodes: Floats
     streets: tuple[Street, ...]
     paths: Paths
-    degree: NDArray[np.int64]
-    signalled: NDArray[np.bool_]
+    degree: Ints
+    signalled: Bools
     phase_s: Floats
+
+    def red(self, connector: Ints, time_s: float) -> Bools:
+        """Whether a junction's signal stops traffic into ``connector`` (any paths; only connectors are ever red)."""
+        node = self.paths.node[connector]
+        t = (time_s + self.phase_s[node]) % CYCLE_S
+        start = self.paths.group[connector] * (GREEN_S + CLEARANCE_S)
+        green = (t >= start) & (t < start + GREEN_S)
+        return (self.paths.kind[connector] == CONNECTOR) & self.signalled[node] & ~green
 
 
 def build_network(rng: np.random.Generator, size_m: float) -> Network:
     """Draw a town's streets and derive all paths.
 
     Args:
-        rng: the town's own generator.
-        size_m: edge of the square town in metres; streets keep 60 m from its border, so that a frame never leaves it.
+        rng: the town's own generator. size_m: edge of the square town in metres.
     """
-    n = 4
-    axis = np.linspace(64, size_m - 64, n)
+    axis = np.linspace(BORDER_M, size_m - BORDER_M, NODES_A_SIDE)
     nodes = np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2)
     inner = ((nodes > axis[0]) & (nodes < axis[-1])).astype(float)
-    nodes = (
-        nodes
-        + rng.uniform(-24, 24, nodes.shape) * inner
-        + rng.uniform(0, 12, nodes.shape) * np.sign(size_m / 2 - nodes) * (1 - inner)
-    )
-    edges = draw_edges(n, rng, 0.2)
+    shift, inward = rng.uniform(-24, 24, nodes.shape), rng.uniform(0, 12, nodes.shape)
+    nodes = nodes + shift * inner + inward * np.sign(size_m / 2 - nodes) * (1 - inner)
+    edges = draw_edges(NODES_A_SIDE, rng, 0.2)
     wide = rng.uniform(0.4, 0.95)
     streets = tuple(draw_street(nodes, e, rng, wide) for e in edges)
     degree = np.bincount(np.array(edges).ravel(), minlength=len(nodes))
     signalled = (degree > 2) & (rng.random(len(nodes)) < 0.55)
     phase = CYCLE_S * hash_unit(np.arange(len(nodes)), 77)
-    return Network(
-        nodes=nodes, streets=streets, paths=derive_paths(nodes, streets), degree=degree, signalled=signalled,
-        phase_s=phase,
-    )  # fmt: skip
-
-
-def successor(network: Network, path: Ints, key: NDArray[np.uint64], hops: Ints) -> Ints:
-    """The path that each traveller takes after ``path``: its own fixed choice."""
-    draw = hash_unit(key, hops)
-    pick = np.minimum((network.paths.choice[path] <= draw[:, None]).sum(1), network.paths.successors.shape[1] - 1)
-    return network.paths.successors[path, pick]
-
-
-__all__ = [
-    "CONNECTOR", "CROSSING", "CYCLE_S", "LANE", "LANE_WIDTH_M", "SIDEWALK", "Network", "Paths", "Street",
-    "build_network", "successor",
-]  # fmt: skip
+    paths = derive_paths(nodes, streets)
+    return Network(nodes=nodes, streets=streets, paths=paths, degree=degree, signalled=signalled, phase_s=phase)

@@ -3,107 +3,121 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from world_model.core.grid import CLASS_ID, FREE, OCC3D
-from world_model.simulator.polylines import headings, offset, wrap
-from world_model.simulator.town.network import CONNECTOR, Network, Street
+from world_model.core.grid import CLASS_ID, DRIVEABLE, FREE, OCC3D
+from world_model.simulator.polylines import beside, headings, into, offset, wrap
+from world_model.simulator.state import Bools, Float32s, Floats
+from world_model.simulator.town.network import Network
+from world_model.simulator.town.paths import CONNECTOR
+from world_model.simulator.town.streets import Street, widest_at_nodes
 
 TOWN_SIZE_M = 480.0
 FIELD_M = 10.0
-"""Distances beyond sidewalks are worked out up to here; further away counts as far."""
+"""Distances beyond sidewalks are computed up to here; further away counts as far."""
+FAR_M = 60.0
 RISE, DIP = 1.3, -0.35
 """Smooth noise above or below which soft ground lies a level higher or lower than the road."""
-FINE = 4
+COARSE = 4
 """Noise is drawn on a grid this much coarser than the cells and interpolated."""
 CELL_M = OCC3D.voxel_m
+CELLS = round(TOWN_SIZE_M / CELL_M)
 LEVELS = OCC3D.shape[2]
 GROUND_LEVEL = 2
-DRIVEABLE, OTHER_FLAT, SIDEWALK, TERRAIN = (
-    CLASS_ID[n] for n in ("driveable_surface", "other_flat", "sidewalk", "terrain")
-)
+OTHER_FLAT, SIDEWALK, TERRAIN = (CLASS_ID[n] for n in ("other_flat", "sidewalk", "terrain"))
 MANMADE, VEGETATION = CLASS_ID["manmade"], CLASS_ID["vegetation"]
+Plot = tuple[slice, slice, Float32s]
+"""Cells around a rectangle, and their inward distance from its border in metres (negative outside)."""
 
-Floats = NDArray[np.floating]
+
+def paint(network: Network, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8], list[Floats]]:
+    """Draw a town around its streets.
+
+    Returns:
+        columns (X, Y, 16), occluder (X, Y) and parking-lot slots (each (n, 3)), as in ``Town``.
+    """
+    painter = _Painter(rng)
+    painter.streets(network)
+    painter.lots(network)
+    painter.surfaces()
+    painter.greenery(network)
+    painter.raise_ground()
+    return painter.columns, painter.occluder, painter.slots
 
 
-def smooth_noise(rng: np.random.Generator, cells: int, scale_cells: float) -> NDArray[np.float32]:
-    """(cells, cells) periodic Gaussian noise, unit variance, correlated over ``scale_cells``."""
-    n, scale = cells // FINE, scale_cells / FINE
+def smooth_noise(rng: np.random.Generator, scale_cells: float) -> Float32s:
+    """(CELLS, CELLS) periodic Gaussian noise, unit variance, correlated over ``scale_cells``."""
+    n, scale = CELLS // COARSE, scale_cells / COARSE
     f = np.hypot(np.fft.fftfreq(n)[:, None], np.fft.rfftfreq(n)[None])
     spectrum = np.fft.rfft2(rng.standard_normal((n, n))) * np.exp(-((f * scale * 2) ** 2))
     noise = np.fft.irfft2(spectrum, (n, n))
     noise = (noise / noise.std()).astype(np.float32)
     for _ in range(2):  # rows, then, transposed, columns
-        part = np.arange(FINE, dtype=np.float32) / FINE
+        part = np.arange(COARSE, dtype=np.float32) / COARSE
         step = np.roll(noise, -1, 0) - noise
-        noise = (noise[:, None] + step[:, None] * part[:, None]).reshape(len(noise) * FINE, -1).T
+        noise = (noise[:, None] + step[:, None] * part[:, None]).reshape(len(noise) * COARSE, -1).T
     return noise
 
 
-def window(
-    x: float, y: float, reach_m: float, cells: int, reach_y_m: float | None = None
-) -> tuple[slice, slice, NDArray[np.float32], NDArray[np.float32]]:
-    """Cells within a rectangle around a point: two slices, and the offsets (n, 1), (1, m) of their centres in metres.
+def window(x: float, y: float, half_x_m: float, half_y_m: float) -> tuple[slice, slice, Float32s, Float32s]:
+    """Cells within a rectangle of these half extents around a point in metres.
 
-    Args:
-        x, y: middle, metres. reach_m: half its extent (along y: ``reach_y_m``, if given). cells: of the whole map.
+    Returns:
+        Two slices of the map, and the offsets (n, 1), (1, m) of the cells' centres from the point in metres.
     """
-    reach_y = reach_m if reach_y_m is None else reach_y_m
-    low_i, low_j = max(0, int((x - reach_m) / CELL_M)), max(0, int((y - reach_y) / CELL_M))
-    high_i, high_j = min(cells, int((x + reach_m) / CELL_M) + 1), min(cells, int((y + reach_y) / CELL_M) + 1)
-    axis = _centres(cells)
-    u, v = axis[low_i:high_i] - np.float32(x), axis[low_j:high_j] - np.float32(y)
+    low_i, low_j = max(0, int((x - half_x_m) / CELL_M)), max(0, int((y - half_y_m) / CELL_M))
+    high_i, high_j = min(CELLS, int((x + half_x_m) / CELL_M) + 1), min(CELLS, int((y + half_y_m) / CELL_M) + 1)
+    u, v = _centres()[low_i:high_i] - np.float32(x), _centres()[low_j:high_j] - np.float32(y)
     return slice(low_i, high_i), slice(low_j, high_j), u[:, None], v[None]
 
 
-@lru_cache(maxsize=2)
-def _centres(cells: int) -> NDArray[np.float32]:
-    return ((np.arange(cells) + 0.5) * CELL_M).astype(np.float32)
+@lru_cache(maxsize=1)
+def _centres() -> Float32s:
+    return ((np.arange(CELLS) + 0.5) * CELL_M).astype(np.float32)
 
 
-@dataclass
-class Painter:
+def _rectangle(x: float, y: float, yaw: float, length: float, width: float) -> Plot:
+    half = 0.5 * np.hypot(length, width) + 0.5
+    i, j, u, v = window(x, y, half, half)
+    along, aside = into(u, v, np.cos(yaw), np.sin(yaw))
+    return i, j, np.minimum(length / 2 - np.abs(along), width / 2 - np.abs(aside))
+
+
+class _Painter:
     """Paints a town step by step; later steps respect what earlier ones built."""
 
-    rng: np.random.Generator
-    cells: int = round(TOWN_SIZE_M / CELL_M)
-    slots: list[tuple[float, float, float]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        n = self.cells
-        self.road = np.full((n, n), 60.0, np.float32)  # metres beyond the kerb, negative on the road
-        self.walk = np.full((n, n), 60.0, np.float32)  # metres beyond the sidewalk's outer edge
-        self.ground = np.full((n, n), TERRAIN, np.uint8)
-        self.built = np.zeros((n, n), bool)
-        self.occluder = np.zeros((n, n), np.uint8)
-        self.columns = np.full((n, n, LEVELS), FREE, np.uint8)
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.rng = rng
+        self.slots: list[Floats] = []
+        self.road = np.full((CELLS, CELLS), FAR_M, np.float32)  # metres beyond the kerb, negative on the road
+        self.walk = np.full((CELLS, CELLS), FAR_M, np.float32)  # metres beyond the sidewalk's outer edge
+        self.ground = np.full((CELLS, CELLS), TERRAIN, np.uint8)
+        self.built = np.zeros((CELLS, CELLS), bool)
+        self.occluder = np.zeros((CELLS, CELLS), np.uint8)
+        self.columns = np.full((CELLS, CELLS, LEVELS), FREE, np.uint8)
 
     def streets(self, network: Network) -> None:
         """Distance fields to kerbs and sidewalks of all streets and junctions."""
-        reach = np.zeros(len(network.nodes))
         for street in network.streets:
             width = street.sidewalk_m if self.rng.random() < 0.7 else 0.0
             self._band(street.line[::2], street.half_width_m, width)
-            for node in street.ends:
-                reach[node] = max(reach[node], street.half_width_m)
-        for (x, y), radius, degree in zip(network.nodes, reach, network.degree, strict=True):
-            self._band(np.array([[x, y]]), radius + (1.5 if degree > 2 else 0.0), 2.0)
+        radii = widest_at_nodes(network.streets, len(network.nodes))
+        for place, radius, degree in zip(network.nodes, radii, network.degree, strict=True):
+            self._band(place[None], radius + (1.5 if degree > 2 else 0.0), 2.0)
         paths = network.paths
         for p in np.flatnonzero(paths.kind == CONNECTOR):
             self._band(paths.points[paths.start[p] : paths.start[p] + paths.count[p] : 2], 2.4, 2.0)
 
     def _band(self, points: Floats, half: float, sidewalk: float) -> None:
         """Lower the distance fields around a band of paving through points (n, 2)."""
-        reach = half + sidewalk + FIELD_M
-        (x0, y0), (x1, y1) = (points.min(0) - reach).tolist(), (points.max(0) + reach).tolist()
-        i, j, u, v = window((x0 + x1) / 2, (y0 + y1) / 2, (x1 - x0) / 2, self.cells, (y1 - y0) / 2)
+        margin = half + sidewalk + FIELD_M
+        (x0, y0), (x1, y1) = (points.min(0) - margin).tolist(), (points.max(0) + margin).tolist()
+        i, j, u, v = window((x0 + x1) / 2, (y0 + y1) / 2, (x1 - x0) / 2, (y1 - y0) / 2)
         nearest = np.full((len(u), v.shape[1]), 1e4, np.float32)
-        across = np.arange(-math.ceil(reach / CELL_M), math.ceil(reach / CELL_M) + 1)
+        across = np.arange(-math.ceil(margin / CELL_M), math.ceil(margin / CELL_M) + 1)
         for x, y in (points - ((x0 + x1) / 2, (y0 + y1) / 2)).tolist():
             a, b = (np.searchsorted(w.ravel(), p) + across for w, p in ((u, x), (v, y)))
             a, b = a[(a >= 0) & (a < len(u))], b[(b >= 0) & (b < v.shape[1])]
@@ -114,80 +128,79 @@ class Painter:
         np.minimum(self.road[i, j], distance, out=self.road[i, j])
         np.minimum(self.walk[i, j], distance - np.float32(sidewalk), out=self.walk[i, j])
 
-    def _rectangle(self, x: float, y: float, yaw: float, length: float, width: float) -> tuple[slice, slice, Floats]:
-        """Window around a rectangle and the inward distance of its cells from the border (negative outside)."""
-        i, j, u, v = window(x, y, 0.5 * np.hypot(length, width) + 0.5, self.cells)
-        c, s = np.cos(yaw), np.sin(yaw)
-        inward = np.minimum(length / 2 - np.abs(c * u + s * v), width / 2 - np.abs(c * v - s * u))
-        return i, j, inward
-
     def lots(self, network: Network) -> None:
         """Buildings, parking lots, walls and plazas along both sides of every street."""
         dense = self.rng.uniform(0.55, 0.95)
         for street in network.streets:
             setback = self.rng.choice([0.6, 2.0, 5.0, 9.0], p=[0.3, 0.3, 0.25, 0.15])
             for side in (1, -1):
-                self._row(street, side, float(setback), dense)
+                self._lots_along(street, side, float(setback), dense)
 
-    def _row(self, street: Street, side: int, setback: float, dense: float) -> None:
+    def _lots_along(self, street: Street, side: int, setback: float, dense: float) -> None:
         rng, s = self.rng, float(self.rng.uniform(0, 8))
-        h = headings(street.line)
+        yaw = headings(street.line)
         while s < len(street.line):
             front, depth = rng.uniform(10, 32), rng.uniform(9, 20)
             k = min(int(s + front / 2), len(street.line) - 1)
             away = street.half_width_m + street.sidewalk_m + setback + rng.uniform(0, 1.5) + depth / 2
-            x, y = street.line[k] + side * away * np.array([np.sin(h[k]), -np.cos(h[k])])
+            x, y = beside(*street.line[k], yaw[k], side * away)
             kind = rng.random()
             if kind < dense:
-                placed = self._building(x, y, h[k], front, depth)
+                placed = self._building(x, y, yaw[k], front, depth)
             elif kind < dense + 0.12:
-                placed = self._parking_lot(x, y, h[k], max(front, 18.0), depth, side)
+                placed = self._parking_lot(x, y, yaw[k], max(front, 18.0), depth, side)
             else:
-                placed = self._fence(x, y, h[k], front, depth)
+                placed = self._garden(x, y, yaw[k], front, depth)
             s += front + rng.uniform(1.0, 9.0) if placed else 4.0
 
-    def _clear(self, i: slice, j: slice, inside: NDArray[np.bool_], margin: float) -> bool:
-        return bool(inside.any() and (self.walk[i, j][inside] > margin).all() and not self.built[i, j][inside].any())
+    def _claim(self, plot: Plot, margin: float) -> bool:
+        """Build on a plot, if it is free and at least ``margin`` metres beyond the sidewalk."""
+        i, j, inward = plot
+        inside = inward > 0
+        if not inside.any() or (self.walk[i, j][inside] <= margin).any() or self.built[i, j][inside].any():
+            return False
+        self.built[i, j] |= inside
+        return True
 
     def _building(self, x: float, y: float, yaw: float, front: float, depth: float) -> bool:
-        i, j, inward = self._rectangle(x, y, yaw, front, depth)
-        inside = inward > 0
-        if not self._clear(i, j, inside, 0.4):
+        i, j, inward = plot = _rectangle(x, y, yaw, front, depth)
+        if not self._claim(plot, 0.4):
             return False
+        inside = inward > 0
         top = int(np.clip(self.rng.normal(17, 5), 7, LEVELS))
-        facade = inside & (inward <= 1.05)
-        self.built[i, j] |= inside
-        self.columns[i, j][facade, GROUND_LEVEL:top] = MANMADE
+        self.columns[i, j][inside & (inward <= 1.05), GROUND_LEVEL:top] = MANMADE
         if top < LEVELS:
             self.columns[i, j][inside, top - 1] = MANMADE
         if self.rng.random() < 0.35:  # an awning or balcony along the whole front
             level = int(self.rng.integers(8, 11))
-            rim = (inward > -1.2) & (inward <= 0) & (self.walk[i, j] > 0)
-            self.columns[i, j][rim, level] = MANMADE
+            self.columns[i, j][(inward > -1.2) & (inward <= 0) & (self.walk[i, j] > 0), level] = MANMADE
         self.occluder[i, j][inside] = top
         self.ground[i, j][inside] = FREE
         return True
 
     def _parking_lot(self, x: float, y: float, yaw: float, front: float, depth: float, side: int) -> bool:
-        i, j, inward = self._rectangle(x, y, yaw, front, depth)
-        if not self._clear(i, j, inward > 0, 0.0):
+        """A paved lot with rows of slots and a way to the street."""
+        i, j, inward = plot = _rectangle(x, y, yaw, front, depth)
+        if not self._claim(plot, 0.0):
             return False
-        self.built[i, j] |= inward > 0
         self.ground[i, j][inward > 0] = DRIVEABLE
-        drive = self._rectangle(x - side * depth / 2 * np.sin(yaw), y + side * depth / 2 * np.cos(yaw), yaw, 6.0, 14.0)
-        self.ground[drive[0], drive[1]][(drive[2] > 0) & ~self.built[drive[0], drive[1]]] = DRIVEABLE
-        for u in np.arange(-front / 2 + 2, front / 2 - 1.5, 2.8):
-            for v in (-depth / 2 + 2.8, depth / 2 - 2.8)[: 1 + (depth > 14)]:
-                px, py = x + u * np.cos(yaw) - v * np.sin(yaw), y + u * np.sin(yaw) + v * np.cos(yaw)
-                self.slots.append((px, py, float(wrap(yaw + np.pi / 2 * (1 if self.rng.random() < 0.5 else -1)))))
+        i, j, inward = _rectangle(*beside(x, y, yaw, -side * depth / 2), yaw, 6.0, 14.0)
+        self.ground[i, j][(inward > 0) & ~self.built[i, j]] = DRIVEABLE
+        u, v = np.meshgrid(
+            np.arange(-front / 2 + 2, front / 2 - 1.5, 2.8),
+            (-depth / 2 + 2.8, depth / 2 - 2.8)[: 1 + (depth > 14)],
+            indexing="ij",
+        )
+        u, v, c, s = u.ravel(), v.ravel(), np.cos(yaw), np.sin(yaw)
+        facing = np.where(self.rng.random(len(u)) < 0.5, 1, -1)
+        self.slots.append(np.column_stack([x + u * c - v * s, y + u * s + v * c, wrap(yaw + np.pi / 2 * facing)]))
         return True
 
-    def _fence(self, x: float, y: float, yaw: float, front: float, depth: float) -> bool:
-        """A garden: fence, wall or hedge around a patch of terrain or paving."""
-        i, j, inward = self._rectangle(x, y, yaw, front, depth)
-        if not self._clear(i, j, inward > 0, 0.0):
+    def _garden(self, x: float, y: float, yaw: float, front: float, depth: float) -> bool:
+        """Fence, wall or hedge around a patch of terrain or paving."""
+        i, j, inward = plot = _rectangle(x, y, yaw, front, depth)
+        if not self._claim(plot, 0.0):
             return False
-        self.built[i, j] |= inward > 0
         style = self.rng.random()
         if style < 0.15:
             self.ground[i, j][inward > 0] = OTHER_FLAT
@@ -200,7 +213,7 @@ class Painter:
 
     def surfaces(self) -> None:
         """Ground classes: roads over sidewalks over what lies beyond."""
-        patch = smooth_noise(self.rng, self.cells, 40)
+        patch = smooth_noise(self.rng, 40)
         open_ground = ~self.built & (self.walk >= 0)
         self.ground[open_ground & (patch > 1.5)] = OTHER_FLAT
         self.ground[open_ground & (patch < -1.4)] = SIDEWALK
@@ -214,12 +227,11 @@ class Painter:
             spacing = rng.uniform(7, 14) if rng.random() < 0.6 else rng.uniform(14, 30)
             for side in (1, -1):
                 line = offset(street.line, side * (street.half_width_m + max(street.sidewalk_m, 1.0) + 0.5))
-                for x, y in line[:: max(4, round(spacing))] + rng.uniform(
-                    -1, 1, (len(line[:: max(4, round(spacing))]), 2)
-                ):
+                trees = line[:: max(4, round(spacing))]
+                for x, y in trees + rng.uniform(-1, 1, trees.shape):
                     self._tree(x, y)
-                pole = offset(street.line, side * (street.half_width_m + 0.5))
-                for x, y in pole[int(rng.integers(5, 25)) :: 28]:
+                poles = offset(street.line, side * (street.half_width_m + 0.5))
+                for x, y in poles[int(rng.integers(5, 25)) :: 28]:
                     self._stamp(x, y, 0.25, MANMADE, GROUND_LEVEL, LEVELS, 0)
         places = rng.uniform(20, TOWN_SIZE_M - 20, (4200, 2))
         i, j = (places / CELL_M).astype(np.int64).T
@@ -232,18 +244,16 @@ class Painter:
 
     def _allowed(self, x: float, y: float) -> bool:
         i, j = int(x / CELL_M), int(y / CELL_M)
-        return bool(
-            0 <= i < self.cells
-            and 0 <= j < self.cells
-            and self.road[i, j] > 0.3
-            and self.ground[i, j] in (SIDEWALK, TERRAIN, OTHER_FLAT)
-        )
+        if not (0 <= i < CELLS and 0 <= j < CELLS):
+            return False
+        return bool(self.road[i, j] > 0.3 and self.ground[i, j] in (SIDEWALK, TERRAIN, OTHER_FLAT))
 
     def _stamp(self, x: float, y: float, radius: float, what: int, low: int, high: int, opaque: int) -> None:
+        """A round column of one class, where it is allowed; its lowest ``opaque`` levels stop LiDAR rays."""
         if not self._allowed(x, y):
             return
-        i, j, u, v = window(x, y, radius + 0.5, self.cells)
-        inside = (u * u + v * v <= max(radius, 0.29) ** 2) & (self.road[i, j] > 0)
+        i, j, u, v = window(x, y, radius + 0.5, radius + 0.5)
+        inside: Bools = (u * u + v * v <= max(radius, 0.29) ** 2) & (self.road[i, j] > 0)
         self.columns[i, j][inside, low:high] = what
         self.occluder[i, j][inside] = np.maximum(self.occluder[i, j][inside], opaque)
 
@@ -251,7 +261,7 @@ class Painter:
         if not self._allowed(x, y):
             return
         radius, centre, tall = self.rng.uniform(1.0, 2.6), self.rng.uniform(2.6, 4.6), self.rng.uniform(1.2, 2.4)
-        i, j, u, v = window(x, y, radius + 0.5, self.cells)
+        i, j, u, v = window(x, y, radius + 0.5, radius + 0.5)
         z = (np.arange(LEVELS) + 0.5) * CELL_M + OCC3D.lower_m[2]
         r2 = ((u * u + v * v) / radius**2)[..., None] + ((z - centre) / tall) ** 2
         crown = (r2 <= 1) & (self.columns[i, j] == FREE) & (self.ground[i, j] != FREE)[..., None]
@@ -260,7 +270,7 @@ class Painter:
 
     def raise_ground(self) -> None:
         """Write the ground voxel of each column; terrain undulates by one level."""
-        hills = smooth_noise(self.rng, self.cells, 16)
+        hills = smooth_noise(self.rng, 16)
         hills += np.minimum(self.walk, 8) * np.float32(0.12)
         soft = ((self.ground == TERRAIN) | (self.ground == OTHER_FLAT)) & (self.walk > 0.8)
         high, low = soft & (hills > RISE), soft & (hills < DIP)

@@ -9,15 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from world_model.simulator.choices import hash_unit
 from world_model.simulator.polylines import wrap
+from world_model.simulator.state import Bools, Floats, Ints, Keys
 
 LANE, CONNECTOR, SIDEWALK, CROSSING = range(4)
 """Kinds of path."""
 MAX_SUCCESSORS = 6
-
-Floats = NDArray[np.floating]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,43 +34,52 @@ class Paths:
         node: (L,) junction a connector belongs to, or the junction at a lane's end.
         turn: (L,) of connectors: +1 left, 0 straight, -1 right.
         group: (L,) of connectors: signal group 0 or 1.
+        rightmost: (L,) whether a lane lies next to the kerb.
         successors: (L, MAX_SUCCESSORS) path numbers, -1 where none.
         choice: (L, MAX_SUCCESSORS) cumulative probability with which travellers choose each successor.
         conflict: (L, L) whether two connectors cross or merge.
         table: (P, 8) what ``segment_table`` made of the points.
-        rightmost: (L,) whether a lane lies next to the kerb.
     """
 
     points: Floats
     heading: Floats
     limit_mps: Floats
-    start: NDArray[np.int64]
-    count: NDArray[np.int64]
+    start: Ints
+    count: Ints
     spacing_m: Floats
     length_m: Floats
-    kind: NDArray[np.int64]
-    street: NDArray[np.int64]
-    node: NDArray[np.int64]
-    turn: NDArray[np.int64]
-    group: NDArray[np.int64]
-    successors: NDArray[np.int64]
+    kind: Ints
+    street: Ints
+    node: Ints
+    turn: Ints
+    group: Ints
+    rightmost: Bools
+    successors: Ints
     choice: Floats
-    conflict: NDArray[np.bool_]
+    conflict: Bools
     table: Floats
-    rightmost: NDArray[np.bool_]
 
-    def locate(self, path: NDArray[np.int64], s_m: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+    def locate(self, path: Ints, s_m: Floats) -> tuple[Floats, Floats, Floats, Floats]:
         """Position x, y, heading and speed limit at arc length ``s_m`` (clamped) of paths; any equal shapes."""
         u = np.minimum(np.maximum(s_m / self.spacing_m[path], 0), self.count[path] - 1.001)
         low = u.astype(np.int64)
-        row = self.table[low + self.start[path]]
-        part = u - low
-        return (
-            row[..., 0] + part * row[..., 1],
-            row[..., 2] + part * row[..., 3],
-            row[..., 4] + part * row[..., 5],
-            row[..., 6],
-        )
+        row, part = self.table[low + self.start[path]], u - low
+        x, y, heading = (row[..., k] + part * row[..., k + 1] for k in (0, 2, 4))
+        return x, y, heading, row[..., 6]
+
+    def successor(self, path: Ints, key: Keys, hops: Ints) -> Ints:
+        """(n,) the path that each traveller takes after ``path``: its own fixed choice."""
+        pick = (self.choice[path] <= hash_unit(key, hops)[:, None]).sum(1)
+        return self.successors[path, np.minimum(pick, MAX_SUCCESSORS - 1)]
+
+    def first_route(self, path: Ints, key: Keys) -> Ints:
+        """(n, 2) the two paths after ``path``, for travellers that have chosen nothing before."""
+        first = self.successor(path, key, np.array(0))
+        return np.stack([first, self.successor(first, key, np.array(1))], -1)
+
+    def likeliest_successor(self, path: int) -> int:
+        """The successor with the largest share."""
+        return int(self.successors[path, np.diff(self.choice[path], prepend=0.0).argmax()])
 
 
 def segment_table(points: Floats, heading: Floats, limit_mps: Floats) -> Floats:

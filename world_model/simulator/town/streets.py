@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from world_model.simulator.polylines import resample
-from world_model.simulator.town.paths import Floats
+from world_model.simulator.state import Floats
 
 LANE_WIDTH_M = 3.5
 PARKING_WIDTH_M = 2.5
+Edge = tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,7 @@ class Street:
         sidewalk_m: width of the sidewalks.
     """
 
-    ends: tuple[int, int]
+    ends: Edge
     line: Floats
     lanes: int
     half_width_m: float
@@ -34,7 +35,7 @@ class Street:
     sidewalk_m: float
 
 
-def draw_street(nodes: Floats, ends: tuple[int, int], rng: np.random.Generator, wide: float) -> Street:
+def draw_street(nodes: Floats, ends: Edge, rng: np.random.Generator, wide: float) -> Street:
     """A street between two nodes; ``wide`` is the town's chance of a second lane."""
     a, b = nodes[list(ends)]
     across = np.array([-(b - a)[1], (b - a)[0]])
@@ -44,35 +45,39 @@ def draw_street(nodes: Floats, ends: tuple[int, int], rng: np.random.Generator, 
     line = resample((1 - t) ** 2 * a + 2 * (1 - t) * t * middle + t**2 * b)
     lanes = 1 + int(rng.random() < wide) + int(rng.random() < wide * 0.3)
     parking = bool(rng.random() < 0.6)
-    half = lanes * LANE_WIDTH_M + (PARKING_WIDTH_M if parking else 0.6)
-    return Street(
-        ends=ends, line=line, lanes=lanes, half_width_m=half, parking=parking, sidewalk_m=float(rng.uniform(1.6, 3.2))
-    )
+    half, sidewalk = lanes * LANE_WIDTH_M + (PARKING_WIDTH_M if parking else 0.6), float(rng.uniform(1.6, 3.2))
+    return Street(ends=ends, line=line, lanes=lanes, half_width_m=half, parking=parking, sidewalk_m=sidewalk)
 
 
-def draw_edges(n: int, rng: np.random.Generator, drop: float) -> list[tuple[int, int]]:
+def widest_at_nodes(streets: tuple[Street, ...], nodes: int) -> Floats:
+    """(nodes,) half width of the widest street at each junction."""
+    widest = np.zeros(nodes)
+    for street in streets:
+        np.maximum.at(widest, list(street.ends), street.half_width_m)
+    return widest
+
+
+def draw_edges(n: int, rng: np.random.Generator, drop: float) -> list[Edge]:
     """Edges of an n x n grid with some dropped; every node keeps two neighbours and the graph stays connected."""
     edges = [(i * n + j, i * n + j + 1) for i in range(n) for j in range(n - 1)]
     edges += [(i * n + j, (i + 1) * n + j) for i in range(n - 1) for j in range(n)]
     kept = edges
     for k in rng.permutation(len(edges))[: int(drop * len(edges))]:
         rest = [e for e in kept if e != edges[k]]
-        if _two_connected(rest, n * n):
+        if _well_connected(rest, n * n):
             kept = rest
     return kept
 
 
-def _two_connected(edges: list[tuple[int, int]], nodes: int) -> bool:
+def _well_connected(edges: list[Edge], nodes: int) -> bool:
+    """Whether every node has two neighbours and can be reached from the first one."""
     near: list[list[int]] = [[] for _ in range(nodes)]
     for a, b in edges:
         near[a].append(b)
         near[b].append(a)
-    if min(len(x) for x in near) < 2:
-        return False
-    seen, stack = {0}, [0]
+    reached, stack = {0}, [0]
     while stack:
-        for b in near[stack.pop()]:
-            if b not in seen:
-                seen.add(b)
-                stack.append(b)
-    return len(seen) == nodes
+        new = set(near[stack.pop()]) - reached
+        reached |= new
+        stack += new
+    return len(reached) == nodes and min(len(x) for x in near) >= 2

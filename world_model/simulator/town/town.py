@@ -6,6 +6,7 @@ cones and barriers are not part of it: they are agents, because every scene has 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from weakref import WeakValueDictionary
@@ -14,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from world_model.simulator.polylines import headings, offset, wrap
+from world_model.simulator.state import Floats
 from world_model.simulator.town.network import Network, build_network
-from world_model.simulator.town.painting import CELL_M, GROUND_LEVEL, LEVELS, TOWN_SIZE_M, Painter
-
-Floats = NDArray[np.floating]
+from world_model.simulator.town.painting import TOWN_SIZE_M, paint
+from world_model.simulator.town.streets import Street
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,7 @@ _alive: WeakValueDictionary[tuple[int, int], Town] = WeakValueDictionary()
 
 
 def build_town(seed: int, town_id: int) -> Town:
-    """The town ``town_id`` of a data set's ``seed``: built, or taken from those that somebody still holds."""
+    """The town ``town_id`` of a data set's ``seed``: built, or shared with whatever still refers to it."""
     town = _alive.get((seed, town_id))
     if town is None:
         town = _alive[seed, town_id] = _build_town(seed, town_id)
@@ -54,40 +55,30 @@ def build_town(seed: int, town_id: int) -> Town:
 def _build_town(seed: int, town_id: int) -> Town:
     rng = np.random.default_rng([seed, town_id, 101])
     network = build_network(rng, TOWN_SIZE_M)
-    painter = Painter(rng=rng)
-    painter.streets(network)
-    painter.lots(network)
-    painter.surfaces()
-    painter.greenery(network)
-    painter.raise_ground()
-    slots = np.concatenate([_kerb_slots(network), np.array(painter.slots).reshape(-1, 3)])
-    painter.columns.setflags(write=False)
-    return Town(
-        network=network, columns=painter.columns, occluder=painter.occluder, slots=slots, works=_works(network, rng)
-    )
+    columns, occluder, lots = paint(network, rng)
+    columns.setflags(write=False)
+    slots = np.concatenate([np.zeros((0, 3)), *_kerb_slots(network), *lots])
+    return Town(network=network, columns=columns, occluder=occluder, slots=slots, works=_works(network, rng))
 
 
-def _kerb_slots(network: Network) -> Floats:
-    slots = []
+def _kerbs(network: Network, parking_m: float, other_m: float) -> Iterator[tuple[Street, Floats, Floats]]:
+    """Both sides of every street: a line some metres inside of the kerb, and the driving direction along it."""
     for street in network.streets:
-        if street.parking:
-            for side in (1, -1):
-                line = offset(street.line, side * (street.half_width_m - 1.2))
-                h = headings(street.line) + (0 if side == 1 else np.pi)
-                middle = slice(22, max(23, len(line) - 22), 6)
-                slots.append(np.column_stack([line[middle], wrap(h[middle])]))
-    return np.concatenate(slots) if slots else np.zeros((0, 3))
+        for side in (1, -1):
+            line = offset(street.line, side * (street.half_width_m - (parking_m if street.parking else other_m)))
+            yield street, line, headings(street.line) + (0 if side == 1 else np.pi)
+
+
+def _kerb_slots(network: Network) -> list[Floats]:
+    """(n, 3) x, y, yaw of the places along each kerb with a parking strip."""
+    middle = [(s, line, h, slice(22, max(23, len(line) - 22), 6)) for s, line, h in _kerbs(network, 1.2, 1.2)]
+    return [np.column_stack([line[part], wrap(h[part])]) for street, line, h, part in middle if street.parking]
 
 
 def _works(network: Network, rng: np.random.Generator) -> Floats:
-    works = []
-    for street in network.streets:
-        for side in (1, -1):
-            line = offset(street.line, side * (street.half_width_m - (1.0 if street.parking else -0.4)))
-            h = headings(street.line)
-            for k in range(28, len(line) - 40, 45):
-                works.append((*line[k], h[k] + (0 if side == 1 else np.pi), rng.uniform(12, 40)))
+    works = [
+        (*line[k], h[k], rng.uniform(12, 40))
+        for _, line, h in _kerbs(network, 1.0, -0.4)
+        for k in range(28, len(line) - 40, 45)
+    ]
     return np.array(works).reshape(-1, 4)
-
-
-__all__ = ["CELL_M", "GROUND_LEVEL", "LEVELS", "TOWN_SIZE_M", "Town", "build_town"]

@@ -1,7 +1,7 @@
-"""What drivers see: the road ahead, whoever is on it, and lines where they have to stop.
+"""What drivers perceive: the path ahead, the first obstacle on it, and lines where they have to stop.
 
-A driver looks along its own path; whoever stands or drives within the path's width is the leader: one rule for cars
-ahead, people on a crossing, merging traffic and the ego. Legend: n drivers (the ego is the last), K points ahead.
+Whatever stands or drives within the width of a driver's own path is its leader: one rule for cars ahead, people on a
+crossing, merging traffic and the ego. Legend: n drivers (the ego is the last), K points ahead.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from world_model.simulator.state import Floats, Ints, Movers
-from world_model.simulator.town.network import CONNECTOR, CYCLE_S, LANE, Network
+from world_model.simulator.polylines import beside
+from world_model.simulator.state import Bools, Floats, Motion
+from world_model.simulator.town.network import Network
+from world_model.simulator.town.paths import CONNECTOR, LANE, Paths
 
 AHEAD_M = np.arange(14) * 2.5 + 0.4
 """Distances in front of the bumper at which the path is watched."""
@@ -23,22 +24,21 @@ BEND_POINTS = 10
 """Points ahead that are searched for bends."""
 SIDE_M, PERSON_M = 0.3, 0.6
 """Clearance that a driver wants on either side, and radius of a person."""
-GREEN_S, CLEARANCE_S = 10.5, 2.0
 NEAR_JUNCTION_M = 28.0
 HARD_MPS2 = 4.5
-"""Who would have to brake harder than this for a line drives on."""
+"""A driver that would have to brake harder than this for a line drives on."""
 PATIENCE_S = 6.0
-"""Who has been standing for so long behind somebody goes on carefully: no gridlock lasts."""
+"""A driver that has waited this long behind another one goes on carefully: no gridlock lasts."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Drivers:
-    """Active drivers during one step; ``movers`` are views that each substep changes.
+    """Active drivers during one step; ``motion`` holds views that each substep changes.
 
     Args:
         length, width: (n,) metres. front: (n,) centre of motion to the front bumper.
         lateral: (n,) offset to the right of the path. desired: (n,) m/s.
-        movers: places and motion.
+        motion: places and motion.
     """
 
     length: Floats
@@ -46,12 +46,12 @@ class Drivers:
     front: Floats
     lateral: Floats
     desired: Floats
-    movers: Movers
+    motion: Motion
 
 
 @dataclass(kw_only=True)
-class Sight:
-    """What each driver (n,) knows until it looks again; distances in metres, speeds in m/s.
+class Percept:
+    """What each driver (n,) knows until it perceives again; distances in metres, speeds in m/s.
 
     Args:
         gap_m, lead_mps: to the first obstacle on the path (inf if none), and its speed along the path.
@@ -62,22 +62,22 @@ class Sight:
     gap_m: Floats
     lead_mps: Floats
     line_m: Floats
-    is_red: NDArray[np.bool_]
+    is_red: Bools
     bend_mps: Floats
 
 
-def look(network: Network, rows: Drivers, walkers_xy: Floats, time_s: float) -> Sight:
-    """Everything that drivers see at one moment; ``walkers_xy`` (w, 2) are the people on the road."""
-    ahead = look_ahead(network, rows)
+def perceive(network: Network, rows: Drivers, walkers_xy: Floats, time_s: float) -> Percept:
+    """What drivers know at one moment; ``walkers_xy`` (w, 2) are the people on the road."""
+    ahead = points_ahead(network.paths, rows)
     bend = np.sqrt((ahead[3] ** 2 + 2 * EASE_MPS2 * AHEAD_M)[:, :BEND_POINTS].min(1))
     gap, lead = leaders(rows, ahead, walkers_xy)
     line, is_red = stop_lines(network, rows, time_s)
-    return Sight(gap_m=gap, lead_mps=lead, line_m=line, is_red=is_red, bend_mps=bend)
+    return Percept(gap_m=gap, lead_mps=lead, line_m=line, is_red=is_red, bend_mps=bend)
 
 
-def look_ahead(network: Network, rows: Drivers) -> tuple[Floats, Floats, Floats, Floats]:
+def points_ahead(paths: Paths, rows: Drivers) -> tuple[Floats, Floats, Floats, Floats]:
     """Points (n, K) on each driver's path in front of its bumper: x, y, heading, speed limit."""
-    paths, m = network.paths, rows.movers
+    m = rows.motion
     s = (m.s + rows.front)[:, None] + AHEAD_M
     path = np.repeat(m.path, len(AHEAD_M)).reshape(s.shape)
     leaves = np.flatnonzero(s[:, -1] > paths.length_m[m.path])
@@ -90,36 +90,36 @@ def look_ahead(network: Network, rows: Drivers) -> tuple[Floats, Floats, Floats,
             there = np.where(beyond, m.route[leaves, hop, None], there)
         path[leaves], s[leaves] = there, along
     x, y, heading, limit = paths.locate(path, s)
-    x += rows.lateral[:, None] * np.sin(heading)
-    y -= rows.lateral[:, None] * np.cos(heading)
-    return x, y, heading, limit
+    return *beside(x, y, heading, rows.lateral[:, None]), heading, limit
 
 
 def leaders(rows: Drivers, ahead: tuple[Floats, ...], walkers_xy: Floats) -> tuple[Floats, Floats]:
     """Gap to the first obstacle on each driver's path, metres (inf if none), and its speed along the path.
 
-    Each vehicle is three discs along its axis, each walker one. Only pairs close enough to touch are looked at.
+    Each vehicle is three discs along its axis, each walker one. Only pairs close enough to touch are compared.
     """
     x, y, heading, _ = ahead
-    m, n = rows.movers, len(rows.length)
+    m, n = rows.motion, len(rows.length)
+
+    def with_walkers(vehicles: Floats, walkers: Floats | float = 0.0) -> Floats:
+        return np.append(vehicles, np.broadcast_to(walkers, len(walkers_xy)))
+
     c, s = np.cos(m.yaw), np.sin(m.yaw)
     back, arm = rows.front - rows.length / 2, rows.length / 2 - rows.width / 2
-    ox, oy = np.append(m.xy[:, 0] + back * c, walkers_xy[:, 0]), np.append(m.xy[:, 1] + back * s, walkers_xy[:, 1])
-    radius = np.append(rows.width / 2, np.full(len(walkers_xy), PERSON_M))
+    ox = with_walkers(m.xy[:, 0] + back * c, walkers_xy[:, 0])
+    oy = with_walkers(m.xy[:, 1] + back * s, walkers_xy[:, 1])
+    radius, yaw, speed = with_walkers(rows.width / 2, PERSON_M), with_walkers(m.yaw), with_walkers(m.speed)
     # All points of a driver lie within this distance of its middle one.
     mx, my = x[:, MIDDLE], y[:, MIDDLE]
     spread = np.sqrt(((x - mx[:, None]) ** 2 + (y - my[:, None]) ** 2).max(1)) + rows.width / 2 + SIDE_M
-    size = radius.copy()
-    size[:n] += np.abs(arm)
+    size = radius + with_walkers(np.abs(arm))
     near = (mx[:, None] - ox) ** 2 + (my[:, None] - oy) ** 2 < (spread[:, None] + size) ** 2
     near.reshape(-1)[:: near.shape[1] + 1] = False
     driver, other = np.nonzero(near)
-    yaw, speed = np.append(m.yaw, np.zeros(len(walkers_xy))), np.append(m.speed, np.zeros(len(walkers_xy)))
     respected = (m.stuck_s[driver] < PATIENCE_S) | (np.cos(yaw[other] - m.yaw[driver]) > 0.7) | (other >= n)
     driver, other = driver[respected], other[respected]
-    ax, ay = np.append(arm * c, np.zeros(len(walkers_xy))), np.append(arm * s, np.zeros(len(walkers_xy)))
     dx, dy = (x[driver] - ox[other, None]).T, (y[driver] - oy[other, None]).T
-    ax, ay = ax[other], ay[other]
+    ax, ay = with_walkers(arm * c)[other], with_walkers(arm * s)[other]
     # Squared distance to the discs at -1, 0 and 1 arms: d² - 2 k (d . a) + a².
     square, dot, arm2 = dx * dx + dy * dy, 2 * np.abs(dx * ax + dy * ay), ax * ax + ay * ay
     nearest = np.minimum(square, square - dot + arm2)
@@ -136,23 +136,13 @@ def leaders(rows: Drivers, ahead: tuple[Floats, ...], walkers_xy: Floats) -> tup
     return gap, lead
 
 
-def red(network: Network, connector: Ints, time_s: float) -> NDArray[np.bool_]:
-    """Whether a junction's signal stops traffic into ``connector`` (any integers; only connectors are ever red)."""
-    paths = network.paths
-    node = paths.node[connector]
-    t = (time_s + network.phase_s[node]) % CYCLE_S
-    start = paths.group[connector] * (GREEN_S + CLEARANCE_S)
-    green = (t >= start) & (t < start + GREEN_S)
-    return (paths.kind[connector] == CONNECTOR) & network.signalled[node] & ~green
-
-
-def stop_lines(network: Network, rows: Drivers, time_s: float) -> tuple[Floats, NDArray[np.bool_]]:
+def stop_lines(network: Network, rows: Drivers, time_s: float) -> tuple[Floats, Bools]:
     """Distance to a line where each driver has to stop now (inf if none), and whether a red light is the reason."""
-    paths, m = network.paths, rows.movers
+    paths, m = network.paths, rows.motion
     left, upcoming = paths.length_m[m.path] - m.s - rows.front, m.route[:, 0]
     entering = np.flatnonzero((paths.kind[m.path] == LANE) & (paths.kind[upcoming] == CONNECTOR))
     is_red = np.zeros(len(left), bool)
-    is_red[entering] = red(network, upcoming[entering], time_s)
+    is_red[entering] = network.red(upcoming[entering], time_s)
     near = entering[(left[entering] < NEAR_JUNCTION_M) & (left[entering] > -1.5)]
     gap, into, speed = left[near], upcoming[near], m.speed[near]
     inside = m.path[paths.kind[m.path] == CONNECTOR]
@@ -163,7 +153,7 @@ def stop_lines(network: Network, rows: Drivers, time_s: float) -> tuple[Floats, 
     able = gap > speed**2 / (2 * HARD_MPS2) - 0.5
     stops = np.flatnonzero((is_red[near] | blocked) & able)
     stop = np.full(len(left), np.inf)
-    # Red lights bind those further away too, who brake for them in time.
+    # Red lights bind drivers further away too, which brake for them in time.
     far = entering[is_red[entering] & (left[entering] >= NEAR_JUNCTION_M)]
     far = far[left[far] > m.speed[far] ** 2 / (2 * HARD_MPS2) - 0.5]
     stop[far] = left[far] - 0.3

@@ -1,7 +1,7 @@
-"""Drives that nobody logs: the ego wanders, chases what is ahead of it, or leaves the road, through whatever is there.
+"""Drives that no log holds: the ego drifts, wanders, chases what is ahead of it, or leaves the road, through anything.
 
 A model that has only seen good drivers has never seen a car come close, or the road from beside it. These drives show
-both. They begin with the built-in driver, so that what is observed before the first wild step looks as it always does.
+both. They begin with the built-in driver, so that the frames before the first wild step are ordinary.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import math
 import numpy as np
 
 from world_model.core.grid import STEP_S
+from world_model.simulator.polylines import into
 from world_model.simulator.state import Floats, SimState
-from world_model.simulator.traffic.roll import ACCEL_MPS2, MAX_CURVATURE, roll, to_least
+from world_model.simulator.traffic.arcs import ACCEL_MPS2, MAX_CURVATURE, accel_to_least_speed, arc_step
 
-MANNERS = ("drift", "wander", "chase", "leave")
-TAME_STEPS = 7
+MANOEUVRES = ("drift", "wander", "chase", "leave")
+NORMAL_STEPS = 7
 """Steps of the built-in driver at the beginning."""
 WILD_STEPS = 16
 HOLD_STEPS = 2
@@ -23,7 +24,7 @@ HOLD_STEPS = 2
 DRIFT_CURVATURE = 0.03
 LEAVE_RAD = math.radians(55)
 AHEAD_RAD, NEAR_M, FAR_M = math.radians(40), 4.0, 40.0
-"""What is chased lies within this angle of the nose, and this far away."""
+"""What is chased lies within this angle of the heading, and this far away."""
 
 
 def is_wild(scene: int, share: float) -> bool:
@@ -37,41 +38,35 @@ def wild_motion(state: SimState, start: SimState, seed: int, dt_s: float = STEP_
     Args:
         state: where the ego is.
         start: where the wild drive began.
-        seed: of the data set; with the scene's number it decides the manner of the whole drive.
+        seed: of the data set; with the scene's number it decides the manoeuvre of the whole drive.
         dt_s: duration of the step.
     """
     scene, step = state.scene_index, state.step_index - start.step_index
-    manner = MANNERS[int(np.random.default_rng([seed, scene, 404]).integers(len(MANNERS)))]
+    manoeuvre = MANOEUVRES[int(np.random.default_rng([seed, scene, 404]).integers(len(MANOEUVRES)))]
     rng = np.random.default_rng([seed, scene, 405, step // HOLD_STEPS])
     speed = state.ego.speed
     accel, bend = rng.uniform(-ACCEL_MPS2, ACCEL_MPS2), rng.uniform(-1.0, 1.0)
-    if manner == "drift":
+    if manoeuvre == "drift":
         curvature = bend * DRIFT_CURVATURE
-    elif manner == "wander":
+    elif manoeuvre == "wander":
         curvature = bend * MAX_CURVATURE
-    elif manner == "chase":
-        accel, curvature = to_least(speed), _towards(_prey(state))
+    elif manoeuvre == "chase":
+        accel, curvature = accel_to_least_speed(speed), _curvature_to_nearest(state)
     else:
         side = 1.0 if np.random.default_rng([seed, scene, 406]).random() < 0.5 else -1.0
         turned = math.remainder(state.ego.yaw - start.ego.yaw, 2 * math.pi)
-        accel, curvature = to_least(speed), side * MAX_CURVATURE if abs(turned) < LEAVE_RAD else 0.0
-    return roll(speed, accel, curvature, dt_s)[0]
+        accel, curvature = accel_to_least_speed(speed), side * MAX_CURVATURE if abs(turned) < LEAVE_RAD else 0.0
+    return arc_step(speed, accel, curvature, dt_s)[0]
 
 
-def _prey(state: SimState) -> tuple[float, float] | None:
-    """(x, y) in the ego frame of the nearest agent ahead."""
-    e = state.ego
-    d = state.movers.xy - (e.x, e.y)
-    c, s = math.cos(e.yaw), math.sin(e.yaw)
-    x, y = c * d[:, 0] + s * d[:, 1], c * d[:, 1] - s * d[:, 0]
+def _curvature_to_nearest(state: SimState) -> float:
+    """Curvature (1/m) of the arc to the nearest agent ahead; 0 if there is none."""
+    e, xy = state.ego, state.motion.xy
+    x, y = into(xy[:, 0] - e.x, xy[:, 1] - e.y, math.cos(e.yaw), math.sin(e.yaw))
     distance = np.hypot(x, y)
-    fit = (np.abs(np.arctan2(y, x)) < AHEAD_RAD) & (distance > NEAR_M) & (distance < FAR_M)
-    if not fit.any():
-        return None
-    nearest = np.flatnonzero(fit)[distance[fit].argmin()]
-    return float(x[nearest]), float(y[nearest])
-
-
-def _towards(target: tuple[float, float] | None) -> float:
-    """Curvature of the arc to a point; straight on without one."""
-    return 0.0 if target is None else 2 * target[1] / (target[0] ** 2 + target[1] ** 2)
+    fit = np.flatnonzero((np.abs(np.arctan2(y, x)) < AHEAD_RAD) & (distance > NEAR_M) & (distance < FAR_M))
+    if not len(fit):
+        return 0.0
+    nearest = fit[distance[fit].argmin()]
+    ahead_m, left_m = float(x[nearest]), float(y[nearest])
+    return 2 * left_m / (ahead_m**2 + left_m**2)

@@ -11,8 +11,8 @@ import pytest
 from world_model.core.errors import ActionError, ConfigError
 from world_model.core.grid import CLASS_ID, DRIVEABLE, FREE, MOVABLE
 from world_model.simulator import SimState, Simulator, SimulatorConfig
-from world_model.simulator.dataset.calibration import overlap, warp
-from world_model.simulator.sensing.labels import footprint
+from world_model.simulator.dataset.statistics import overlap, warp
+from world_model.simulator.sensing.footprints import footprints
 
 SEED = 3
 
@@ -61,7 +61,7 @@ def test_driving_the_drivers_own_motion_gives_the_same_world(simulator: Simulato
     for before, after in itertools.pairwise(drive[:4]):
         state = simulator.step(state, own_motion(before, after))
     # Within a step the given motion is a straight line, so that followers see the ego a few centimetres elsewhere.
-    assert np.abs(state.movers.xy - drive[3].movers.xy).max() < 0.3
+    assert np.abs(state.motion.xy - drive[3].motion.xy).max() < 0.3
     assert abs(state.ego.x - drive[3].ego.x) + abs(state.ego.y - drive[3].ego.y) < 1e-9
     assert (simulator.labels(state).semantics == simulator.labels(drive[3]).semantics).mean() > 0.99
 
@@ -70,7 +70,7 @@ def test_traffic_reacts_to_the_ego(simulator: Simulator, start: SimState) -> Non
     stop = go = start
     for _ in range(12):
         stop, go = simulator.step(stop, (0.0, 0.0, 0.0)), simulator.step(go)
-    assert np.abs(stop.movers.xy - go.movers.xy).max() > 0.5
+    assert np.abs(stop.motion.xy - go.motion.xy).max() > 0.5
 
 
 def test_anywhere_off_the_road_is_survived(simulator: Simulator, start: SimState) -> None:
@@ -118,7 +118,8 @@ def test_near_cars_are_labelled_inside_their_boxes(simulator: Simulator, drive: 
         for box in simulator.boxes(state, range_m=11.0):
             if box["label"] == CLASS_ID["car"]:
                 x, y = (float(v) for v in box["center"][:2])
-                hit = labels[footprint(x, y, float(box["yaw"]), box["size"])] == CLASS_ID["car"]
+                cells, _ = footprints(np.array([[x, y]]), box["yaw"][None], box["size"][None])
+                hit = labels[cells] == CLASS_ID["car"]
                 checked += 1
                 assert hit.any() or np.hypot(x, y) > 5
                 assert not hit[:, 10:].any()
@@ -143,7 +144,7 @@ def test_every_movable_class_lives_somewhere() -> None:
     simulator, seen = Simulator(SimulatorConfig(scenes_per_town=100)), set()
     for scene in range(6):
         state = simulator.reset(SEED, scene)
-        seen |= set(state.cast.label.tolist())
+        seen |= set(state.agents.label.tolist())
         if set(MOVABLE) | {1, 8} <= seen:
             break
     assert set(MOVABLE) | {1, 8} <= seen

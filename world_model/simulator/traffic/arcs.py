@@ -1,4 +1,4 @@
-"""How a car rolls along circles when nobody drives it well: no slide, bounded speed, grip and curvature.
+"""Motion along circles within the limits of a car: no slide, bounded speed, grip and curvature.
 
 Frames: motions (dx m, dy m, yaw rad) over a step, in the ego frame at its beginning.
 """
@@ -16,7 +16,7 @@ MAX_SPEED_MPS, GRIP_MPS2, MAX_CURVATURE = 15.0, 4.0, 0.2
 """No drive is faster, pulls sideways harder, or turns tighter (1/m) than this."""
 ACCEL_MPS2 = 3.0
 LEAST_SPEED_MPS = 5.0
-"""What drives at or off something speed up to: an ego that stands still asks nothing."""
+"""Speed up to which the ego accelerates when it drives at something or off the road."""
 
 
 def arc(distance_m: float, yaw_rad: float) -> Floats:
@@ -27,8 +27,8 @@ def arc(distance_m: float, yaw_rad: float) -> Floats:
     return np.array((radius * math.sin(yaw_rad), radius * (1 - math.cos(yaw_rad)), yaw_rad))
 
 
-def roll(speed: float, accel: float, curvature: float, dt_s: float = STEP_S) -> tuple[Floats, float]:
-    """One step of a vehicle that cannot slide: its motion and its new speed."""
+def arc_step(speed: float, accel: float, curvature: float, dt_s: float = STEP_S) -> tuple[Floats, float]:
+    """One step of a vehicle that cannot slide: its motion (3,) and its new speed."""
     after = min(max(speed + accel * dt_s, 0.0), MAX_SPEED_MPS)
     mean = (speed + after) / 2
     most = min(MAX_CURVATURE, GRIP_MPS2 / max(mean, 0.1) ** 2)
@@ -36,6 +36,6 @@ def roll(speed: float, accel: float, curvature: float, dt_s: float = STEP_S) -> 
     return arc(distance, min(max(curvature, -most), most) * distance), after
 
 
-def to_least(speed: float) -> float:
+def accel_to_least_speed(speed: float) -> float:
     """The acceleration that leads to `LEAST_SPEED_MPS`, where the car is slower."""
     return min(max((LEAST_SPEED_MPS - speed) / STEP_S, 0.0), ACCEL_MPS2)

@@ -1,4 +1,4 @@
-"""Labels of a frame against a dense twin that looks at every voxel, and the memory behind them."""
+"""Labels of a frame against a dense twin that works on every voxel."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from world_model.simulator.sensing import labels as module
 from world_model.simulator.sensing import sensor
 from world_model.simulator.sensing.crop import Crop, complete_labels, crop
 from world_model.simulator.sensing.footprints import NX, NY, NZ
-from world_model.simulator.sensing.memory import FORGET_HEIGHT_M, FORGET_RANGE, blank_memory, remember
-from world_model.simulator.town.town import CELL_M, build_town
+from world_model.simulator.town.painting import CELL_M
+from world_model.simulator.town.town import build_town
 
 SEED = 3
 TOPS_M = (np.arange(NZ) + 1) * OCC3D.voxel_m + OCC3D.lower_m[2]
@@ -55,8 +55,8 @@ def dense_objects(state: SimState, scene: Crop, full: np.ndarray, lowest: np.nda
         threshold = -9 if share < 0.06 else threshold
         dx, dy = OCC3D.lower_m[0] + 0.4 * (i + 0.5) - x, OCC3D.lower_m[1] + 0.4 * (j + 0.5) - y
         c, s = math.cos(scene.local_yaw[k]), math.sin(scene.local_yaw[k])
-        a = np.floor((c * dx + s * dy) / CELL_M).astype(int) + 53 * scene.agents[k]
-        b = np.floor((c * dy - s * dx) / CELL_M).astype(int) + 97 * scene.agents[k]
+        a = np.floor((c * dx + s * dy) / CELL_M).astype(int) + 53 * scene.ids[k]
+        b = np.floor((c * dy - s * dx) / CELL_M).astype(int) + 97 * scene.ids[k]
         keep[i, j, level] = field[a % 256, b % 256, level] < threshold
     return keep
 
@@ -66,7 +66,7 @@ def dense_labels(state: SimState) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     town, memory = build_town(state.seed, state.town_id), state.memory
     scene = crop(town, state)
     full = complete_labels(town, state, scene).reshape(NX, NY, NZ)
-    lowest, highest = sensor.look(scene.occluder)
+    lowest, highest = sensor.cast_rays(scene.occluder)
     noise = dense_noise(scene, module.SCENE_SHIFT_I * state.scene_index) * np.exp(-1j * memory.phase_rad)
     metres = np.minimum(memory.range_m, 200).astype(int)
     threshold = module.COVER_TABLE.reshape(FREE + 1, -1)[full, metres[..., None]]
@@ -103,42 +103,3 @@ def test_labels_do_not_depend_on_what_was_asked_before(simulator: Simulator, sta
     for again in (simulator.labels(newest), simulator.labels(newest.clone()), Simulator().labels(newest)):
         for name in ("semantics", "mask_lidar", "mask_camera"):
             assert (getattr(again, name) == getattr(first, name)).all()
-
-
-def slow_memory(state: SimState, after: SimState, lowest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Column by column."""
-    a, b = state.ego, after.ego
-    driven = math.hypot(b.x - a.x, b.y - a.y)
-    heights, ranges = np.array(lowest, float), np.full((NX, NY), sensor.NEVER_M)
-    for i in range(NX):
-        for j in range(NY):
-            u, v = OCC3D.lower_m[0] + 0.4 * (i + 0.5), OCC3D.lower_m[1] + 0.4 * (j + 0.5)
-            x = b.x + math.cos(b.yaw) * u - math.sin(b.yaw) * v - a.x
-            y = b.y + math.sin(b.yaw) * u + math.cos(b.yaw) * v - a.y
-            k = math.floor((math.cos(a.yaw) * x + math.sin(a.yaw) * y - OCC3D.lower_m[0]) / 0.4)
-            m = math.floor((math.cos(a.yaw) * y - math.sin(a.yaw) * x - OCC3D.lower_m[1]) / 0.4)
-            if lowest[i, j] < 3.2:
-                ranges[i, j] = sensor.rays().range_m[i, j]
-            if 0 <= k < NX and 0 <= m < NY:
-                heights[i, j] = min(heights[i, j], state.memory.lowest_m[k, m] + FORGET_HEIGHT_M * driven)
-                ranges[i, j] = min(ranges[i, j], state.memory.range_m[k, m] + FORGET_RANGE * driven)
-    return heights, ranges
-
-
-def test_memory_is_carried_into_the_new_frame(simulator: Simulator, state: SimState) -> None:
-    after = simulator.step(state, (2.7, 0.4, 0.2))
-    lowest, _ = sensor.look(crop(build_town(after.seed, after.town_id), after).occluder)
-    kept = lowest.copy()
-    memory = remember(state.memory, state.ego, after.ego, lowest, 0.5)
-    assert (lowest == kept).all()
-    heights, ranges = slow_memory(state, after, lowest)
-    assert (np.abs(memory.lowest_m - heights) < 1e-4).mean() > 0.999
-    assert (np.abs(memory.range_m - ranges) < 1e-3).mean() > 0.999
-    assert (memory.lowest_m == after.memory.lowest_m).all()
-
-
-def test_standing_still_keeps_all_that_was_seen(simulator: Simulator, state: SimState) -> None:
-    nothing = np.full((NX, NY), 99.0, np.float32)
-    memory = remember(state.memory, state.ego, state.ego, nothing, 0.5)
-    assert (memory.lowest_m == state.memory.lowest_m).all() and (memory.range_m == state.memory.range_m).all()
-    assert (remember(blank_memory(), state.ego, state.ego, nothing, 0.5).range_m == sensor.NEVER_M).all()
