@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -16,13 +16,13 @@ def wrap(angle_rad: Number) -> Number:
     return (angle_rad + np.pi) % (2 * np.pi) - np.pi
 
 
-def into(dx: Number, dy: Number, c: Number, s: Number) -> tuple[Number, Number]:
-    """Offsets along and to the left of a direction with cosine ``c`` and sine ``s``."""
+def into(dx: Any, dy: Any, c: Any, s: Any) -> tuple[Any, Any]:
+    """Offsets (numbers or arrays) along and to the left of a direction with cosine ``c`` and sine ``s``."""
     return c * dx + s * dy, c * dy - s * dx
 
 
-def beside(x: Floats, y: Floats, heading: Floats, right_m: Floats | float) -> tuple[Floats, Floats]:
-    """Points moved to the right of a heading by ``right_m`` metres."""
+def beside(x: Any, y: Any, heading: Any, right_m: Any) -> tuple[Any, Any]:
+    """Points (numbers or arrays) moved to the right of a heading by ``right_m`` metres."""
     return x + right_m * np.sin(heading), y - right_m * np.cos(heading)
 
 
@@ -36,12 +36,14 @@ def resample(line: Floats, spacing_m: float = 1.0) -> Floats:
 def headings(line: Floats) -> Floats:
     """Tangent direction in rad at each point of a polyline (n, 2)."""
     d = np.gradient(line, axis=0)
-    return np.arctan2(d[:, 1], d[:, 0])
+    heading: Floats = np.arctan2(d[:, 1], d[:, 0])
+    return heading
 
 
 def offset(line: Floats, right_m: float) -> Floats:
     """Polyline moved to its right by ``right_m`` metres."""
-    return np.stack(beside(*line.T, headings(line), right_m), -1)
+    x, y = line.T
+    return np.stack(beside(x, y, headings(line), right_m), -1)
 
 
 def bezier(p0: Floats, h0: float, p1: Floats, h1: float) -> Floats:
@@ -49,7 +51,8 @@ def bezier(p0: Floats, h0: float, p1: Floats, h1: float) -> Floats:
     handle = 0.42 * np.hypot(*(p1 - p0))
     a, b = p0 + handle * np.array([np.cos(h0), np.sin(h0)]), p1 - handle * np.array([np.cos(h1), np.sin(h1)])
     t = np.linspace(0, 1, 40)[:, None]
-    return (1 - t) ** 3 * p0 + 3 * (1 - t) ** 2 * t * a + 3 * (1 - t) * t**2 * b + t**3 * p1
+    curve: Floats = (1 - t) ** 3 * p0 + 3 * (1 - t) ** 2 * t * a + 3 * (1 - t) * t**2 * b + t**3 * p1
+    return curve
 
 
 def end_heading(line: Floats, index: int) -> float:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.floating]
+Floats = NDArray[np.floating[Any]]
 Float32s = NDArray[np.float32]
 Ints = NDArray[np.int64]
 Keys = NDArray[np.uint64]

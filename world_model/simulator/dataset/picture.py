@@ -38,7 +38,8 @@ def from_above(semantics: NDArray[np.uint8]) -> NDArray[np.uint8]:
     occupied = semantics != FREE
     top = semantics.shape[2] - 1 - occupied[:, :, ::-1].argmax(2)
     label = np.where(occupied.any(2), np.take_along_axis(semantics, top[..., None], 2)[..., 0], FREE)
-    return np.array(CLASS_COLORS, np.uint8)[label][::-1, ::-1]
+    picture: NDArray[np.uint8] = np.array(CLASS_COLORS, np.uint8)[label]
+    return picture[::-1, ::-1]
 
 
 def _bars(axes: Any, synthetic: Floats, real: tuple[float, ...], real_name: str) -> None:

@@ -38,7 +38,8 @@ def levels_in(mask: NDArray[np.uint8]) -> Floats:
     """(X*Y,) sums of a mask (X, Y, 16) of zeros and ones over each column."""
     # Eight bytes at once: the product's highest byte is the sum of all bytes.
     halves = (np.ascontiguousarray(mask).reshape(-1).view(np.uint64) * ONES) >> np.uint64(56)
-    return halves.reshape(-1, 2).astype(np.float32).sum(1)
+    sums: Floats = halves.reshape(-1, 2).astype(np.float32).sum(1)
+    return sums
 
 
 def warp(labels: NDArray[np.uint8], from_pose: Floats, to_pose: Floats) -> NDArray[np.uint8]:
@@ -59,7 +60,8 @@ def overlap(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> Floats:
     both = np.count_nonzero((a != FREE) & (b != FREE))
     union = counts.sum(0) - same
     same[FREE], union[FREE] = both, counts.sum() - both
-    return np.stack([same, union]).astype(float)
+    table: Floats = np.stack([same, union]).astype(float)
+    return table
 
 
 def _occupied_counts(flat: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -146,7 +148,8 @@ class SceneStatistics:
             name: "warp" or "copy" for keyframes 3-5.5 m apart, "all_warp" or "all_copy" for all.
         """
         same, union = self.sums[name]
-        return same / np.maximum(union, 1)
+        iou: Floats = same / np.maximum(union, 1)
+        return iou
 
     def ego(self) -> dict[str, Floats]:
         """Ego motion of all scenes: forward metres, speed, accelerations, yaw steps and 3 s offsets."""

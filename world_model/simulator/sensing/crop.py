@@ -87,7 +87,8 @@ def crop(town: Town, state: SimState) -> Crop:
 
 def top_levels(height_m: Floats) -> Ints:
     """Level above the highest that a box of this height, standing on the ground, fills."""
-    return GROUND_LEVEL + np.maximum(1, np.rint(height_m / OCC3D.voxel_m + 0.2).astype(np.int64))
+    levels: Ints = np.rint(height_m / OCC3D.voxel_m + 0.2).astype(np.int64)
+    return GROUND_LEVEL + np.maximum(1, levels)
 
 
 def complete_labels(town: Town, state: SimState, scene: Crop) -> NDArray[np.uint8]:

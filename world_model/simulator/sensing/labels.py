@@ -138,7 +138,9 @@ def _objects(state: SimState, scene: Crop, column: Ints, level: Ints, lowest_now
     i = np.floor(along / CELL_M).astype(np.int64) + 53 * scene.ids[agent]
     j = np.floor(left / CELL_M).astype(np.int64) + 97 * scene.ids[agent]
     index = ((i & WRAP) * sensor.NOISE_CELLS + (j & WRAP)) * NZ + level
-    return sensor.drifted(sensor.gap_noise().take(index), OBJECT_DRIFT * state.memory.phase_rad).real < threshold[agent]
+    noise = sensor.drifted(sensor.gap_noise().take(index), OBJECT_DRIFT * state.memory.phase_rad)
+    labelled: Bools = noise.real < threshold[agent]
+    return labelled
 
 
 def free_space(state: SimState, lowest: Float32s, highest: Float32s, scene: Crop) -> NDArray[np.uint8]:

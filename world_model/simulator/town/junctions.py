@@ -169,10 +169,12 @@ def _choice(successors: Ints, kind: Ints, turn: Ints) -> Floats:
     weight = np.where(turn[successors] == 0, 5.0, 1.0)
     weight = np.where(kind[successors] == CROSSING, 0.7, weight)
     total = np.cumsum(weight * (successors >= 0), 1)
-    return total / np.maximum(total[:, -1:], 1e-9)
+    choice: Floats = total / np.maximum(total[:, -1:], 1e-9)
+    return choice
 
 
 def _speed_limit(heading: Floats, spacing: float) -> Floats:
     bend = np.abs(wrap(np.gradient(np.unwrap(heading)))) / spacing
     bend = np.convolve(np.pad(bend, 2, mode="edge"), np.ones(5) / 5, "valid")
-    return np.sqrt(LATERAL_LIMIT_MPS2 / np.maximum(bend, 1e-3))
+    limit: Floats = np.sqrt(LATERAL_LIMIT_MPS2 / np.maximum(bend, 1e-3))
+    return limit

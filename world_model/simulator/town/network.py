@@ -42,7 +42,8 @@ class Network:
         t = (time_s + self.phase_s[node]) % CYCLE_S
         start = self.paths.group[connector] * (GREEN_S + CLEARANCE_S)
         green = (t >= start) & (t < start + GREEN_S)
-        return (self.paths.kind[connector] == CONNECTOR) & self.signalled[node] & ~green
+        red: Bools = (self.paths.kind[connector] == CONNECTOR) & self.signalled[node] & ~green
+        return red
 
 
 def build_network(rng: np.random.Generator, size_m: float) -> Network:

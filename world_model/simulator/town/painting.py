@@ -53,8 +53,8 @@ def smooth_noise(rng: np.random.Generator, scale_cells: float) -> Float32s:
     n, scale = CELLS // COARSE, scale_cells / COARSE
     f = np.hypot(np.fft.fftfreq(n)[:, None], np.fft.rfftfreq(n)[None])
     spectrum = np.fft.rfft2(rng.standard_normal((n, n))) * np.exp(-((f * scale * 2) ** 2))
-    noise = np.fft.irfft2(spectrum, (n, n))
-    noise = (noise / noise.std()).astype(np.float32)
+    field = np.fft.irfft2(spectrum, (n, n))
+    noise: Float32s = (field / field.std()).astype(np.float32)
     for _ in range(2):  # rows, then, transposed, columns
         part = np.arange(COARSE, dtype=np.float32) / COARSE
         step = np.roll(noise, -1, 0) - noise
@@ -143,7 +143,7 @@ class _Painter:
             front, depth = rng.uniform(10, 32), rng.uniform(9, 20)
             k = min(int(s + front / 2), len(street.line) - 1)
             away = street.half_width_m + street.sidewalk_m + setback + rng.uniform(0, 1.5) + depth / 2
-            x, y = beside(*street.line[k], yaw[k], side * away)
+            x, y = beside(street.line[k, 0], street.line[k, 1], yaw[k], side * away)
             kind = rng.random()
             if kind < dense:
                 placed = self._building(x, y, yaw[k], front, depth)

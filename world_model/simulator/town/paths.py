@@ -70,7 +70,8 @@ class Paths:
     def successor(self, path: Ints, key: Keys, hops: Ints) -> Ints:
         """(n,) the path that each traveller takes after ``path``: its own fixed choice."""
         pick = (self.choice[path] <= hash_unit(key, hops)[:, None]).sum(1)
-        return self.successors[path, np.minimum(pick, MAX_SUCCESSORS - 1)]
+        chosen: Ints = self.successors[path, np.minimum(pick, MAX_SUCCESSORS - 1)]
+        return chosen
 
     def first_route(self, path: Ints, key: Keys) -> Ints:
         """(n, 2) the two paths after ``path``, for travellers that have chosen nothing before."""
