@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from street import street_clips
 
 from ii_world_env.ego.noise import normal
 from ii_world_env.engine import Engine, EngineConfig, State
+from ii_world_env.state.saved import load_tree, save_tree
 from world_model.core.errors import ConfigError, DataError, OutputError
 from world_model.core.tensor_state import put
 from world_model.worlds import ReplayWorld, TensorState, TransportWorld
@@ -137,3 +138,15 @@ def test_noise_is_normal_and_belongs_to_seed_and_step() -> None:
     assert abs(float((drawn * normal(seed, step + 1, 4)).mean())) < 0.05, "neighbouring steps"
     assert torch.equal(normal(seed[7:8], step[:1], 4)[0], drawn[7])
     assert float(drawn.abs().max()) < 6 and torch.isfinite(normal(torch.tensor([-1, 2**62]), step[:2], 9)).all()
+
+
+def test_a_renamed_field_keeps_its_name_in_files(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Part:
+        now: torch.Tensor = field(metadata={"stored": "before"})
+
+    part = Part(torch.arange(3))
+    save_tree(tmp_path / "part", part)
+    with safe_open(str(tmp_path / "part"), "pt") as file:
+        assert list(file.keys()) == ["before"]
+    assert (load_tree(tmp_path / "part", Part(torch.zeros(1, dtype=torch.int64))).now == part.now).all()

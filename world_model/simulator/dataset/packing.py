@@ -1,7 +1,7 @@
 """Labels as the bytes of an npz file: compressed fast, without a date, so that equal labels give equal bytes.
 
-The zip container is written here, because this takes two thirds of the time that ``zipfile`` takes, the largest part of
-making a frame: ``zipfile`` copies every array and does not let zlib use smaller tables, which stay in the fastest cache.
+The zip container is written here, because ``zipfile`` takes half as long again for the slowest part of making a frame:
+it copies every array, and it does not let zlib use smaller tables, which stay in the fastest cache.
 """
 
 from __future__ import annotations
