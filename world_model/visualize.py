@@ -19,9 +19,8 @@ from world_model.data.labels import LABEL_FORMATS, read_labels, read_labels_of
 from world_model.pictures.bev import birds_eye
 from world_model.pictures.camera import Camera
 from world_model.pictures.drive import drive_film, drive_strip, path_from
-from world_model.pictures.mp4 import write_film
 from world_model.pictures.strip import below, beside, caption, legend
-from world_model.pictures.video import write_png
+from world_model.pictures.video import write_film, write_png
 from world_model.pictures.voxels import CHASE, voxels_3d
 
 
@@ -53,7 +52,7 @@ class Visualize:
     moment: int | None = None
     """Step of a forecast to draw in full size instead of strips and film; 0 is the start."""
     film: Literal["gif", "mp4", "none"] = "gif"
-    """Film of a forecast; mp4 needs ffmpeg or the package imageio-ffmpeg."""
+    """Film of a forecast; mp4 needs the extra `video`, else a GIF is written."""
     height: int = 600
     """Height of the picture of one keyframe in pixels."""
     camera_m: tuple[float, float, float] = CHASE.position_m

@@ -57,7 +57,7 @@ class Generate:
     """Steps of 0.5 s to roll, any number; logged and fine control end with the log or the trajectory unless edited: an
     edited drive goes straight on."""
     film: Literal["gif", "mp4", "none"] = "gif"
-    """gif, mp4 (needs ffmpeg or the package imageio-ffmpeg; else a GIF is written) or none."""
+    """gif, mp4 (needs the extra `video`; else a GIF is written) or none."""
     pictures: bool = True
     """Draw the strips; without them and with --film none only arrays are written."""
     labels: bool = False

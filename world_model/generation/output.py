@@ -20,9 +20,8 @@ from world_model.data.clips import Clips
 from world_model.data.index import SceneIndex
 from world_model.generation.options import Generate
 from world_model.pictures.drive import drive_film, drive_strip
-from world_model.pictures.mp4 import write_film
 from world_model.pictures.vectors import PROPOSED_COLOR, Vectors, box_vectors, ego_vector
-from world_model.pictures.video import write_png
+from world_model.pictures.video import write_film, write_png
 from world_model.rollouts import Rollout
 
 ARRAYS, ABOVE, VOXELS, MOTION, FILM, SUMMARY = (
@@ -125,7 +124,7 @@ def is_finished(folder: Path, asked: dict[str, object], wanted: Generate) -> boo
         return False
     needed = [ARRAYS, *((ABOVE, VOXELS, MOTION) if wanted.pictures else ())]
     needed += [f"labels/{step:03d}/labels.npz" for step in range(1, steps + 1) if wanted.labels]
-    # Where there was no ffmpeg, the GIF that was written instead is as good as it gets.
+    # Without the extra `video` a GIF was written instead, which counts.
     films = {"none": (), "gif": (f"{FILM}.gif",), "mp4": (film or f"{FILM}.mp4",)}[wanted.film]
     return summary.get("asked") == asked and all((folder / name).exists() for name in (*needed, *films))
 

@@ -1,17 +1,12 @@
-"""Arrows point where things go, differences are coloured by what differs, films become MP4 where they can."""
+"""Arrows point where things go, and differences are coloured by what differs."""
 
 from __future__ import annotations
-
-import stat
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from world_model.core.errors import ConfigError, OutputError
+from world_model.core.errors import ConfigError
 from world_model.core.grid import CLASS_ID, FREE, VoxelGrid
-from world_model.pictures import mp4
 from world_model.pictures.bev import birds_eye
 from world_model.pictures.difference import AGREES, INVENTED, MISSED, OTHER_CLASS, difference_map, difference_picture
 from world_model.pictures.vectors import Vectors, box_vectors, ego_vector, outline
@@ -74,54 +69,3 @@ def test_every_kind_of_difference_has_its_place_and_colour() -> None:
     assert len({tuple(c) for c in corner.reshape(-1, 3).tolist()}) == 4
     with pytest.raises(ConfigError):
         difference_map(ours, theirs[:10])
-
-
-def fake_ffmpeg(folder: Path, body: str) -> str:
-    """A program that gets what ffmpeg would."""
-    program = folder / "ffmpeg"
-    program.write_text(f"#!{sys.executable}\nimport sys\n{body}\n")
-    program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    return str(program)
-
-
-def film(count: int = 3) -> list[np.ndarray]:
-    return [np.full((6, 5, 3), 40 * i, np.uint8) for i in range(count)]
-
-
-def test_frames_reach_ffmpeg_whole_and_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program = fake_ffmpeg(
-        tmp_path, "open(sys.argv[-1], 'wb').write(' '.join(sys.argv).encode() + sys.stdin.buffer.read())"
-    )
-    monkeypatch.setattr(mp4, "find_ffmpeg", lambda: program)
-    path = mp4.write_film(tmp_path / "a.mp4", film(), fps=8)
-    content = path.read_bytes()
-    assert path.suffix == ".mp4" and content.endswith(b"".join(f.tobytes() for f in film()))
-    assert b"-s 5x6" in content and b"-r 8" in content and b"libx264" in content
-
-
-def test_another_codec_is_tried_and_failure_leaves_the_earlier_film(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    picky = "sys.exit('no x264') if 'libx264' in sys.argv else open(sys.argv[-1], 'wb').write(b'mpeg4')"
-    program = fake_ffmpeg(tmp_path, picky)
-    monkeypatch.setattr(mp4, "find_ffmpeg", lambda: program)
-    path = mp4.write_mp4(tmp_path / "a.mp4", film())
-    assert path.read_bytes() == b"mpeg4"
-    fake_ffmpeg(tmp_path, "sys.exit('disk of lead')")
-    with pytest.raises(OutputError, match="disk of lead"):
-        mp4.write_mp4(path, [np.zeros((300, 300, 3), np.uint8)] * 9)
-    assert path.read_bytes() == b"mpeg4"
-
-
-def test_without_ffmpeg_the_film_is_a_gif_and_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(mp4, "find_ffmpeg", lambda: None)
-    assert mp4.write_film(tmp_path / "a.mp4", film()) == tmp_path / "a.gif"
-    assert "no ffmpeg" in capsys.readouterr().out and (tmp_path / "a.gif").read_bytes()[:3] == b"GIF"
-    with pytest.raises(OutputError, match="ffmpeg"):
-        mp4.write_mp4(tmp_path / "b.mp4", film())
-    with pytest.raises(ConfigError, match=r"\.gif or \.mp4"):
-        mp4.write_film(tmp_path / "b.avi", film())
-    with pytest.raises(ConfigError):
-        mp4.write_mp4(tmp_path / "b.mp4", [])
