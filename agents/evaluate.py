@@ -82,7 +82,7 @@ def evaluate(options: Evaluate) -> dict[str, list[Episode]]:
     world = build_world(options.world, checkpoint=options.checkpoint, device=options.device)
     config = EngineConfig(action=options.action, horizon=options.horizon)
     # Collisions belong into the table whatever the reward asks for, and planners read the occupancy.
-    engine = Engine(world, config, reward_function(options.reward), looks=True)
+    engine = Engine(world, config, reward_function(options.reward), needs_occupancy=True)
     scenes = open_scenes(index=options.index, split=options.split, horizon=options.horizon)
     starts = fixed_starts(scenes, options.per_scene, options.scenes)
     planners = [_planner(name, engine) for name in options.planners]

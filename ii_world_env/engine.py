@@ -11,70 +11,64 @@ Legend: B environments, A components of an action, F recorded future frames, H s
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from ii_world_env.ego.actions import ACTION_MODES, ActionMode
-from ii_world_env.ego.noise import normal
-from ii_world_env.engine_config import EngineConfig
-from ii_world_env.state import route
+from ii_world_env.ego import route
+from ii_world_env.ego.actions import ACTION_MODES, ActionMode, normal_noise
 from ii_world_env.state.observed import motion_at, observed_ground
-from ii_world_env.state.outcome import CAUSES, TERMINATIONS, Outcome
-from ii_world_env.state.state import State
-from ii_world_env.task.rewards import RewardFunction, default, needs_labels, total
-from ii_world_env.task.transition import TTC_S, end_of, judge
+from ii_world_env.state.state import CAUSES, TERMINATIONS, State
+from ii_world_env.task.config import EngineConfig
+from ii_world_env.task.outcome import TTC_S, Outcome, end_of, outcome_of
+from ii_world_env.task.rewards import RewardFunction, check_terms, default, reward_needs_occupancy
+from ii_world_env.task.trust import TrustFunction
 from world_model.core.errors import ActionError, ConfigError, OptionError
 from world_model.core.geometry import invert_pose, se2_matrix
 from world_model.core.grid import STEP_S
 from world_model.core.planar import compose, planar_pose
 from world_model.core.vehicle import MAX_SPEED_MPS, Motion, along
 from world_model.data.clips import Clips
-from world_model.worlds import Populated, World, WorldState
+from world_model.worlds import Populated, SelfDriving, World, WorldState
 
-__all__ = [
-    "CAUSES",
-    "TERMINATIONS",
-    "TTC_S",
-    "Engine",
-    "EngineConfig",
-    "Rollout",
-    "State",
-    "StepOutput",
-    "TrustFunction",
-]
-
-TrustFunction = Callable[[WorldState], Tensor]
-"""State of a world -> (B,) trust in its forecast, in [0, 1]."""
+__all__ = ["CAUSES", "TERMINATIONS", "TTC_S", "Engine", "EngineConfig", "PlanScores", "State", "StepResult"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class StepOutput:
+class StepResult:
     """What one step gave.
 
     Attributes:
-        reward: (B,) float32, the sum of the terms.
-        terms: (B,) float32 by name.
-        terminated: (B,) bool.
-        truncated: (B,) bool; never together with ``terminated``.
-        cause: (B,) int64, index into `CAUSES`.
+        terms: (B,) float32 terms of the reward by name.
+        cause: (B,) int64 why the episode ends with this step, index into `CAUSES`; 0: it does not.
         outcome: the facts behind them.
         path: (B, S, 3) driven x, y, yaw of the substeps, in the start frame.
     """
 
-    reward: Tensor
     terms: dict[str, Tensor]
-    terminated: Tensor
-    truncated: Tensor
     cause: Tensor
     outcome: Outcome
     path: Tensor
 
+    @property
+    def reward(self) -> Tensor:
+        """(B,) float32, the sum of the terms."""
+        return torch.stack(list(self.terms.values())).sum(0)
+
+    @property
+    def terminated(self) -> Tensor:
+        """(B,) bool."""
+        return (self.cause > 0) & (self.cause <= TERMINATIONS)
+
+    @property
+    def truncated(self) -> Tensor:
+        """(B,) bool; never together with ``terminated``."""
+        return self.cause > TERMINATIONS
+
 
 @dataclass(frozen=True, kw_only=True)
-class Rollout:
+class PlanScores:
     """What whole plans gave.
 
     Attributes:
@@ -103,8 +97,11 @@ class Engine:
         config: how episodes run.
         reward: from the facts of a step to named terms.
         trust: optional forecast trust, see `TrustFunction`.
-        looks: decode and judge the occupancy at every step; None as the reward needs it. Without it no episode ends by
-            a collision or off the road.
+        needs_occupancy: decode the occupancy at every step and find contacts in it; None as the reward needs it.
+            Without it no episode ends by a collision or off the road.
+
+    Raises:
+        ConfigError: an action mode in which the world drives, in a world that cannot.
     """
 
     def __init__(
@@ -113,15 +110,15 @@ class Engine:
         config: EngineConfig | None = None,
         reward: RewardFunction | None = None,
         trust: TrustFunction | None = None,
-        looks: bool | None = None,
+        needs_occupancy: bool | None = None,
     ) -> None:
         self.world = world
         self.config = config or EngineConfig()
         self.reward = reward or default()
         self.trust = trust
-        self.looks = needs_labels(self.reward) if looks is None else looks
+        self.needs_occupancy = reward_needs_occupancy(self.reward) if needs_occupancy is None else needs_occupancy
         self.action_mode: ActionMode = ACTION_MODES[self.config.action]
-        if self.action_mode.left_to_world and not hasattr(world, "drive"):
+        if self.action_mode.move is None and not isinstance(world, SelfDriving):
             raise ConfigError(
                 f"action={self.config.action!r} in a {type(world).__name__}",
                 "a world that can choose the ego's motion itself, with a method drive(state, command)",
@@ -135,12 +132,15 @@ class Engine:
 
     @torch.inference_mode()
     def occupancy(self, state: State) -> Tensor:
-        """(B, X, Y, Z) uint8 occupancy of a state, decoded now if nobody has needed it yet."""
+        """(B, X, Y, Z) uint8 occupancy of a state, decoded now if nothing has needed it yet."""
         return self.world.occupancy(state.world) if state.decoded is None else state.decoded
 
-    def decoded(self, state: State) -> State:
-        """The same state with its occupancy, so that it is decoded once for all who ask."""
+    def with_occupancy(self, state: State) -> State:
+        """The same state with its occupancy, so that it is decoded once for everything that reads it."""
         return state if state.decoded is not None else replace(state, decoded=self.occupancy(state))
+
+    decoded = with_occupancy
+    """Its earlier name."""
 
     @torch.inference_mode()
     def reset(
@@ -170,8 +170,11 @@ class Engine:
                 "clips without a future frame", "at least one", "load them with future=engine.frames_ahead"
             )
         world = self._varied(self.world.reset(clips), action_noise, drop_agents, seed)
-        labels = self.world.occupancy(world) if self.looks else None
-        device, batch, current = self._device(world), len(clips.occupancy), clips.past
+        labels = self.world.occupancy(world) if self.needs_occupancy else None
+        # A world that does not say where its states live is asked for its occupancy.
+        own = getattr(self.world, "device", None)
+        device = self.world.occupancy(world).device if own is None else torch.device(own)
+        batch, current = len(clips.occupancy), clips.past
         motion = motion_at(clips, current)
         before = motion_at(clips, max(current - 1, 0))
         speed = motion[:, 0].clamp(0, MAX_SPEED_MPS)
@@ -202,16 +205,11 @@ class Engine:
             seed=torch.zeros(batch, dtype=torch.long, device=device) if seed is None else seed.to(device),
         )
 
-    def _device(self, world: WorldState) -> torch.device:
-        """Where states live. A world that does not say is asked for its occupancy."""
-        own = getattr(self.world, "device", None)
-        return self.world.occupancy(world).device if own is None else torch.device(own)
-
     def _varied(
         self, world: WorldState, action_noise: Tensor | None, drop_agents: Tensor | None, seed: Tensor | None
     ) -> WorldState:
         """A world as the variations want it; what they cannot have is refused, not passed over."""
-        if action_noise is not None and bool((action_noise > 0).any()) and self.action_mode.discrete:
+        if action_noise is not None and bool((action_noise > 0).any()) and self.action_mode.choices:
             raise OptionError(
                 f"action_noise with action={self.config.action!r}", "a continuous action mode", "leave the noise out"
             )
@@ -227,7 +225,7 @@ class Engine:
         return self.world.drop_agents(world, drop_agents, seed)
 
     @torch.inference_mode()
-    def step(self, state: State, actions: Tensor) -> tuple[State, StepOutput]:
+    def step(self, state: State, actions: Tensor) -> tuple[State, StepResult]:
         """Drive one step of 0.5 s in every environment.
 
         Args:
@@ -237,22 +235,40 @@ class Engine:
         Raises:
             ActionError: wrong shape, values that are not finite, or no such choice.
         """
-        actions = self.action_mode.checked(actions, state.batch, state.pose.device)
-        if self.looks:
-            state = self.decoded(state)
+        return self.advance(state, self.action_mode.checked(actions, state.batch, state.pose.device))
+
+    @torch.inference_mode()
+    def advance(self, state: State, actions: Tensor) -> tuple[State, StepResult]:
+        """As `step`, with actions that `ActionMode.checked` has returned."""
+        if self.needs_occupancy:
+            state = self.with_occupancy(state)
         world, motion = self.drive(state, actions)
         after, lateral = self.arrive(state, actions, world, motion)
-        output = self.score(state, motion, after, lateral)
-        return replace(after, cause=torch.where(state.cause > 0, state.cause, output.cause)), output
+        result = self.score(state, motion, after, lateral)
+        return replace(after, cause=torch.where(state.cause > 0, state.cause, result.cause)), result
+
+    def drive(self, state: State, actions: Tensor) -> tuple[WorldState, Motion]:
+        """Move the ego and let the world answer: the one model forward of a step."""
+        if self.action_mode.move is None:
+            assert isinstance(self.world, SelfDriving)  # see the constructor
+            world, curr_to_next = self.world.drive(state.world, actions[:, 0])
+            return world, along(planar_pose(invert_pose(curr_to_next.float())), state.speed_mps)
+        if not self.action_mode.choices:
+            noise = state.noise[:, None] * normal_noise(state.seed, state.steps, actions.shape[1])
+            actions = (actions + noise).clamp(-1, 1)
+        motion = self.action_mode.move(actions, state)
+        number = state.steps.clamp(max=state.commands.shape[1] - 1)
+        command = state.commands.gather(1, number[:, None])[:, 0]
+        return self.world.step(state.world, invert_pose(se2_matrix(*motion.path[:, -1].unbind(-1))), command), motion
 
     def arrive(self, state: State, actions: Tensor, world: WorldState, motion: Motion) -> tuple[State, Tensor]:
-        """The state after a motion, without judging it, and the offset (B,) from the route in metres."""
+        """The state after a motion, its episodes still running, and the offset (B,) from the route in metres."""
         pose = compose(state.pose, motion.path[:, -1])
         progress, lateral = route.project(state.route, pose[:, :2], state.progress_m)
         after = replace(
             state,
             world=world,
-            decoded=self.world.occupancy(world) if self.looks else None,
+            decoded=self.world.occupancy(world) if self.needs_occupancy else None,
             pose=pose,
             speed_mps=motion.speed_mps,
             accel_mps2=motion.accel_mps2,
@@ -264,45 +280,30 @@ class Engine:
         )
         return after, lateral
 
-    def score(self, state: State, motion: Motion, after: State, lateral_m: Tensor) -> StepOutput:
-        """What a step from one state to another was worth."""
-        trust = None if self.trust is None else self.trust(after.world)
-        outcome = judge(state, motion, after, lateral_m, trust, self.world.grid, self.config, self.looks)
-        terms = self.reward(outcome)
-        cause = end_of(after, outcome, self.config)
-        return StepOutput(
-            reward=total(terms, after.batch),
-            terms=terms,
-            terminated=(cause > 0) & (cause <= TERMINATIONS),
-            truncated=cause > TERMINATIONS,
-            cause=cause,
-            outcome=outcome,
-            path=compose(state.pose[:, None].expand_as(motion.path), motion.path),
-        )
+    def score(self, state: State, motion: Motion, after: State, lateral_m: Tensor) -> StepResult:
+        """Reward terms and ends of a step from one state to another.
 
-    def rollout(self, state: State, actions: Tensor) -> Rollout:
+        Raises:
+            OptionError: the reward returned anything but named (B,) tensors.
+        """
+        trust = None if self.trust is None else self.trust(after.world)
+        grid = self.world.grid
+        outcome = outcome_of(state, motion, after, lateral_m, trust, grid, self.config, self.needs_occupancy)
+        terms = self.reward(outcome)
+        check_terms(terms, len(lateral_m))
+        path = compose(state.pose[:, None].expand_as(motion.path), motion.path)
+        return StepResult(terms=terms, cause=end_of(after, outcome, self.config), outcome=outcome, path=path)
+
+    def rollout(self, state: State, actions: Tensor) -> PlanScores:
         """Drive whole plans (B, H, A) and add up their rewards; see `step`. An episode that has ended earns nothing."""
         if not isinstance(actions, Tensor) or actions.ndim < 2 or not actions.shape[1]:
-            came = f"shape {tuple(actions.shape)}" if isinstance(actions, Tensor) else f"type {type(actions).__name__}"
-            raise ActionError(f"plans of {came}", "a tensor (B, H, A) with H >= 1", "stack one action per step")
+            found = f"shape {tuple(actions.shape)}" if isinstance(actions, Tensor) else f"type {type(actions).__name__}"
+            raise ActionError(f"plans of {found}", "a tensor (B, H, A) with H >= 1", "stack one action per step")
         cause, rewards, alive = state.cause, [], []
         for step in range(actions.shape[1]):
-            state, out = self.step(state, actions[:, step])
+            state, result = self.step(state, actions[:, step])
             running = cause == 0
             alive.append(running)
-            rewards.append(torch.where(running, out.reward, torch.zeros_like(out.reward)))
-            cause = torch.where(running, out.cause, cause)
-        return Rollout(reward=torch.stack(rewards, 1), alive=torch.stack(alive, 1), cause=cause, state=state)
-
-    def drive(self, state: State, actions: Tensor) -> tuple[WorldState, Motion]:
-        """Move the ego and let the world answer: the one model forward of a step."""
-        if self.action_mode.left_to_world:
-            world, curr_to_next = self.world.drive(state.world, actions[:, 0])  # type: ignore[attr-defined]
-            return world, along(planar_pose(invert_pose(curr_to_next.float())), state.speed_mps)
-        if not self.action_mode.discrete:
-            noise = state.noise[:, None] * normal(state.seed, state.steps, actions.shape[1])
-            actions = (actions + noise).clamp(-1, 1)
-        motion = self.action_mode.drive(actions, state)
-        step = state.steps.clamp(max=state.commands.shape[1] - 1)
-        command = state.commands.gather(1, step[:, None])[:, 0]
-        return self.world.step(state.world, invert_pose(se2_matrix(*motion.path[:, -1].unbind(-1))), command), motion
+            rewards.append(torch.where(running, result.reward, 0.0))
+            cause = torch.where(running, result.cause, cause)
+        return PlanScores(reward=torch.stack(rewards, 1), alive=torch.stack(alive, 1), cause=cause, state=state)

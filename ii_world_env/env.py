@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from ii_world_env.engine import State
 from ii_world_env.faces.config import EnvConfig
-from ii_world_env.faces.episodes import Episodes
-from ii_world_env.faces.infos import pick
+from ii_world_env.faces.episodes import Episodes, info_of
 from world_model.core.errors import OptionError
 
 RENDER_MODES = ("rgb_array",)
@@ -216,12 +215,12 @@ class IIWorldEnv(gym.Env[Any, NDArray[Any]]):
         generator, number = self.np_random, self.np_random_seed
         super().reset(seed=seed)
         try:
-            fresh = self.episodes.fresh([self.np_random], [options])
+            state = self.episodes.begin([self.np_random], [options])
         except BaseException:
             self._np_random, self._np_random_seed = generator, number
             raise
-        infos = self.episodes.place([0], fresh)
-        return self._observe(), pick(infos, 0)
+        infos = self.episodes.set_states([0], state)
+        return self._observe(), info_of(infos, 0)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Drive one step of 0.5 s.
@@ -231,12 +230,13 @@ class IIWorldEnv(gym.Env[Any, NDArray[Any]]):
             OptionError: an own reward that returned anything but finite named terms; likewise.
             ResetNeeded: the episode has ended or not begun.
         """
-        if not self.episodes.begun or self.episodes.ended[0]:
+        if not self.episodes.begun or self.episodes.ends[0]:
             raise ResetNeeded("Cannot call env.step() before env.reset(), nor after the episode has ended")
-        with self.episodes.all_or_nothing():
-            out = self.episodes.step(self.episodes.action(action))
-            seen = self._observe()
-        return seen, float(out.reward[0]), bool(out.terminated[0]), bool(out.truncated[0]), pick(out.infos, 0)
+        with self.episodes.restore_on_error():
+            result = self.episodes.step(self.episodes.action(action))
+            observed = self._observe()
+        terminated, truncated = bool(result.terminated[0]), bool(result.truncated[0])
+        return observed, float(result.reward[0]), terminated, truncated, info_of(result.infos, 0)
 
     def render(self) -> NDArray[Any] | None:
         """Bird's eye, perspective, path, route and a line of text, (430, 960, 3) uint8; None without a render mode."""
@@ -248,12 +248,12 @@ class IIWorldEnv(gym.Env[Any, NDArray[Any]]):
         return self.episodes.picture(0)
 
     def close(self) -> None:
-        """Forget the episode; closing twice is fine, and a reset begins anew."""
-        self.episodes.forget()
+        """Drop the episode; closing twice is fine, and a reset begins anew."""
+        self.episodes.clear()
 
     def _observe(self) -> Any:
-        seen = self.episodes.observe()
-        return {name: value[0] for name, value in seen.items()} if isinstance(seen, dict) else seen[0]
+        observed = self.episodes.observe()
+        return {name: value[0] for name, value in observed.items()} if isinstance(observed, dict) else observed[0]
 
 
 def check_render_mode(render_mode: str | None) -> None:

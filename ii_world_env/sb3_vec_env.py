@@ -66,6 +66,7 @@ class IIWorldVecEnv(VecEnv):
     def reset(self) -> VecEnvObs:
         """Start everywhere, with the seeds and options that were set since the last reset."""
         rows = range(self.num_envs)
+        observation: VecEnvObs
         observation, infos = self.vector.reset_rows(rows, self._seeds, self._options)
         self.reset_infos = [unbatch(infos, i) for i in rows]
         self._reset_seeds()

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ii_world_env.engine import State
 from ii_world_env.env import IIWorldEnv, check_render_mode
 from ii_world_env.faces.config import EnvConfig
-from ii_world_env.faces.episodes import Episodes, Stepped
+from ii_world_env.faces.episodes import Columns, Episodes
 from ii_world_env.faces.infos import merge, take
 from world_model.core.errors import ConfigError, OptionError
 
@@ -40,7 +40,7 @@ class IIWorldVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
     float32 or int64 actions in, all of them checked before anything moves.
 
     ## Observation Space
-    That of `IIWorldEnv`, batched: every array gets a leading axis N. Arrays are fresh at every call.
+    That of `IIWorldEnv`, batched: every array gets a leading axis N. Arrays are new at every call.
 
     ## Rewards
     (N,) float64, each the sum of the environment's `infos["reward_terms"]`; see `IIWorldEnv`.
@@ -51,7 +51,7 @@ class IIWorldVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
 
     ## Episode End
     As in `IIWorldEnv`, and after `max_episode_steps` as `time_limit`. Environments that reset are encoded together in
-    one batch; the others do not notice. `autoreset_mode` is a `gymnasium.vector.AutoresetMode` or its value:
+    one batch; all other episodes go on. `autoreset_mode` is a `gymnasium.vector.AutoresetMode` or its value:
 
     | Value                | After an episode has ended                                                            |
     |----------------------|---------------------------------------------------------------------------------------|
@@ -154,14 +154,14 @@ class IIWorldVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
 
         Args:
             rows: (R,) which environments.
-            seeds: (N,) for all environments; those of the others are not used.
+            seeds: (N,) for all environments; used only for those that reset.
             options: (R,) for each that resets.
 
         Returns:
             Observations of all, infos of those that were reset.
 
         Raises:
-            OptionError, DataError: as `Episodes.fresh`; all episodes go on where they were.
+            OptionError, DataError: as `Episodes.begin`; all episodes go on where they were.
         """
         self._check_open()
         self.episodes.check_rows(rows)
@@ -170,7 +170,7 @@ class IIWorldVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         for row in rows:
             if seeds[row] is not None:
                 generators[row], numbers[row] = seeding.np_random(seeds[row])
-        infos = self._place(rows, self.episodes.fresh([generators[row] for row in rows], options))
+        infos = self.episodes.set_states(rows, self.episodes.begin([generators[row] for row in rows], options))
         self._rngs, self._rng_seeds = generators, numbers
         return self.episodes.observe(), merge({}, infos, rows, self.num_envs)
 
@@ -190,7 +190,7 @@ class IIWorldVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         self._check_open()
         if not self.episodes.begun:
             raise ResetNeeded("Cannot call step() before reset()")
-        with self.episodes.all_or_nothing():
+        with self.episodes.restore_on_error():
             return self._step(actions)
 
     def render(self) -> tuple[NDArray[Any], ...] | None:
@@ -202,8 +202,8 @@ class IIWorldVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         return tuple(self.episodes.picture(i) for i in range(self.num_envs))
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Forget all episodes."""
-        self.episodes.forget()
+        """Drop all episodes."""
+        self.episodes.clear()
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         """Call a method, or read an attribute, of every `SubEnvironment`."""
@@ -228,53 +228,36 @@ class IIWorldVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
             setattr(env, name, value)
 
     def _step(self, actions: Any) -> Step:
-        ended = self.episodes.ended.copy()
-        if self.autoreset_mode is AutoresetMode.NEXT_STEP:
-            return self._step_next(actions, ended)
-        if ended.any():
+        """Drive the running environments, and begin the episodes that the autoreset mode wants now."""
+        ended = self.episodes.ends > 0
+        if ended.any() and self.autoreset_mode is not AutoresetMode.NEXT_STEP:
             raise ResetNeeded(
                 f"The episodes of environment {', '.join(map(str, np.flatnonzero(ended)))} have ended: "
                 'call reset(options={"reset_mask": mask}) first'
             )
-        out = self.episodes.step(self.episodes.actions(actions))
-        if self.autoreset_mode is AutoresetMode.DISABLED:
-            infos = merge({}, out.infos, range(self.num_envs), self.num_envs)
-            return self.episodes.observe(), out.reward, out.terminated, out.truncated, infos
-        return self._finish_same(out)
-
-    def _step_next(self, actions: Any, ended: NDArray[Any]) -> Step:
-        """A step in which the environments that ended before only reset."""
         tensor = self.episodes.actions(actions, ignored=ended)
         rows, running = np.flatnonzero(ended).tolist(), np.flatnonzero(~ended).tolist()
-        fresh = self._fresh(rows, [None] * len(rows)) if rows else None
-        zero = np.zeros(self.num_envs)
-        out = Stepped(reward=zero, terminated=zero > 0, truncated=zero > 0, infos={})
+        states = self._begin(rows) if rows else None
+        reward, columns = np.zeros(self.num_envs), Columns()
+        terminated, truncated = np.zeros((2, self.num_envs), np.bool_)
         if running:
-            out = self.episodes.step(tensor)
-        infos = merge({}, take(out.infos, running), running, self.num_envs)
-        if fresh is not None:
-            merge(infos, self._place(rows, fresh), rows, self.num_envs)
-        reward = np.where(ended, 0.0, out.reward)
-        return self.episodes.observe(), reward, out.terminated & ~ended, out.truncated & ~ended, infos
-
-    def _finish_same(self, out: Stepped) -> Step:
-        """Reset what has just ended, and keep the last moment in the infos."""
-        ended = np.flatnonzero(out.terminated | out.truncated).tolist()
-        running = np.setdiff1d(np.arange(self.num_envs), ended).tolist()
+            result = self.episodes.step(tensor)
+            reward, columns = np.where(ended, 0.0, result.reward), result.infos
+            terminated, truncated = result.terminated & ~ended, result.truncated & ~ended
         infos: dict[str, Any] = {}
-        if ended:
-            last = {"final_obs": _split(self.episodes.observe(ended), len(ended)), "final_info": take(out.infos, ended)}
-            merge(infos, last, ended, self.num_envs)
-        merge(infos, take(out.infos, running), running, self.num_envs)
-        if ended:
-            merge(infos, self._place(ended, self._fresh(ended, [None] * len(ended))), ended, self.num_envs)
-        return self.episodes.observe(), out.reward, out.terminated, out.truncated, infos
+        over = np.flatnonzero(terminated | truncated).tolist()
+        if over and self.autoreset_mode is AutoresetMode.SAME_STEP:
+            rows, running = over, np.flatnonzero(~(terminated | truncated)).tolist()
+            last = {"final_obs": _split(self.episodes.observe(rows), len(rows)), "final_info": take(columns, rows)}
+            merge(infos, last, rows, self.num_envs)
+            states = self._begin(rows)
+        merge(infos, take(columns, running), running, self.num_envs)
+        if states is not None:
+            merge(infos, self.episodes.set_states(rows, states), rows, self.num_envs)
+        return self.episodes.observe(), reward, terminated, truncated, infos
 
-    def _fresh(self, rows: Sequence[int], options: Sequence[Mapping[str, Any] | None]) -> State:
-        return self.episodes.fresh([self._rngs[row] for row in rows], options)
-
-    def _place(self, rows: Sequence[int], fresh: State) -> dict[str, Any]:
-        return self.episodes.place(rows, fresh)
+    def _begin(self, rows: Sequence[int]) -> State:
+        return self.episodes.begin([self._rngs[row] for row in rows], [None] * len(rows))
 
     def _check_open(self) -> None:
         if self.closed:
@@ -284,7 +267,7 @@ class IIWorldVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
 class SubEnvironment:
     """One environment of a batch as `get_attr`, `set_attr` and `call` reach it. It cannot be stepped alone.
 
-    Attributes that are set here stay with it; others are looked up in the vector environment.
+    Attributes that are set here stay with it; ``engine``, ``scenes``, ``render_mode`` and ``spec`` are the batch's.
     """
 
     def __init__(self, owner: IIWorldVectorEnv, row: int) -> None:

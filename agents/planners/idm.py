@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ii_world_env.ego.actions import MAX_BRAKE_MPS2
 from ii_world_env.ego.footprint import FRONT_M, band, columns_at, in_body
+from ii_world_env.ego.route import points_at
 from ii_world_env.engine import Engine, State
-from ii_world_env.state.route import points_at
 from world_model.core.grid import EGO_WIDTH_M, OBSTACLE, STEP_S
 from world_model.core.planar import into, inverse
+from world_model.core.vehicle import MAX_BRAKE_MPS2
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,7 +52,7 @@ def step_s(envs: IIWorldVectorEnv, steps: int) -> float:
 
     def drive() -> None:
         for _ in range(steps):
-            envs.episodes.ended[:] = False
+            envs.episodes.ends[:] = 0
             envs.step(action)
 
     return seconds(drive, device) / steps
@@ -63,7 +63,6 @@ def stages(envs: IIWorldVectorEnv) -> dict[str, float]:
     envs.reset(seed=0)
     state, engine, device = envs.state, envs.engine, device_of(envs)
     world, actions = engine.world, envs.episodes.actions(no_action(envs))
-    actions = engine.action_mode.checked(actions, state.batch, device)
     still = torch.eye(4, device=device).repeat(state.batch, 1, 1)
     with torch.inference_mode():
         following, motion = engine.drive(state, actions)

@@ -1,4 +1,4 @@
-"""The ways to act: what an agent's numbers mean as a motion of the ego vehicle over one step of 0.5 s.
+"""Action modes: what an agent's numbers mean as a motion of the ego vehicle over one step of 0.5 s.
 
 Continuous modes take floats in [-1, 1] (values outside are clipped), discrete ones whole numbers (others are refused).
 
@@ -7,30 +7,25 @@ Legend: B environments, A components of an action, H waypoints of a plan, N choi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ii_world_env.state.route import points_at, project
+from ii_world_env.ego.route import Route, points_at, project
 from world_model.core.errors import ActionError
 from world_model.core.grid import EGO_WHEELBASE_M, STEP_S
 from world_model.core.planar import compose, into
 from world_model.core.vehicle import (
-    DELTA_DX_M,
-    DELTA_DY_M,
-    DELTA_YAW_RAD,
-    GRIP_MPS2,
     KINEMATIC_TRACKING,
     MAX_ACCEL_MPS2,
     MAX_BRAKE_MPS2,
     MAX_SPEED_MPS,
     MAX_STEER_RAD,
-    SUBSTEP_S,
-    SUBSTEPS,
     Motion,
     along,
     arc,
@@ -40,9 +35,6 @@ from world_model.core.vehicle import (
     kinematic,
     kinematic_for,
 )
-
-if TYPE_CHECKING:
-    from ii_world_env.engine import State
 
 PLAN_STEPS = 6
 """Waypoints H of a plan: three seconds."""
@@ -61,7 +53,27 @@ COMMAND_CHOICES = ("right", "left", "straight")
 """High-level commands in the order of the data sets."""
 LOOK_AHEAD_S, LEAST_LOOK_AHEAD_M = 1.0, 4.0
 TURN_RAD = 0.1
-"""A motion that turns by more than this in a step counts as a turn when a command has to be chosen for it."""
+"""A motion with a larger change of yaw in a step counts as a turn when a command has to be chosen for it."""
+
+
+class EgoState(Protocol):
+    """What an action mode reads of B ego vehicles; the engine's `State` has it."""
+
+    @property
+    def speed_mps(self) -> Tensor:
+        """(B,)"""
+
+    @property
+    def pose(self) -> Tensor:
+        """(B, 3) x, y in metres and yaw in rad in the start frame."""
+
+    @property
+    def route(self) -> Route:
+        """The recorded route, start frame."""
+
+    @property
+    def progress_m(self) -> Tensor:
+        """(B,) arc length along the route."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +84,7 @@ class ActionMode:
         name: as in ``gym.make(..., action=name)``.
         shape: of one action; () for a discrete one.
         choices: what the numbers 0..N-1 of a discrete action mean; empty for a continuous one.
-        width: numbers by which the last action is remembered, each in [-1, 1] (see `remember`).
-        move: (B, A) actions and (B,) speeds -> `Motion`; None where the motion needs more than that (see `drive`).
-        follow: (B, A) actions and the engine's state -> `Motion`, for modes that follow the route; else None.
+        move: (B, A) checked actions and the ego's state -> `Motion`; None where the world chooses the motion.
         inverse: (B, 3) wanted dx, dy, yaw and (B,) speeds -> the actions (B, A) that come closest.
         tracking: share of the missing distance that a follower should make up in one step, see `KINEMATIC_TRACKING`.
     """
@@ -82,44 +92,30 @@ class ActionMode:
     name: str
     shape: tuple[int, ...]
     choices: tuple[str, ...] = ()
-    width: int
-    move: Callable[[Tensor, Tensor], Motion] | None = None
-    follow: Callable[[Tensor, State], Motion] | None = None
+    move: Callable[[Tensor, EgoState], Motion] | None = None
     inverse: Callable[[Tensor, Tensor], Tensor]
-    tracking: float
+    tracking: float = 1.0
 
     @property
     def size(self) -> int:
         """Components A of an action as the engine takes it."""
-        return int(torch.Size(self.shape).numel())
+        return math.prod(self.shape)
 
     @property
-    def discrete(self) -> bool:
-        """Whether an action is one of `choices`."""
-        return bool(self.choices)
+    def width(self) -> int:
+        """Numbers by which the last action is remembered, each in [-1, 1] (see `remember`)."""
+        return len(self.choices) if self.choices else self.shape[-1]
 
     @property
-    def left_to_world(self) -> bool:
-        """Whether the world itself drives, and an action only tells it where to."""
-        return self.move is None and self.follow is None
-
-    def drive(self, actions: Tensor, state: State) -> Motion:
-        """The motion of checked actions (B, A).
-
-        Raises:
-            ActionError: the motion is the world's to choose.
-        """
-        if self.follow is not None:
-            return self.follow(actions, state)
-        if self.move is None:
-            raise ActionError(
-                f"action={self.name!r} without a world", "a world that drives by itself", "step the world"
-            )
-        return self.move(actions, state.speed_mps)
+    def meaning(self) -> str:
+        """The values that an action may take, in words."""
+        if not self.choices:
+            return "numbers in [-1, 1]"
+        return "one of " + ", ".join(f"{number} {name}" for number, name in enumerate(self.choices))
 
     def remember(self, actions: Tensor) -> Tensor:
         """(B, W) float32 in [-1, 1]: one-hot choices, or what of a continuous action was executed."""
-        if self.discrete:
+        if self.choices:
             return F.one_hot(actions[:, 0], len(self.choices)).float()
         return actions[:, : self.width]
 
@@ -127,35 +123,27 @@ class ActionMode:
         """Actions as the engine takes them: (B, A), float32 in [-1, 1] or int64 in 0..N-1.
 
         Args:
-            actions: (B, A) or (B, *shape) numbers; (B,) will do for a discrete mode.
+            actions: (B, A) or (B, *shape) numbers; (B,) is accepted from a discrete mode.
 
         Raises:
-            ActionError: wrong type or shape, values that are not finite, or no such choice.
+            ActionError: wrong type or shape, values that are not finite, or no such choice; names the environments.
         """
-        if not isinstance(actions, Tensor) or not self._fits(tuple(actions.shape), batch):
-            came = f"shape {tuple(actions.shape)}" if hasattr(actions, "shape") else f"a {type(actions).__name__}"
-            wanted = f"a tensor of shape {(batch, *self.shape)} for action={self.name!r}"
-            raise ActionError(f"actions of {came}", wanted, "reshape them")
-        actions = actions.reshape(batch, self.size).to(device)
-        if actions.is_complex() or not bool(torch.isfinite(actions).all()):
-            found = f"actions that are not finite: {actions.tolist()}"
+        shapes = (batch, *self.shape), (batch, math.prod(self.shape))
+        if not isinstance(actions, Tensor) or tuple(actions.shape) not in shapes or actions.is_complex():
+            found = f"shape {tuple(actions.shape)}" if hasattr(actions, "shape") else f"type {type(actions).__name__}"
+            expected = f"a real tensor of shape {shapes[0]} for action={self.name!r}"
+            raise ActionError(f"actions of {found}", expected, "reshape them")
+        actions = actions.reshape(shapes[1])
+        good = torch.isfinite(actions)
+        if self.choices:
+            good = good & (actions.long() == actions) & (actions >= 0) & (actions < len(self.choices))
+        if not bool(good.all()):
+            bad = (~good).any(1).nonzero()[:, 0].tolist()
+            where = "" if batch == 1 else f" in environment {', '.join(map(str, bad))}"
+            found = f"actions that are not finite or not allowed{where}: {actions[bad].tolist()}"
             raise ActionError(found, self.meaning, "look for NaN in the policy")
-        if not self.discrete:
-            return actions.to(torch.float32).clamp(-1, 1)
-        whole = actions.long()
-        if not bool(((whole == actions) & (whole >= 0) & (whole < len(self.choices))).all()):
-            raise ActionError(f"actions {actions[:, 0].tolist()}", self.meaning, "choose one of them")
-        return whole
-
-    @property
-    def meaning(self) -> str:
-        """The values that an action may take, in words."""
-        if not self.discrete:
-            return "numbers in [-1, 1]"
-        return "one of " + ", ".join(f"{number} {name}" for number, name in enumerate(self.choices))
-
-    def _fits(self, shape: tuple[int, ...], batch: int) -> bool:
-        return shape in ((batch, *self.shape), (batch, self.size))
+        # Clipped before float32, in which a large number would turn infinite.
+        return (actions.long() if self.choices else actions.double().clamp(-1, 1).float()).to(device)
 
 
 def waypoints(actions: Tensor, speed_mps: Tensor) -> Motion:
@@ -165,7 +153,7 @@ def waypoints(actions: Tensor, speed_mps: Tensor) -> Motion:
         actions: (B, 3 H) in [-1, 1], link by link.
         speed_mps: (B,) speed at the beginning.
     """
-    links = in_metres(actions.unflatten(1, (-1, 3)))
+    links = in_metres(actions.reshape(len(actions), -1, 3))
     here = torch.zeros_like(links[:, 0])
     plan = []
     for link in links[:, 1:].unbind(1):
@@ -198,7 +186,7 @@ def waypoints_through(poses: Tensor) -> Tensor:
     return delta_for(links.flatten(0, 1), links[..., 0].flatten()).view_as(poses)
 
 
-def meta(actions: Tensor, state: State) -> Motion:
+def meta(actions: Tensor, state: EgoState) -> Motion:
     """A manoeuvre of `MANOEUVRES` (B, 1): drive along the route, beside it by what the ego is beside it now.
 
     A bicycle model steers by pure pursuit to the point one second ahead on the line parallel to the route; "left" and
@@ -232,47 +220,72 @@ def command_for(target: Tensor, speed_mps: Tensor) -> Tensor:
     return torch.where(yaw > TURN_RAD, 1, torch.where(yaw < -TURN_RAD, 0, straight))
 
 
-_MODES = (
-    ActionMode(
-        name="kinematic", shape=(2,), width=2, move=kinematic, inverse=kinematic_for, tracking=KINEMATIC_TRACKING
-    ),
-    ActionMode(name="delta", shape=(3,), width=3, move=delta, inverse=delta_for, tracking=1.0),
-    ActionMode(
-        name="waypoints", shape=(PLAN_STEPS, 3), width=3, move=waypoints, inverse=waypoints_for, tracking=1.0
-    ),
-    ActionMode(
-        name="meta", shape=(), choices=tuple(MANOEUVRES), width=len(MANOEUVRES), follow=meta, inverse=meta_for,
-        tracking=KINEMATIC_TRACKING,
-    ),
-    ActionMode(
-        name="command", shape=(), choices=COMMAND_CHOICES, width=len(COMMAND_CHOICES), inverse=command_for, tracking=1.0
-    ),
-)  # fmt: skip
-ACTION_MODES: dict[str, ActionMode] = {mode.name: mode for mode in _MODES}
+ACTION_MODES: dict[str, ActionMode] = {
+    mode.name: mode
+    for mode in (
+        ActionMode(
+            name="kinematic",
+            shape=(2,),
+            move=lambda actions, ego: kinematic(actions, ego.speed_mps),
+            inverse=kinematic_for,
+            tracking=KINEMATIC_TRACKING,
+        ),
+        ActionMode(
+            name="delta", shape=(3,), move=lambda actions, ego: delta(actions, ego.speed_mps), inverse=delta_for
+        ),
+        ActionMode(
+            name="waypoints",
+            shape=(PLAN_STEPS, 3),
+            move=lambda actions, ego: waypoints(actions, ego.speed_mps),
+            inverse=waypoints_for,
+        ),
+        ActionMode(
+            name="meta",
+            shape=(),
+            choices=tuple(MANOEUVRES),
+            move=meta,
+            inverse=meta_for,
+            tracking=KINEMATIC_TRACKING,
+        ),
+        ActionMode(name="command", shape=(), choices=COMMAND_CHOICES, inverse=command_for),
+    )
+}
 
-__all__ = [
-    "ACTION_MODES",
-    "COMMAND_CHOICES",
-    "DELTA_DX_M",
-    "DELTA_DY_M",
-    "DELTA_YAW_RAD",
-    "GRIP_MPS2",
-    "MANOEUVRES",
-    "MAX_ACCEL_MPS2",
-    "MAX_BRAKE_MPS2",
-    "MAX_SPEED_MPS",
-    "MAX_STEER_RAD",
-    "PLAN_STEPS",
-    "SUBSTEPS",
-    "SUBSTEP_S",
-    "ActionMode",
-    "Motion",
-    "arc",
-    "command_for",
-    "delta",
-    "kinematic",
-    "kinematic_for",
-    "meta",
-    "waypoints",
-    "waypoints_through",
-]
+
+# Noise on actions ----------------------------------------------------------------------------------------------------
+
+GAMMA, FIRST, SECOND = -7046029254386353131, -4658895280553007687, -7723592293110705685
+"""0x9e3779b97f4a7c15, 0xbf58476d1ce4e5b9 and 0x94d049bb133111eb as signed numbers."""
+
+
+def normal_noise(seed: Tensor, step: Tensor, size: int) -> Tensor:
+    """Standard normal numbers without a generator: each depends on a seed and a step alone.
+
+    So noise needs no hidden state: a kept `State` draws the same numbers again, wherever it stands in a batch.
+    Splitmix64 (Steele, Lea and Flood, OOPSLA 2014) over a counter, then Box and Muller's transform.
+
+    Args:
+        seed: (B,) int64. step: (B,) int64. size: numbers for each pair.
+
+    Returns:
+        (B, size) float32.
+    """
+    counter = torch.arange(2 * size, device=seed.device)
+    # Mixed once per level: neighbouring seeds and steps share nothing.
+    bits = _mix(_mix(_mix(seed) + step)[:, None] + counter)
+    # 53 bits in (0, 1): never 0, whose logarithm is infinite.
+    uniform = (_shift(bits, 11).double() + 0.5) * 2.0**-53
+    radius, angle = (-2 * uniform[:, :size].log()).sqrt(), 2 * math.pi * uniform[:, size:]
+    return (radius * angle.cos()).float()
+
+
+def _mix(value: Tensor) -> Tensor:
+    value = value + GAMMA
+    value = (value ^ _shift(value, 30)) * FIRST
+    value = (value ^ _shift(value, 27)) * SECOND
+    return value ^ _shift(value, 31)
+
+
+def _shift(value: Tensor, by: int) -> Tensor:
+    """Logical shift to the right; torch's own repeats the sign."""
+    return (value >> by) & ((1 << (64 - by)) - 1)

@@ -17,28 +17,33 @@ from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ii_world_env.engine import CAUSES, Engine, EngineConfig, State, StepOutput
+from ii_world_env import engine
+from ii_world_env.ego.route import points_at
+from ii_world_env.engine import CAUSES, TERMINATIONS, Engine, EngineConfig, State
 from ii_world_env.faces.config import EnvConfig
-from ii_world_env.faces.infos import Columns
 from ii_world_env.faces.render import compose_frame
-from ii_world_env.faces.spaces import action_space, observation_space
-from ii_world_env.observations import modes as observations
+from ii_world_env.observations.build import build_observation, check_observed
 from ii_world_env.scenes import conditions, open_scenes
-from ii_world_env.state.outcome import TERMINATIONS, Outcome
-from ii_world_env.state.route import points_at
 from ii_world_env.task.rewards import check_finite, reward_function
 from ii_world_env.task.trust import Pessimistic, check_pessimism, trust_of
 from world_model.core.errors import ActionError, OptionError
+from world_model.core.grid import STEP_S
 from world_model.core.planar import into
 from world_model.core.tensor_state import difference
 from world_model.worlds import build_world, resolve_world
 
-TIME_LIMIT = "time_limit"
-"""Cause of a truncation by ``max_episode_steps``, which is no business of the engine."""
+TIME_LIMIT = len(CAUSES)
+"""Number of a truncation by ``max_episode_steps``, which the engine knows nothing of."""
+ENDS = (None, *CAUSES[1:], "time_limit")
+"""``info["end"]`` by number."""
+
+Column = NDArray[Any] | list[Any] | dict[str, Any]
+Columns = dict[str, Column]
+"""Infos of N environments by key: an array (N, ...) of numbers, a list of N other values, or a dict of columns."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stepped:
+class StepResult:
     """What one step gave, on the host.
 
     Attributes:
@@ -60,6 +65,9 @@ class Episodes:
         count: N.
         limit: truncate after so many steps, whatever the horizon; the destination stays where the horizon puts it.
         keep_paths: remember the driven paths, for pictures.
+
+    Attributes:
+        ends: (N,) int64 how each episode has ended, index into `ENDS`; 0 while it runs.
     """
 
     def __init__(
@@ -76,12 +84,10 @@ class Episodes:
         self.world_name = resolve_world(config.world, config.checkpoint)
         trust, reward = trust_of(world, config.checkpoint), reward_function(config.reward)
         check_pessimism(config.pessimism, config.least_trust, trust)
-        self.engine = Engine(
-            world,
-            EngineConfig(action=config.action, horizon=config.horizon, least_trust=config.least_trust),
-            Pessimistic(reward=reward, pessimism=config.pessimism) if config.pessimism else reward,
-            trust,
-        )
+        if config.pessimism:
+            reward = Pessimistic(reward=reward, pessimism=config.pessimism)
+        settings = EngineConfig(action=config.action, horizon=config.horizon, least_trust=config.least_trust)
+        self.engine = Engine(world, settings, reward, trust)
         self.scenes = open_scenes(
             data_root=config.data_root,
             index=config.index,
@@ -89,14 +95,19 @@ class Episodes:
             horizon=config.horizon,
             dataset=config.dataset,
         )
-        self.action_space: spaces.Space = action_space(config.action)
-        world = self.engine.world
-        self.observation_space = observation_space(config.observation, config.action, world.grid, world)
-        self.ended = np.zeros(count, np.bool_)
+        mode = self.engine.action_mode
+        self.action_space: spaces.Space[Any] = (
+            spaces.Discrete(len(mode.choices)) if mode.choices else spaces.Box(-1.0, 1.0, mode.shape, np.float32)
+        )
+        self.observation = build_observation(config.observation, world, mode, settings.footprint)
+        self.observation_space = self.observation.space()
+        self.ends = np.zeros(count, np.int64)
         self._state: State | None = None
         self._reward = np.zeros(count)
-        self._limited = np.zeros(count, np.bool_)
+        self._source, self._scene_names = self.scenes.source, [""] * count
+        self._frames = np.zeros(count, np.int64)
         self._paths: list[list[Tensor]] | None = [[] for _ in range(count)] if keep_paths else None
+        self._observed_fits = False
 
     @property
     def state(self) -> State:
@@ -111,27 +122,28 @@ class Episodes:
 
     @property
     def begun(self) -> bool:
-        """Whether there are episodes: after a reset, and until `forget`."""
+        """Whether there are episodes: after a reset, and until `clear`."""
         return self._state is not None
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """Drop all episodes."""
         self._state = None
-        self.ended[:] = False
+        self.ends[:] = 0
 
     @contextmanager
-    def all_or_nothing(self) -> Iterator[None]:
+    def restore_on_error(self) -> Iterator[None]:
         """Whatever fails inside, all episodes are where they were: a step is taken whole or not at all."""
-        kept = self._state, self.ended.copy(), self._reward.copy(), self._limited.copy()
+        kept = self._state, self.ends, self._reward, list(self._scene_names), self._frames.copy()
+        self.ends, self._reward = self.ends.copy(), self._reward.copy()
         paths = None if self._paths is None else [list(path) for path in self._paths]
         try:
             yield
         except BaseException:
-            self._state, self.ended, self._reward, self._limited = kept
+            self._state, self.ends, self._reward, self._scene_names, self._frames = kept
             self._paths = paths
             raise
 
-    def fresh(self, rngs: Sequence[np.random.Generator], options: Sequence[Mapping[str, Any] | None]) -> State:
+    def begin(self, rngs: Sequence[np.random.Generator], options: Sequence[Mapping[str, Any] | None]) -> State:
         """States of R episodes that begin, encoded in one batch; changes nothing but the generators.
 
         After an error the generators are where they were: the next episodes are those that would have come.
@@ -146,13 +158,13 @@ class Episodes:
             DataError: labels are missing or damaged.
         """
         if any(isinstance(chosen, Mapping) and "state" in chosen for chosen in options):
-            return self._kept(options)
+            return self._kept_state(options)
         before = [rng.bit_generator.state for rng in rngs]
         try:
             starts = [self.scenes.choose(rng, chosen) for rng, chosen in zip(rngs, options, strict=True)]
             world = self.engine.world
             clips = self.scenes.load(starts, self.engine.frames_ahead, world.needs_future_labels, world.grid)
-            return self._shown(self.engine.reset(clips, **conditions(starts)))
+            return self._ready(self.engine.reset(clips, **conditions(starts)))
         except BaseException:
             for rng, state in zip(rngs, before, strict=True):
                 rng.bit_generator.state = state
@@ -162,62 +174,59 @@ class Episodes:
         """Refuse to begin with only some of the N.
 
         Raises:
-            ResetNeeded: others of the N have no state yet.
+            ResetNeeded: the rest of the N has no state yet.
         """
         if self._state is None and len(rows) != self.count:
             raise ResetNeeded("Cannot reset some of the environments before all of them were reset once")
 
-    def place(self, rows: Sequence[int], fresh: State) -> Columns:
+    def set_states(self, rows: Sequence[int], states: State) -> Columns:
         """Let some of the N go on from other states.
 
         Args:
             rows: (R,) which ones, all of them the first time.
-            fresh: R states.
+            states: R states, see `begin`.
 
         Returns:
             Infos of these R.
 
         Raises:
-            ResetNeeded: others of the N have no state yet.
+            ResetNeeded: the rest of the N has no state yet.
         """
         self.check_rows(rows)
         rows = list(rows)
-        self._state = fresh if len(rows) == self.count else self.state.put(rows, fresh)
-        self.ended[rows] = fresh.cause.cpu().numpy() > 0
-        self._reward[rows], self._limited[rows] = 0.0, False
-        if self._paths is not None:
-            for i, row in enumerate(rows):
-                self._paths[row] = [fresh.pose[i : i + 1]]
-        return self._columns(fresh, None)
+        self._state = states if len(rows) == self.count else self._ready(self.state.put(rows, states))
+        self.ends[rows], self._reward[rows] = states.cause.cpu().numpy(), 0.0
+        for i, (row, scene, frame) in enumerate(zip(rows, states.scene.tolist(), states.frame.tolist(), strict=True)):
+            self._scene_names[row] = self.scenes.name(scene)
+            self._frames[row] = frame - self.scenes.index.frames(scene).start
+            if self._paths is not None:
+                self._paths[row] = [states.pose[i : i + 1]]
+        return self._columns(rows, states, None)[0]
 
-    def step(self, actions: Tensor) -> Stepped:
+    def step(self, actions: Tensor) -> StepResult:
         """Drive one step everywhere, also where an episode has ended; those rows mean nothing and stay ended.
 
         Args:
             actions: from `actions`.
         """
-        state, out = self.engine.step(self.state, actions)
-        self._state = self._shown(state)
+        state, result = self.engine.advance(self.state, actions)
+        self._state = self._ready(state)
         if self._paths is not None:
-            for row, path in zip(self._paths, out.path, strict=True):
+            for row, path in zip(self._paths, result.path, strict=True):
                 row.append(path)
-        infos = self._columns(self._state, out)
+        infos, ends = self._columns(range(self.count), state, result)
         # Summed in double precision from the very numbers that are reported, so that they add up exactly.
         reward = np.zeros(self.count)
-        for name, term in infos["reward_terms"].items():  # type: ignore[union-attr]
-            check_finite(name, np.where(self.ended, 0.0, term))  # rows that have ended mean nothing
+        for name in result.terms:
+            term = infos["reward_terms"][name]  # type: ignore[call-overload]
+            check_finite(name, np.where(self.ends > 0, 0.0, term))  # rows that have ended mean nothing
             reward = reward + term
-        cause = np.array([0 if end is None else CAUSES.index(end) for end in infos["end"]])
-        terminated, truncated = (cause > 0) & (cause <= TERMINATIONS), cause > TERMINATIONS
-        self._limited = self._over_limit(infos) & (cause == 0)
-        for row in np.flatnonzero(self._limited):
-            infos["end"][row] = TIME_LIMIT
-        truncated = truncated | self._limited
-        self.ended, self._reward = self.ended | terminated | truncated, reward.copy()
-        return Stepped(reward=reward, terminated=terminated, truncated=truncated, infos=infos)
+        self.ends, self._reward = np.where(self.ends > 0, self.ends, ends), reward
+        terminated = (ends > 0) & (ends <= TERMINATIONS)
+        return StepResult(reward=reward.copy(), terminated=terminated, truncated=ends > TERMINATIONS, infos=infos)
 
     def actions(self, values: Any, ignored: NDArray[Any] | None = None) -> Tensor:
-        """Actions of N agents as the engine takes them.
+        """Actions of N agents, checked for the engine.
 
         Args:
             values: (N, *shape) array.
@@ -226,40 +235,35 @@ class Episodes:
         Raises:
             ActionError: wrong shape, or values that no action space holds; names the environments.
         """
-        wanted, mode = (self.count, *self.engine.action_mode.shape), self.engine.action_mode
-        array = _numbers(values, wanted, mode.name)
+        mode = self.engine.action_mode
+        array = _numbers(values, (self.count, *mode.shape), mode.name)
         if ignored is not None:
             array[ignored] = 0.0
-        good = np.isfinite(array)
-        if mode.discrete:
-            good &= (array == np.round(array)) & (array >= 0) & (array < len(mode.choices))
-        bad = np.flatnonzero(~good.reshape(self.count, -1).all(1))
-        if len(bad):
-            which = "" if self.count == 1 else f" in environment {', '.join(map(str, bad))}"
-            found = f"actions that are not finite or not allowed{which}: {array[bad].tolist()}"
-            raise ActionError(found, mode.meaning, "look for NaN in the policy")
-        if mode.discrete:
-            return torch.from_numpy(array.astype(np.int64))
-        # Before float32, in which a large number would turn infinite.
-        return torch.from_numpy(array.clip(-1, 1).astype(np.float32))
+        return mode.checked(torch.from_numpy(array), self.count, self.state.pose.device)
 
     def action(self, value: Any) -> Tensor:
         """The action of the only agent; see `actions`."""
-        return self.actions(_numbers(value, self.engine.action_mode.shape, self.engine.action_mode.name)[None])
+        mode = self.engine.action_mode
+        array = _numbers(value, mode.shape, mode.name)[None]
+        return mode.checked(torch.from_numpy(array), 1, self.state.pose.device)
 
     def observe(self, rows: Sequence[int] | None = None) -> Any:
-        """Observations (N, ...) or of some rows, fresh arrays in a dict or alone."""
-        self._state = self._shown(self.state)
-        state = self._state if rows is None else self._state.index(list(rows))
-        seen = observations.observe(self.config.observation, state, self.engine.world, self.engine.config.footprint)
-        return {name: _host(value) for name, value in seen.items()} if isinstance(seen, dict) else _host(seen)
+        """Observations (N, ...) or of some rows, new arrays in a dict or alone."""
+        state = self.state if rows is None else self.state.index(list(rows))
+        observed = self.observation.observe(state)
+        if not self._observed_fits:
+            check_observed(self.config.observation, observed, self.observation_space, len(state.pose))
+            self._observed_fits = True
+        if isinstance(observed, dict):
+            return {name: _host(value) for name, value in observed.items()}
+        return _host(observed)
 
     def occupancy(self, i: int | slice) -> NDArray[Any]:
         """The forecast occupancy (X, Y, Z) uint8 of one episode in its current ego frame, or (N, X, Y, Z); a copy.
 
-        Where nobody has needed it yet, all N are decoded and kept.
+        Where nothing has needed it yet, all N are decoded and kept.
         """
-        self._state = self.engine.decoded(self.state)
+        self._state = self.engine.with_occupancy(self.state)
         return _host(self._state.labels[i])
 
     def picture(self, i: int) -> NDArray[Any]:
@@ -272,98 +276,104 @@ class Episodes:
         goal = into(state.pose, points_at(state.route, state.route.goal_m[:, None]))
         if float(state.route.goal_m[0]) < self.engine.config.shortest_goal_m:
             goal = torch.full_like(goal, float("nan"))
+        end = (ENDS[self.ends[i]] or "").replace("_", " ").upper()
+        text = (
+            f"{self._scene_names[i]}  frame {self._frames[i]}  +{STEP_S * int(state.steps[0]):.1f} s   "
+            f"{float(state.speed_mps[0]) * 3.6:.0f} km/h   {float(state.progress_m[0]):.0f} of "
+            f"{float(state.route.goal_m[0]):.0f} m   reward {self._reward[i]:+.2f}{end and '   ' + end}   "
+            f"[{self._source}]"
+        )
         return compose_frame(
             self.occupancy(i),
             self.engine.world.grid,
             path_m=path[0].cpu().numpy(),
             route_m=route[0].cpu().numpy(),
             goal_m=goal[0, 0].cpu().numpy(),
-            text=self._caption(i),
+            text=text,
         )
 
-    def _kept(self, options: Sequence[Mapping[str, Any] | None]) -> State:
+    def _ready(self, state: State) -> State:
+        """A state as the observation needs it: the only place that decodes for it."""
+        return self.engine.with_occupancy(state) if self.observation.needs_occupancy else state
+
+    def _kept_state(self, options: Sequence[Mapping[str, Any] | None]) -> State:
         """A kept state out of the reset options."""
         first = options[0] if isinstance(options[0], Mapping) else {}
         state, wanted = first.get("state"), f"a State of {len(options)} environments and no other option"
         if len(first) > 1 or not isinstance(state, State):
             found = f"state of type {type(state).__name__}" if len(first) == 1 else f"options {list(first)}"
             raise OptionError(found, wanted, "keep env.unwrapped.state, or State.load() one")
-        mode, grid = self.engine.action_mode, self.engine.world.grid
-        fits = (len(options), *grid.shape), (len(options), mode.width)
-        seen = (*state.ground.shape, grid.shape[2]) if state.decoded is None else tuple(state.decoded.shape)
-        found_shapes = seen, tuple(state.last_action.shape)
-        if found_shapes != fits:
+        width, grid = self.engine.action_mode.width, self.engine.world.grid
+        labels = (*state.ground.shape, grid.shape[2]) if state.decoded is None else tuple(state.decoded.shape)
+        found_shapes, shapes = (
+            (labels, tuple(state.last_action.shape)),
+            (
+                (len(options), *grid.shape),
+                (len(options), width),
+            ),
+        )
+        if found_shapes != shapes:
             raise OptionError(
                 f"a state with labels {found_shapes[0]} and actions {found_shapes[1]}",
-                f"{wanted}: labels {fits[0]}, actions {fits[1]}",
+                f"{wanted}: labels {shapes[0]}, actions {shapes[1]}",
                 "index() or expand() it, or make the environment as it was when the state was kept",
             )
         if self._state is not None and (other := difference(self._state, state)):
             raise OptionError(
                 f"the state of another environment: {other}", wanted, "keep it from an environment made like this one"
             )
-        return state
+        return self._ready(state)
 
-    def _shown(self, state: State) -> State:
-        """A state as the observation needs it."""
-        needed = observations.OBSERVATION_MODES[self.config.observation].needs_labels
-        return self.engine.decoded(state) if needed else state
-
-    def _over_limit(self, infos: Columns) -> NDArray[Any]:
-        if self.limit is None:
-            return np.zeros(self.count, np.bool_)
-        return np.asarray(infos["time_s"]) >= 0.5 * self.limit
-
-    def _columns(self, state: State, out: StepOutput | None) -> Columns:
-        """What is known about this moment. All numbers come from the device in one copy."""
-        cause = torch.zeros_like(state.cause) if out is None else out.cause
-        numbers = [state.steps, state.scene, state.frame, cause, state.speed_mps, state.progress_m, state.route.goal_m]
-        if out is not None:
-            numbers += [out.outcome.lateral_m, *out.terms.values()]
-            numbers += _looked(out.outcome).values()
-        table = torch.cat((torch.stack([n.double() for n in numbers], -1), state.pose.double()), -1).cpu().numpy()
-        steps, scene, frame, ends, speed, progress, goal, *rest = table.T
-        scenes = scene.astype(int).tolist()
-        first = np.array([self.scenes.index.frames(number).start for number in scenes])
+    def _columns(
+        self, rows: Sequence[int], state: State, result: engine.StepResult | None
+    ) -> tuple[Columns, NDArray[np.int64]]:
+        """Infos of some of the N, and their ends by number. All numbers come from the device in one copy."""
+        base = (state.steps, state.speed_mps, state.progress_m, state.route.goal_m)
+        facts, terms, cause = {}, {}, torch.zeros_like(state.cause)
+        if result is not None:
+            terms, cause, facts = result.terms, result.cause, {"lateral_m": result.outcome.lateral_m}
+            if result.outcome.contact is not None:
+                time_s = result.outcome.contact.time_to_collision_s
+                facts["time_to_collision_s"] = time_s.double().round(decimals=1)
+            if result.outcome.trust is not None:
+                facts["trust"] = result.outcome.trust
+        numbers = torch.stack([n.double() for n in (*base, cause, *facts.values(), *terms.values())])
+        table = torch.cat((numbers, state.pose.T.double())).cpu().numpy()
+        steps, speed, progress, goal, causes, *rest = table
+        ends = causes.astype(np.int64)
+        if self.limit is not None and result is not None:
+            ends[(ends == 0) & (steps >= self.limit)] = TIME_LIMIT
         columns: Columns = {
-            "data_source": [self.scenes.source] * len(table),
-            "world": [self.world_name] * len(table),
-            "scene": [self.scenes.name(number) for number in scenes],
-            "frame": frame.astype(np.int64) - first,
-            "time_s": 0.5 * steps,
-            "ego_pose": table[:, -3:].astype(np.float32),
-            "speed_mps": speed.copy(),
-            "progress_m": progress.copy(),
-            "goal_m": goal.copy(),
-            "end": [CAUSES[int(number)] if number else None for number in ends],
+            "data_source": [self._source] * len(rows),
+            "world": [self.world_name] * len(rows),
+            "scene": [self._scene_names[row] for row in rows],
+            "frame": self._frames[list(rows)],
+            "time_s": STEP_S * steps,
+            "ego_pose": table[-3:].T.astype(np.float32),
+            "speed_mps": speed,
+            "progress_m": progress,
+            "goal_m": goal,
+            "end": [ENDS[number] for number in ends],
         }
-        if out is not None:
-            columns["reward_terms"] = {name: rest[1 + i].copy() for i, name in enumerate(out.terms)}
-            columns["lateral_m"] = rest[0].copy()
-            columns |= {name: rest[1 + len(out.terms) + i].copy() for i, name in enumerate(_looked(out.outcome))}
-        return columns
-
-    def _caption(self, i: int) -> str:
-        state = self.state.index(i)
-        scene = int(state.scene[0])
-        frame = int(state.frame[0]) - self.scenes.index.frames(scene).start
-        cause = TIME_LIMIT if self._limited[i] else CAUSES[int(state.cause[0])] if int(state.cause[0]) else ""
-        end = f"   {cause.replace('_', ' ').upper()}" if cause else ""
-        return (
-            f"{self.scenes.name(scene)}  frame {frame}  +{0.5 * int(state.steps[0]):.1f} s   "
-            f"{float(state.speed_mps[0]) * 3.6:.0f} km/h   {float(state.progress_m[0]):.0f} of "
-            f"{float(state.route.goal_m[0]):.0f} m   reward {self._reward[i]:+.2f}{end}   [{self.scenes.source}]"
-        )
+        if result is not None:
+            columns["reward_terms"] = dict(zip(terms, rest[len(facts) :], strict=False))
+            columns |= zip(facts, rest, strict=False)
+        return columns, ends
 
 
-def _looked(outcome: Outcome) -> dict[str, Tensor]:
-    """Facts that only some steps have, by the name in the infos."""
-    facts = {}
-    if outcome.contact is not None:
-        facts["time_to_collision_s"] = outcome.contact.time_to_collision_s.double().round(decimals=1)
-    if outcome.trust is not None:
-        facts["trust"] = outcome.trust
-    return facts
+def info_of(columns: Columns, i: int) -> dict[str, Any]:
+    """The info of one environment: plain Python values and arrays that share nothing with the columns."""
+    return {key: value_at(column, i) for key, column in columns.items()}
+
+
+def value_at(column: Column, i: int) -> Any:
+    """The value of one environment in a column."""
+    if isinstance(column, dict):
+        return info_of(column, i)
+    value = column[i]
+    if isinstance(value, np.generic):
+        return value.item()
+    return value.copy() if isinstance(value, np.ndarray) else value
 
 
 def _host(value: Tensor) -> NDArray[Any]:
@@ -371,7 +381,7 @@ def _host(value: Tensor) -> NDArray[Any]:
     return np.array(value.cpu().numpy())
 
 
-def _numbers(values: Any, shape: tuple[int, ...], mode: str) -> NDArray[Any]:
+def _numbers(values: Any, shape: tuple[int, ...], mode: str) -> NDArray[np.float64]:
     """A float64 copy of actions.
 
     Raises:

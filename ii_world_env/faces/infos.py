@@ -1,8 +1,6 @@
-"""Infos of many environments as columns, and back.
+"""Infos of many environments as Gymnasium's vector environments lay them out, and back.
 
-A column is an array (N, ...) of numbers, a list of N other values, or a dict of columns: what N single environments
-would each put into their info. `merge` lays columns out as Gymnasium's vector environments do, every key with a mask
-``_key``; `unbatch` is the way back to one environment's info.
+Every key of a batch's infos is an array (N, ...) with a mask ``_key`` of the environments that have it.
 """
 
 from __future__ import annotations
@@ -13,13 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Column = NDArray[Any] | list[Any] | dict[str, Any]
-Columns = dict[str, Column]
-
-
-def pick(columns: Columns, i: int) -> dict[str, Any]:
-    """The info of one environment: plain Python values and arrays that share nothing with the columns."""
-    return {key: _item(column, i) for key, column in columns.items()}
+from ii_world_env.faces.episodes import Column, Columns, value_at
 
 
 def take(columns: Columns, rows: Sequence[int]) -> Columns:
@@ -65,7 +57,7 @@ def unbatch(infos: Mapping[str, Any], i: int) -> dict[str, Any]:
         mask = infos.get(f"_{key}")
         if mask is None or not mask[i]:
             continue
-        found[key] = unbatch(value, i) if isinstance(value, dict) else _item(value, i)
+        found[key] = unbatch(value, i) if isinstance(value, dict) else value_at(value, i)
     return found
 
 
@@ -73,12 +65,3 @@ def _empty(column: NDArray[Any] | list[Any], count: int) -> NDArray[Any]:
     if isinstance(column, np.ndarray):
         return np.zeros((count, *column.shape[1:]), column.dtype)
     return np.full(count, None, dtype=object)
-
-
-def _item(column: Column, i: int) -> Any:
-    if isinstance(column, dict):
-        return pick(column, i)
-    value = column[i]
-    if isinstance(value, np.generic):
-        return value.item()
-    return value.copy() if isinstance(value, np.ndarray) else value

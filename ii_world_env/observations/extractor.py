@@ -6,6 +6,7 @@ About 0.2 M parameters. SB3's default would flatten 10,000 class numbers (or one
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import torch
 from gymnasium import spaces
@@ -33,7 +34,11 @@ class ClassMapExtractor(BaseFeaturesExtractor):
     scale: Tensor
 
     def __init__(
-        self, observation_space: spaces.Space, embedding: int = 8, map_features: int = 96, vector_features: int = 64
+        self,
+        observation_space: spaces.Space[Any],
+        embedding: int = 8,
+        map_features: int = 96,
+        vector_features: int = 64,
     ) -> None:
         is_dict = isinstance(observation_space, spaces.Dict)
         if not is_dict and observation_space.shape != OCC3D.shape:
@@ -72,4 +77,5 @@ class ClassMapExtractor(BaseFeaturesExtractor):
 
     def _map(self, classes: Tensor) -> Tensor:
         # SB3 hands over floats; class numbers up to 17 are exact in them.
-        return self.map_out(self.map(self.embed(classes.long()).permute(0, 3, 1, 2)))
+        features: Tensor = self.map_out(self.map(self.embed(classes.long()).permute(0, 3, 1, 2)))
+        return features

@@ -1,30 +1,26 @@
-"""What an agent sees, as batched tensors.
+"""What an agent observes: a bird's-eye map, the whole occupancy, token maps, or features; see `Observation`.
 
 Legend: B environments, W x H cells of the compact bird's-eye map, N route points, A numbers of the last action.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
+import numpy as np
 import torch
 import torch.nn.functional as F
+from gymnasium import spaces
 from torch import Tensor
 
+from ii_world_env.ego.actions import ActionMode
 from ii_world_env.ego.footprint import FootprintConfig, band
+from ii_world_env.ego.route import points_at
 from ii_world_env.observations.features import FEATURE_BOUNDS, features
-from ii_world_env.state.route import points_at
-from world_model.core.errors import ConfigError, OptionError
+from ii_world_env.state.state import State
+from world_model.core.errors import ConfigError
 from world_model.core.grid import FREE, NUM_CLASSES, VoxelGrid
 from world_model.core.planar import into
 from world_model.core.vehicle import MAX_SPEED_MPS
 from world_model.worlds import Latent, World
-
-if TYPE_CHECKING:
-    from ii_world_env.state.state import State
 
 PRIORITY = (FREE, 11, 12, 14, 13, 0, 16, 15, 9, 10, 5, 3, 4, 1, 6, 2, 8, 7)
 """Which class a cell shows when it holds several, the last wins: ground, structures, vehicles, the small."""
@@ -82,105 +78,89 @@ def route(state: State) -> Tensor:
     return into(state.pose, points).flatten(1).clamp(-ROUTE_BOUND_M, ROUTE_BOUND_M)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """One array of an observation.
+class BevObservation:
+    """`observation="bev"`: a dict of the compact map, the ego's own motion and the route ahead."""
 
-    Attributes:
-        shape: without the batch.
-        low, high: bounds, of one value for all or of each value.
-        whole: uint8 class ids, else float32.
-    """
+    needs_occupancy = True
 
-    shape: tuple[int, ...]
-    low: float | list[float]
-    high: float | list[float]
-    whole: bool = False
+    def __init__(self, *, world: World, action: ActionMode, footprint: FootprintConfig) -> None:
+        self.grid, self.width = world.grid, action.width
 
+    def space(self) -> spaces.Dict:
+        cells = (self.grid.shape[0] // POOL, self.grid.shape[1] // POOL)
+        return spaces.Dict({"bev": class_box(cells), **vector_boxes(self.width)})
 
-@dataclass(frozen=True, kw_only=True)
-class ObservationMode:
-    """One way to see.
-
-    Attributes:
-        parts: names of its arrays; a single one is given bare, several in a dict.
-        needs_labels: whether the occupancy has to be decoded for it.
-    """
-
-    parts: tuple[str, ...]
-    needs_labels: bool = True
+    def observe(self, state: State) -> dict[str, Tensor]:
+        return {"bev": bev(state.labels, self.grid), "ego": ego(state), "route": route(state)}
 
 
-OBSERVATION_MODES = {
-    "bev": ObservationMode(parts=("bev", "ego", "route")),
-    "occupancy": ObservationMode(parts=("occupancy",)),
-    "tokens": ObservationMode(parts=("tokens", "ego", "route"), needs_labels=False),
-    "state": ObservationMode(parts=("state",)),
-}
+class OccupancyObservation:
+    """`observation="occupancy"`: the whole forecast (X, Y, Z) uint8."""
+
+    needs_occupancy = True
+
+    def __init__(self, *, world: World, action: ActionMode, footprint: FootprintConfig) -> None:
+        self.grid = world.grid
+
+    def space(self) -> spaces.Box:
+        return class_box(self.grid.shape)
+
+    def observe(self, state: State) -> Tensor:
+        return state.labels
 
 
-def observe(mode: str, state: State, world: World, config: FootprintConfig | None = None) -> Tensor | dict[str, Tensor]:
-    """What the agent of an observation mode sees: one batched tensor, or several by name; see `parts_of`.
-
-    Args:
-        mode: name in `OBSERVATION_MODES`.
-        state: B environments.
-        world: the one that the state is of.
-        config: what counts as touching, for the features of "state".
-    """
-    touching = config or FootprintConfig()
-    make: dict[str, Callable[[], Tensor]] = {
-        "bev": lambda: bev(state.labels, world.grid),
-        "ego": lambda: ego(state),
-        "route": lambda: route(state),
-        "occupancy": lambda: state.labels,
-        "tokens": lambda: _latent(world).tokens(state.world),
-        "state": lambda: torch.cat((features(state, world.grid, touching), ego(state), route(state)), 1),
-    }
-    seen = {name: make[name]() for name in _mode(mode).parts}
-    return seen if len(seen) > 1 else next(iter(seen.values()))
-
-
-def parts_of(mode: str, grid: VoxelGrid, action_width: int, world: World | None = None) -> dict[str, Part]:
-    """The arrays of an observation mode with their bounds.
-
-    Args:
-        mode: name in `OBSERVATION_MODES`.
-        grid: of the world.
-        action_width: numbers A by which the last action is remembered.
-        world: "tokens" takes the shape of the latent map from it.
+class TokenObservation:
+    """`observation="tokens"`: a dict of the latent map, the ego's own motion and the route ahead.
 
     Raises:
-        OptionError: no such mode.
-        ConfigError: tokens of a world that has none.
+        ConfigError: a world that has no latent map.
     """
-    size_x, size_y, size_z = grid.shape
-    own = [*EGO_BOUNDS, *[1.0] * action_width]
-    ahead = [ROUTE_BOUND_M] * (2 * ROUTE_POINTS)
-    low, high = [low for low, _ in FEATURE_BOUNDS], [high for _, high in FEATURE_BOUNDS]
-    minus = [-bound for bound in own + ahead]
-    make: dict[str, Callable[[], Part]] = {
-        "bev": lambda: Part(shape=(size_x // POOL, size_y // POOL), low=0, high=FREE, whole=True),
-        "ego": lambda: Part(shape=(len(own),), low=[-bound for bound in own], high=own),
-        "route": lambda: Part(shape=(len(ahead),), low=-ROUTE_BOUND_M, high=ROUTE_BOUND_M),
-        "occupancy": lambda: Part(shape=(size_x, size_y, size_z), low=0, high=FREE, whole=True),
-        "tokens": lambda: Part(shape=_latent(world).token_shape, low=-math.inf, high=math.inf),
-        "state": lambda: Part(shape=(len(low + minus),), low=low + minus, high=high + own + ahead),
-    }
-    return {name: make[name]() for name in _mode(mode).parts}
+
+    needs_occupancy = False
+
+    def __init__(self, *, world: World, action: ActionMode, footprint: FootprintConfig) -> None:
+        if not isinstance(world, Latent):
+            raise ConfigError(
+                f"observation='tokens' in a {type(world).__name__}",
+                "a world with a latent map: token_shape and tokens(state)",
+                "use world='ii-world', or another observation mode",
+            )
+        self.world, self.width = world, action.width
+
+    def space(self) -> spaces.Dict:
+        tokens = spaces.Box(-np.inf, np.inf, self.world.token_shape, np.float32)
+        return spaces.Dict({"tokens": tokens, **vector_boxes(self.width)})
+
+    def observe(self, state: State) -> dict[str, Tensor]:
+        return {"tokens": self.world.tokens(state.world), "ego": ego(state), "route": route(state)}
 
 
-def _mode(name: str) -> ObservationMode:
-    if name not in OBSERVATION_MODES:
-        raise OptionError(f"observation={name!r}", f"one of {tuple(OBSERVATION_MODES)}", "choose one of them")
-    return OBSERVATION_MODES[name]
+class FeatureObservation:
+    """`observation="state"`: one vector of `FEATURES`, the ego's own motion and the route ahead."""
 
+    needs_occupancy = True
 
-def _latent(world: World | None) -> Latent:
-    if not isinstance(world, Latent):
-        raise ConfigError(
-            f"observation='tokens' in a {type(world).__name__}",
-            "a world with a latent map: token_shape and tokens(state)",
-            "use world='ii-world', or another observation mode",
+    def __init__(self, *, world: World, action: ActionMode, footprint: FootprintConfig) -> None:
+        self.grid, self.width, self.footprint = world.grid, action.width, footprint
+
+    def space(self) -> spaces.Box:
+        low, high = (np.array(bounds, np.float32) for bounds in zip(*FEATURE_BOUNDS, strict=True))
+        vectors = vector_boxes(self.width).values()
+        return spaces.Box(
+            np.concatenate((low, *(box.low for box in vectors))), np.concatenate((high, *(box.high for box in vectors)))
         )
-    return world
+
+    def observe(self, state: State) -> Tensor:
+        return torch.cat((features(state, self.grid, self.footprint), ego(state), route(state)), 1)
+
+
+def class_box(shape: tuple[int, ...]) -> spaces.Box:
+    """Class ids, bounded by 17 and not 255: stable-baselines3 would take the latter for a picture."""
+    return spaces.Box(0, FREE, shape, np.uint8)
+
+
+def vector_boxes(action_width: int) -> dict[str, spaces.Box]:
+    """Boxes of `ego` and `route`; ``action_width`` numbers A remember the last action."""
+    own = np.array([*EGO_BOUNDS, *[1.0] * action_width], np.float32)
+    ahead = np.full(2 * ROUTE_POINTS, ROUTE_BOUND_M, np.float32)
+    return {"ego": spaces.Box(-own, own), "route": spaces.Box(-ahead, ahead)}

@@ -58,7 +58,7 @@ def load_tree(path: str | Path, like: T, optional: Collection[str] = ()) -> T:
         raise _bad(path, f"it cannot be read ({error})") from error
     apart = {name: leaves[name] for name in optional if name in leaves}
     leaves.update(dict.fromkeys(apart))
-    tree = _build(replace(like, **dict.fromkeys(apart)), "", leaves, path)  # type: ignore[type-var]
+    tree: T = _build(replace(like, **dict.fromkeys(apart)), "", leaves, path)  # type: ignore[type-var]
     if leaves:
         raise _bad(path, f"unknown entries {sorted(leaves)[:4]}")
     tree = replace(tree, **apart)

@@ -9,13 +9,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ii_world_env.state.outcome import CAUSES
-from ii_world_env.state.route import Route
+from ii_world_env.ego.route import Route
 from ii_world_env.state.saved import load_tree, save_tree
 from world_model.core.errors import ConfigError, DataError
 from world_model.core.grid import FREE
 from world_model.data.index import COMMANDS
 from world_model.worlds import TensorState, WorldState
+
+CAUSES = ("running", "collision", "off_road", "destination", "horizon", "route_end", "untrusted")
+"""Why an episode ended, by the number in `State.cause`."""
+TERMINATIONS = 3
+"""Causes 1..3 terminate, the later ones truncate."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +28,8 @@ class State(TensorState):
 
     Attributes:
         world: the world's own state.
-        decoded: (B, X, Y, Z) uint8 occupancy in the current ego frame, or None where nobody has needed it yet; it
-            follows from ``world``, see `Engine.decoded`.
+        decoded: (B, X, Y, Z) uint8 occupancy in the current ego frame, or None where nothing has needed it yet;
+            it follows from ``world``, see `Engine.with_occupancy`.
         ground: (B, X, Y) int8 votes of the observed frames for drivable (> 0) or other ground (< 0), start frame.
         pose: (B, 3) x, y in metres and yaw in rad of the ego in the start frame (the ego frame at reset).
         speed_mps, accel_mps2, lateral_mps2, yaw_rate_rps: (B,) the ego's motion over the last step.
@@ -69,13 +73,13 @@ class State(TensorState):
         """(B, X, Y, Z) uint8 occupancy in the current ego frame.
 
         Raises:
-            ConfigError: nobody has needed it yet.
+            ConfigError: it has not been decoded.
         """
         if self.decoded is None:
             raise ConfigError(
-                "labels of a state that was not decoded, since the reward needs no labels",
+                "labels of a state that was not decoded, since the reward needs no occupancy",
                 "a state with its occupancy",
-                "take engine.occupancy(state), or engine.decoded(state).labels",
+                "take engine.occupancy(state), or engine.with_occupancy(state).labels",
             )
         return self.decoded
 

@@ -1,13 +1,12 @@
 """Rewards: named terms that sum to the reward, made of the facts of a step (`Outcome`) and nothing else.
 
-A user's own reward is any callable from an `Outcome` to a dict of (B,) float tensors. One that asks for nothing of
-`Contact` may say so with an attribute ``needs_labels = False``: then no occupancy is decoded for it, and no episode
-ends by a collision or off the road, since nobody looks.
+A user's own reward is any callable from an `Outcome` to a dict of (B,) float tensors. One that reads nothing of
+`Contact` may have an attribute ``needs_occupancy = False`` (earlier name: ``needs_labels``): then no occupancy is
+decoded for it, and no episode ends by a collision or off the road.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ii_world_env.state.outcome import Outcome
+from ii_world_env.task.outcome import Outcome
 from world_model.core.errors import OptionError
+from world_model.core.plugins import import_object
 
 RewardFunction = Callable[[Outcome], dict[str, Tensor]]
 
@@ -101,36 +101,36 @@ class PDMScore:
 PRESETS: dict[str, Callable[[], RewardFunction]] = {"default": default, "pdms": PDMScore, "sparse": sparse}
 
 
-def needs_labels(reward: RewardFunction) -> bool:
+def reward_needs_occupancy(reward: RewardFunction) -> bool:
     """Whether the occupancy has to be decoded at every step for a reward; True unless it says otherwise.
 
     Raises:
-        OptionError: its ``needs_labels`` is neither True nor False.
+        OptionError: its ``needs_occupancy`` (earlier: ``needs_labels``) is neither True nor False.
     """
-    said = getattr(reward, "needs_labels", True)
-    if not isinstance(said, bool):
-        raise OptionError(f"a reward with needs_labels={said!r}", "True or False", "set the attribute, or leave it out")
-    return said
+    name = "needs_occupancy" if hasattr(reward, "needs_occupancy") else "needs_labels"
+    value = getattr(reward, name, True)
+    if not isinstance(value, bool):
+        raise OptionError(f"a reward with {name}={value!r}", "True or False", "set the attribute, or leave it out")
+    return value
 
 
-def total(terms: dict[str, Tensor], batch: int) -> Tensor:
-    """(B,) the sum of the terms of a reward.
+def check_terms(terms: dict[str, Tensor], batch: int) -> None:
+    """Refuse what is no reward.
 
     Raises:
-        OptionError: a reward that returned anything but named (B,) tensors.
+        OptionError: anything but named (B,) tensors.
     """
     expected = f"a dict of names to tensors of shape ({batch},), one entry for each environment"
     if not isinstance(terms, dict) or not terms:
         raise OptionError(f"a reward that returned {terms!r}", expected, "see `ii_world_env.task.rewards`")
     for name, term in terms.items():
         if not isinstance(term, Tensor) or term.shape != (batch,):
-            came = f"shape {tuple(term.shape)}" if isinstance(term, Tensor) else f"type {type(term).__name__}"
-            raise OptionError(f"the reward term {name!r} of {came}", expected, "compute it from the outcome's tensors")
-    return torch.stack(list(terms.values())).sum(0)
+            found = f"shape {tuple(term.shape)}" if isinstance(term, Tensor) else f"type {type(term).__name__}"
+            raise OptionError(f"the reward term {name!r} of {found}", expected, "compute it from the outcome's tensors")
 
 
 def check_finite(name: str, term: NDArray[Any]) -> None:
-    """Refuse a term (N,) of the reward that nobody can learn from.
+    """Refuse a term (N,) of the reward that is no number.
 
     Raises:
         OptionError: NaN or infinite; names the environments.
@@ -156,13 +156,5 @@ def reward_function(reward: str | RewardFunction) -> RewardFunction:
     if isinstance(reward, str) and reward in PRESETS:
         return PRESETS[reward]()
     expected = f"one of {tuple(PRESETS)}, a callable, or 'package.module:function'"
-    module, colon, name = str(reward).partition(":")
-    if not colon:
-        raise OptionError(f"reward={reward!r}", expected, "choose one of them")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:  # the last two: ":name", ".module:name"
-        raise OptionError(f"reward={reward!r} cannot be imported ({error})", expected, "check the path") from error
-    if not callable(found):
-        raise OptionError(f"reward={reward!r} is a {type(found).__name__}", expected, "name a function")
+    found: RewardFunction = import_object("reward", reward, expected)
     return found

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ii_world_env.state.outcome import Outcome
-from ii_world_env.task.rewards import RewardFunction, needs_labels
+from ii_world_env.task.outcome import Outcome
+from ii_world_env.task.rewards import RewardFunction, reward_needs_occupancy
 from world_model.core.errors import OptionError
 from world_model.worlds import World, WorldState
 
@@ -35,7 +35,7 @@ def trust_of(world: World, checkpoint: str | Path | Sequence[str | Path] | None 
     Raises:
         CheckpointError: the calibration is damaged, or belongs to other weights.
     """
-    own = getattr(world, "trust", None)
+    own: TrustFunction | None = getattr(world, "trust", None)
     if callable(own):
         return own
     from world_model.evaluation.trust import calibrated_trust
@@ -77,9 +77,9 @@ class Pessimistic:
     pessimism: float
 
     @property
-    def needs_labels(self) -> bool:
+    def needs_occupancy(self) -> bool:
         """Whether the other terms do."""
-        return needs_labels(self.reward)
+        return reward_needs_occupancy(self.reward)
 
     def __call__(self, outcome: Outcome) -> dict[str, Tensor]:
         terms = dict(self.reward(outcome))

@@ -12,8 +12,9 @@ import torch
 from agents.evaluate import Evaluate, evaluate
 from agents.planners.learned import PPOPlanner
 from agents.train import CURVE_COLUMNS, Train, train
+from ii_world_env.ego.actions import ACTION_MODES
 from ii_world_env.engine import Engine, EngineConfig
-from ii_world_env.faces.spaces import observation_space
+from ii_world_env.observations.build import build_observation
 from ii_world_env.observations.extractor import ClassMapExtractor
 from world_model.core.errors import CheckpointError, ConfigError, OptionError
 from world_model.core.grid import OCC3D
@@ -112,7 +113,7 @@ def test_damaged_and_foreign_policies_are_named(trained: Train, tmp_path: Path) 
 
 @pytest.mark.parametrize("mode", ["bev", "occupancy"])
 def test_extractor_is_small_and_sees_the_classes(mode: str) -> None:
-    space = observation_space(mode, "kinematic", OCC3D)
+    space = build_observation(mode, TransportWorld(), ACTION_MODES["kinematic"]).space()
     net = ClassMapExtractor(space)
     assert sum(p.numel() for p in net.parameters()) < 250_000
     torch.manual_seed(0)

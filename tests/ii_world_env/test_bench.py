@@ -14,7 +14,7 @@ from ii_world_env.bench import models as bench_models
 from ii_world_env.bench import run as bench_module
 from ii_world_env.bench import stopwatch
 from ii_world_env.bench.run import Bench, bench, markdown
-from ii_world_env.state.outcome import Outcome
+from ii_world_env.task.outcome import Outcome
 from world_model.checkpoints.checkpoint import load_geometric, load_world
 from world_model.core.errors import OptionError
 from world_model.core.geometry import invert_pose, se2_matrix

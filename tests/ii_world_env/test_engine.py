@@ -13,7 +13,7 @@ from same import equal
 from small_worlds import TINY
 from street import SMALL, street, street_clips
 
-from ii_world_env.engine import CAUSES, Engine, EngineConfig, State, StepOutput
+from ii_world_env.engine import CAUSES, Engine, EngineConfig, State, StepResult
 from ii_world_env.observations import modes as observations
 from ii_world_env.scenes import PAST, open_scenes
 from world_model.core.errors import ActionError, ConfigError, OptionError
@@ -37,7 +37,7 @@ def engine(horizon: int = 8, action: str = "kinematic", **options: object) -> En
 
 def drive(
     runner: Engine, state: State, pull: float = 0.0, steer: float = 0.0, steps: int = 40
-) -> tuple[State, list[StepOutput]]:
+) -> tuple[State, list[StepResult]]:
     """One action again and again until the first environment ends."""
     outs = []
     action = torch.tensor([[pull, steer]]).repeat(state.batch, 1)
@@ -49,7 +49,7 @@ def drive(
     return state, outs
 
 
-def cause(out: StepOutput) -> str:
+def cause(out: StepResult) -> str:
     return CAUSES[int(out.cause[0])]
 
 

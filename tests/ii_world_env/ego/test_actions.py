@@ -4,31 +4,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from street import SMALL, street_clips
 
-from ii_world_env.ego.actions import (
-    ACTION_MODES,
-    GRIP_MPS2,
-    MANOEUVRES,
-    MAX_SPEED_MPS,
-    MAX_STEER_RAD,
-    PLAN_STEPS,
-    SUBSTEPS,
-    arc,
-    delta,
-    kinematic,
-    waypoints,
-    waypoints_through,
-)
+from ii_world_env.ego.actions import ACTION_MODES, MANOEUVRES, PLAN_STEPS, waypoints, waypoints_through
+from ii_world_env.ego.route import Route, project
 from ii_world_env.engine import Engine, EngineConfig, State
-from ii_world_env.state.route import Route, project
 from world_model.core import vehicle as motions
 from world_model.core.errors import ActionError, ConfigError
 from world_model.core.grid import EGO_WHEELBASE_M, STEP_S, VoxelGrid
 from world_model.core.planar import compose
+from world_model.core.vehicle import GRIP_MPS2, MAX_SPEED_MPS, MAX_STEER_RAD, SUBSTEPS, arc, delta, kinematic
 from world_model.models.forecaster import Forecaster
 from world_model.models.forecaster import tiny as tiny_forecaster
 from world_model.models.tokenizer import Tokenizer
@@ -37,7 +27,7 @@ from world_model.worlds import TransportWorld
 from world_model.worlds.token import TokenWorld
 
 TINY = VoxelGrid(shape=(40, 40, 16), lower_m=(-8.0, -8.0, -1.0))
-MOVING = sorted(name for name, mode in ACTION_MODES.items() if mode.move)
+CONTINUOUS = sorted(name for name, mode in ACTION_MODES.items() if not mode.choices)
 
 
 def random_actions(size: int, count: int = 500) -> torch.Tensor:
@@ -105,14 +95,14 @@ def test_arc_repeats_one_small_motion() -> None:
         assert torch.allclose(pose, path[:, step], atol=1e-5)
 
 
-@pytest.mark.parametrize("mode", MOVING)
+@pytest.mark.parametrize("mode", CONTINUOUS)
 def test_inverse_finds_the_action_of_a_drivable_motion(mode: str) -> None:
     acts = ACTION_MODES[mode]
     assert acts.move is not None
     some = random_actions(acts.size, 200) * 0.5
-    speed = torch.full((len(some),), 8.0)
-    end = acts.move(some, speed).path[:, -1]
-    again = acts.move(acts.inverse(end, speed), speed).path[:, -1]
+    ego: Any = SimpleNamespace(speed_mps=torch.full((len(some),), 8.0))
+    end = acts.move(some, ego).path[:, -1]
+    again = acts.move(acts.inverse(end, ego.speed_mps), ego).path[:, -1]
     assert torch.allclose(end, again, atol=0.12 if mode == "kinematic" else 1e-4)
 
 
@@ -257,7 +247,7 @@ def test_bad_actions_are_refused_and_wild_ones_clipped(name: str) -> None:
     assert mode.remember(mode.checked(good, 2, cpu)).shape == (2, mode.width)
     nan, inf = torch.full_like(good, math.nan), torch.full_like(good, math.inf)
     refused: list[object] = [nan, inf, good[:1], torch.zeros(2, 5), [0.0], None]
-    if mode.discrete:
+    if mode.choices:
         refused += [good + len(mode.choices), good - 1, good + 0.5]
     else:
         wild = mode.checked(good + 7.0, 2, cpu)

@@ -12,7 +12,7 @@ import torch
 from street import SMALL, street, street_clips
 
 from ii_world_env.ego.footprint import CENTER_M, FRONT_M, FootprintConfig, contacts, off_road
-from ii_world_env.engine import TTC_S, Engine, EngineConfig, StepOutput
+from ii_world_env.engine import TTC_S, Engine, EngineConfig, StepResult
 from world_model.core.grid import CLASS_ID, EGO_WIDTH_M, FREE, VoxelGrid
 from world_model.core.planar import transform
 from world_model.core.vehicle import kinematic
@@ -32,7 +32,7 @@ def plain(batch: int, grid: VoxelGrid = WIDE) -> torch.Tensor:
     return labels
 
 
-def step(labels: torch.Tensor, speed: torch.Tensor, actions: torch.Tensor) -> StepOutput:
+def step(labels: torch.Tensor, speed: torch.Tensor, actions: torch.Tensor) -> StepResult:
     """One step of a batch of egos in their own static surroundings."""
     clips = street_clips(WIDE, batch=1, past=0, future=2)
     many = Clips(**{f: _repeated(getattr(clips, f), len(labels)) for f in vars(clips)})

@@ -20,7 +20,7 @@ from street import write_street
 import ii_world_env
 from ii_world_env.ego.actions import ACTION_MODES
 from ii_world_env.env import IIWorldEnv
-from ii_world_env.faces.spaces import OBSERVATION_MODES
+from ii_world_env.observations.build import OBSERVATION_MODES
 from world_model.core.errors import OptionError
 from world_model.worlds import pick_device
 

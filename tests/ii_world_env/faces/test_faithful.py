@@ -14,7 +14,7 @@ from small_worlds import TINY
 
 import ii_world_env
 from ii_world_env.sb3_vec_env import IIWorldVecEnv
-from ii_world_env.state.outcome import Outcome
+from ii_world_env.task.outcome import Outcome
 from world_model.checkpoints.checkpoint import FORECASTER_FILE, TOKENIZER_FILE, save_model, tokens_hash
 from world_model.core.errors import OptionError
 from world_model.evaluation.trust import members_of

@@ -115,7 +115,7 @@ class Subject:
         self.kept, self.generators = env.state, self._generators()
         self.expected = env.step(harmless(env))
         if isinstance(env, IIWorldVectorEnv):
-            assert not env.episodes.ended.any(), "nothing is drawn in this step"
+            assert not env.episodes.ends.any(), "nothing is drawn in this step"
 
     def begin(self) -> Any:
         self.env.reset(options={"state": self.kept})
@@ -125,7 +125,7 @@ class Subject:
     def assert_undisturbed(self) -> None:
         """The same state, generators and seeds, and the same step from here."""
         assert self.env.state is self.kept and self._generators() == self.generators
-        assert not self.env.episodes.ended.any()
+        assert not self.env.episodes.ends.any()
         step = self.env.step(harmless(self.env))
         assert_exact(step[0], self.expected[0])
         for ours, before in zip(step[1:4], self.expected[1:4], strict=True):
@@ -306,7 +306,7 @@ def test_out_of_turn_for_sb3(tiny_data: Path) -> None:
     venv.reset()
     with pytest.raises(ActionError):
         venv.step_wait()  # nothing was asked for
-    venv.vector.episodes.forget()
+    venv.vector.episodes.clear()
     with pytest.raises(ResetNeeded):
         venv.step(np.zeros((2, 2)))
     venv.reset()

@@ -18,8 +18,8 @@ from torch import Tensor
 
 import ii_world_env
 from ii_world_env.engine import CAUSES, Engine, EngineConfig, State
-from ii_world_env.state.outcome import Outcome
-from ii_world_env.task.rewards import needs_labels
+from ii_world_env.task.outcome import Outcome
+from ii_world_env.task.rewards import reward_needs_occupancy
 from ii_world_env.task.trust import Pessimistic
 from world_model.core.errors import ConfigError, DataError, OptionError
 from world_model.worlds import TransportWorld, WorldState
@@ -108,12 +108,12 @@ def test_otherwise_it_is_decoded_once_a_step(
 
 def test_the_reward_decides_what_ends_an_episode_the_observation_does_not() -> None:
     clips = street_clips(TINY, speed_mps=2.0, cars_x_m=(6.0,))
-    for reward, looks, expected in (
+    for reward, needs_occupancy, expected in (
         (None, None, "collision"),
         (metres, None, "destination"),
         (metres, True, "collision"),
     ):
-        runner = Engine(TransportWorld(TINY), EngineConfig(horizon=8), reward, looks=looks)
+        runner = Engine(TransportWorld(TINY), EngineConfig(horizon=8), reward, needs_occupancy=needs_occupancy)
         rolled = runner.rollout(runner.reset(clips), torch.tensor([[[0.5, 0.0]] * 4]))
         assert CAUSES[int(rolled.cause)] == expected
         assert (rolled.state.decoded is None) == (expected == "destination")
@@ -133,8 +133,8 @@ def test_a_reward_that_asks_for_more_than_it_said_is_told() -> None:
 
 
 def test_pessimism_needs_labels_where_the_other_terms_do() -> None:
-    assert not needs_labels(Pessimistic(reward=metres, pessimism=0.5))
-    assert needs_labels(Pessimistic(reward=lambda outcome: {}, pessimism=0.5))
+    assert not reward_needs_occupancy(Pessimistic(reward=metres, pessimism=0.5))
+    assert reward_needs_occupancy(Pessimistic(reward=lambda outcome: {}, pessimism=0.5))
 
 
 class TestStates:
@@ -154,16 +154,16 @@ class TestStates:
     def test_labels_of_an_undecoded_state_say_where_they_are(self, runner: Engine, state: State) -> None:
         with pytest.raises(ConfigError, match=r"engine\.occupancy\(state\)"):
             state.labels  # noqa: B018
-        assert torch.equal(runner.occupancy(state), runner.decoded(state).labels)
+        assert torch.equal(runner.occupancy(state), runner.with_occupancy(state).labels)
         assert state.decoded is None, "the state stays as it was"
 
     def test_copies_and_files_go_on_to_the_bit(self, runner: Engine, state: State, tmp_path: Path) -> None:
         state.save(tmp_path / "lazy")
-        runner.decoded(state).save(tmp_path / "eager")
-        wholes = [state, state.clone(), state.expand(2).index([0, 2]), runner.decoded(state)]
+        runner.with_occupancy(state).save(tmp_path / "eager")
+        wholes = [state, state.clone(), state.expand(2).index([0, 2]), runner.with_occupancy(state)]
         wholes += [State.load(tmp_path / name, like=like) for name in ("lazy", "eager") for like in wholes[::3]]
         assert [whole.decoded is None for whole in wholes] == [True, True, True, False, True, True, False, False]
-        after = [runner.decoded(runner.step(whole, self.ACTIONS[1])[0]) for whole in wholes]
+        after = [runner.with_occupancy(runner.step(whole, self.ACTIONS[1])[0]) for whole in wholes]
         for other in after[1:]:
             assert equal(other, after[0])
 
@@ -174,14 +174,14 @@ class TestStates:
                 State.load(tmp_path / "wrong", like=state)
 
     def test_put_keeps_the_occupancy_where_both_have_one(self, runner: Engine, state: State) -> None:
-        seen = runner.decoded(state)
+        seen = runner.with_occupancy(state)
         assert seen.put([0], state.index(1)).decoded is None and state.put([0], seen.index(1)).decoded is None
         mixed = seen.put([0], seen.index(1))
         assert torch.equal(mixed.labels[0], seen.labels[1]) and torch.equal(mixed.labels[1], seen.labels[1])
 
     def test_an_engine_that_looks_takes_it_up(self, runner: Engine, state: State) -> None:
         looking = Engine(runner.world, runner.config)
-        lazy, eager = (looking.step(begin, self.ACTIONS[1]) for begin in (state, runner.decoded(state)))
+        lazy, eager = (looking.step(begin, self.ACTIONS[1]) for begin in (state, runner.with_occupancy(state)))
         assert equal(lazy, eager)
 
     def test_so_does_an_environment(self, tiny_data: Path) -> None:

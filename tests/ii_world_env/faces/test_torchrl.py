@@ -10,7 +10,7 @@ import pytest
 
 import ii_world_env
 from ii_world_env.ego.actions import ACTION_MODES
-from ii_world_env.observations.modes import OBSERVATION_MODES
+from ii_world_env.observations.build import OBSERVATION_MODES
 
 torchrl_envs = pytest.importorskip("torchrl.envs")
 STEPS = 6

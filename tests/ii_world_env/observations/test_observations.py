@@ -11,16 +11,16 @@ from street import SMALL, street, street_clips
 
 from ii_world_env.ego.actions import ACTION_MODES
 from ii_world_env.engine import Engine, EngineConfig
-from ii_world_env.faces.spaces import action_space, observation_space
+from ii_world_env.observations.build import OBSERVATION_MODES, Observation, build_observation
 from ii_world_env.observations.features import FEATURES
-from ii_world_env.observations.modes import CLEARANCE_M, OBSERVATION_MODES, PRIORITY, bev, observe
+from ii_world_env.observations.modes import CLEARANCE_M, PRIORITY, bev
 from world_model.core.errors import ConfigError, OptionError
 from world_model.core.grid import CLASS_ID, FREE, NUM_CLASSES, OCC3D, VoxelGrid
 from world_model.models.forecaster import Forecaster
 from world_model.models.forecaster import tiny as tiny_forecaster
 from world_model.models.tokenizer import Tokenizer
 from world_model.models.tokenizer import tiny as tiny_tokenizer
-from world_model.worlds import TransportWorld
+from world_model.worlds import TransportWorld, World
 from world_model.worlds.token import TokenWorld
 
 
@@ -64,18 +64,23 @@ def test_tree_crowns_do_not_hide_the_road() -> None:
     assert seen[25, 25] == CLASS_ID["driveable_surface"]
 
 
+def mode_of(name: str, world: World, action: str = "kinematic") -> Observation:
+    return build_observation(name, world, ACTION_MODES[action])
+
+
 def test_classes_are_bounded_by_seventeen_and_vectors_by_finite_numbers() -> None:
-    space = observation_space("bev", "delta", OCC3D)
-    assert space["bev"].high.max() == FREE and space["ego"].shape == (7,)
-    assert all(np.isfinite(part.low).all() and np.isfinite(part.high).all() for part in space.values())
-    assert observation_space("occupancy", "delta", OCC3D).shape == OCC3D.shape
+    space = mode_of("bev", TransportWorld(), "delta").space()
+    assert isinstance(space, spaces.Dict)
+    assert space["bev"].high.max() == FREE and space["ego"].shape == (7,)  # type: ignore[attr-defined]
+    assert all(np.isfinite(part.low).all() and np.isfinite(part.high).all() for part in space.values())  # type: ignore[attr-defined]
+    assert mode_of("occupancy", TransportWorld()).space().shape == OCC3D.shape
 
 
 def test_unknown_modes_list_the_known_ones() -> None:
     with pytest.raises(OptionError, match="occupancy"):
-        observation_space("lidar", "delta", OCC3D)
+        mode_of("lidar", TransportWorld())
     with pytest.raises(OptionError, match="kinematic"):
-        action_space("joystick")
+        EngineConfig(action="joystick")
 
 
 @pytest.mark.parametrize("action", sorted(set(ACTION_MODES) - {"command"}))
@@ -83,22 +88,24 @@ def test_unknown_modes_list_the_known_ones() -> None:
 def test_observations_lie_in_their_spaces_under_every_action_mode(mode: str, action: str) -> None:
     world = TransportWorld(TINY)
     engine = Engine(world, EngineConfig(action=action))
-    space = observation_space(mode, action, TINY)
+    observation = mode_of(mode, world, action)
+    space = observation.space()
     state = engine.reset(street_clips(TINY, batch=2, future=4))
-    rng = action_space(action)
-    rng.seed(0)
+    numbers = np.random.default_rng(0)
     for _ in range(3):
-        seen = observe(mode, state, world)
+        seen = observation.observe(state)
         for row in range(2):
             one = {k: v[row].numpy() for k, v in seen.items()} if isinstance(seen, dict) else seen[row].numpy()
             assert space.contains(one)
-        state, _ = engine.step(state, torch.from_numpy(np.stack([rng.sample(), rng.sample()])))
+        choices, shape = len(engine.action_mode.choices), (2, *engine.action_mode.shape)
+        actions = numbers.integers(choices, size=shape) if choices else numbers.uniform(-1, 1, shape)
+        state, _ = engine.step(state, torch.from_numpy(actions))
 
 
 def test_the_state_vector_is_features_ego_and_route() -> None:
     world = TransportWorld(SMALL)
     state = Engine(world, EngineConfig()).reset(street_clips(SMALL, future=4))
-    vector, parts = observe("state", state, world), observe("bev", state, world)
+    vector, parts = (mode_of(name, world).observe(state) for name in ("state", "bev"))
     assert isinstance(vector, torch.Tensor) and isinstance(parts, dict)
     assert torch.equal(vector[:, len(FEATURES) :], torch.cat((parts["ego"], parts["route"]), 1))
 
@@ -107,17 +114,17 @@ def test_the_state_vector_is_features_ego_and_route() -> None:
 def test_tokens_are_what_the_occupancy_is_decoded_from() -> None:
     torch.manual_seed(0)
     world = TokenWorld(Tokenizer(tiny_tokenizer()), Forecaster(tiny_forecaster()))
-    engine = Engine(world, EngineConfig())
+    engine, observation = Engine(world, EngineConfig()), mode_of("tokens", world)
     state, _ = engine.step(engine.reset(street_clips(TINY, future=4)), torch.zeros(1, 2))
-    seen = observe("tokens", state, world)
+    seen = observation.observe(state)
     assert isinstance(seen, dict) and set(seen) == {"tokens", "ego", "route"}
     assert torch.equal(world.tokenizer.decode(seen["tokens"]), world.occupancy(state.world))
-    space = observation_space("tokens", "kinematic", world.grid, world)
+    space = observation.space()
     assert isinstance(space, spaces.Dict)
     assert space.contains({name: value[0].numpy() for name, value in seen.items()})
-    assert not OBSERVATION_MODES["tokens"].needs_labels
+    assert not observation.needs_occupancy
 
 
 def test_tokens_of_a_world_without_any_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"(?s)TransportWorld.*world='ii-world'"):
-        observation_space("tokens", "kinematic", SMALL, TransportWorld(SMALL))
+        mode_of("tokens", TransportWorld(SMALL))

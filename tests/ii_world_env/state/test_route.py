@@ -6,7 +6,7 @@ import pytest
 import torch
 from street import SMALL, street_clips
 
-from ii_world_env.state.route import EXTENSION_M, Route, points_at, project, route_of
+from ii_world_env.ego.route import EXTENSION_M, Route, points_at, project, route_of
 from world_model.core.geometry import se2_matrix
 from world_model.data.clips import Clips
 

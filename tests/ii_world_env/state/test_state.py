@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from small_worlds import TINY
 from street import street_clips
 
-from ii_world_env.ego.noise import normal
+from ii_world_env.ego.actions import normal_noise
 from ii_world_env.engine import Engine, EngineConfig, State
 from ii_world_env.state.saved import load_tree, save_tree
 from world_model.core.errors import ConfigError, DataError, OutputError
@@ -131,13 +131,13 @@ def test_put_takes_whatever_a_world_may_keep() -> None:
 
 def test_noise_is_normal_and_belongs_to_seed_and_step() -> None:
     seed, step = torch.arange(2000), torch.full((2000,), 3)
-    drawn = normal(seed, step, 4)
+    drawn = normal_noise(seed, step, 4)
     assert abs(float(drawn.mean())) < 0.05 and abs(float(drawn.std()) - 1) < 0.03
     assert float(torch.corrcoef(drawn.T).fill_diagonal_(0).abs().max()) < 0.1
     assert abs(float((drawn[1:] * drawn[:-1]).mean())) < 0.05, "neighbouring seeds"
-    assert abs(float((drawn * normal(seed, step + 1, 4)).mean())) < 0.05, "neighbouring steps"
-    assert torch.equal(normal(seed[7:8], step[:1], 4)[0], drawn[7])
-    assert float(drawn.abs().max()) < 6 and torch.isfinite(normal(torch.tensor([-1, 2**62]), step[:2], 9)).all()
+    assert abs(float((drawn * normal_noise(seed, step + 1, 4)).mean())) < 0.05, "neighbouring steps"
+    assert torch.equal(normal_noise(seed[7:8], step[:1], 4)[0], drawn[7])
+    assert float(drawn.abs().max()) < 6 and torch.isfinite(normal_noise(torch.tensor([-1, 2**62]), step[:2], 9)).all()
 
 
 def test_a_renamed_field_keeps_its_name_in_files(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ii_world_env.env import IIWorldEnv
-from ii_world_env.state.outcome import COMFORT_LIMITS, Contact, Outcome, discomfort
+from ii_world_env.task.outcome import COMFORT_LIMITS, Contact, Outcome, discomfort
 from ii_world_env.task.rewards import PRESETS, PDMScore, reward_function, sparse
 from world_model.core.errors import OptionError
 

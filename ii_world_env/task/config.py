@@ -16,7 +16,7 @@ class EngineConfig:
     Args:
         action: name of the action mode, see `ACTION_MODES`.
         horizon: steps of 0.5 s until an episode is truncated.
-        footprint: what counts as touching something.
+        footprint: what counts as a contact.
         goal_tolerance_m: the destination counts as reached from this far before it.
         goal_lateral_m: ... and not farther than this beside the route.
         shortest_goal_m: a log that drives less has no destination: the task is to stay safe until the horizon.
