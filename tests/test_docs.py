@@ -170,6 +170,17 @@ def test_names_exist() -> None:
     assert missing == []
 
 
+def test_the_reference_names_what_exists_and_every_command() -> None:
+    named = [
+        name
+        for page in sorted((ROOT / "docs" / "reference").glob("*.md"))
+        for name in re.findall(r"^::: (\S+)", page.read_text(encoding="utf-8"), re.MULTILINE)
+    ]
+    assert [name for name in named if not exists(name)] == []
+    commands = {f"world_model.{path.stem}" for path in (ROOT / "world_model").glob("*.py")} - {"world_model.__init__"}
+    assert commands <= set(named)
+
+
 def test_links_between_pages_lead_to_files() -> None:
     for page in pages():
         for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
