@@ -9,7 +9,7 @@ from torch import Tensor
 
 from world_model.core.geometry import TIE, invert_pose
 from world_model.core.grid import FREE, VoxelGrid
-from world_model.models.geometric.evidence import OBSERVED, RECALLED, Observation
+from world_model.models.geometric.evidence import FORECAST, OBSERVED, Observation
 
 BESIDE = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (-1, 1), (1, -1), (1, 1))
 
@@ -56,11 +56,11 @@ def slow_evidence(
     target_to_before: Tensor,
     grid: VoxelGrid,
 ) -> tuple[np.ndarray, ...]:
-    """Labels, memory (X, Y, Z), reach (X, Y) and displacement (X, Y, 2) of the first grid of a batch."""
+    """Labels, memory (X, Y, Z), visibility (X, Y) and displacement (X, Y, 2) of the first grid of a batch."""
     matrix, back = target_to_source[0].double().numpy(), target_to_before[0].double().numpy()
     still, movers, memory, past = (part[0].numpy() for part in (seen.still, seen.movers, seen.memory, before))
     labels, remembered = np.empty(grid.shape, np.uint8), np.empty(grid.shape, np.uint8)
-    reach, displacement = np.zeros(grid.shape[:2], np.uint8), np.zeros((*grid.shape[:2], 2))
+    visibility, displacement = np.zeros(grid.shape[:2], np.uint8), np.zeros((*grid.shape[:2], 2))
     arrived = arriving(shift_m[0].double().numpy(), invert_pose(target_to_source)[0].double().numpy(), grid)
     for i in range(grid.shape[0]):
         for j in range(grid.shape[1]):
@@ -71,8 +71,8 @@ def slow_evidence(
                 moved, _ = taken(movers, grid, source - np.array([*arrived[i, j], 0, 0]))
                 labels[i, j] = np.where(moved != FREE, moved, labels[i, j])
                 displacement[i, j] = (arrived[i, j] @ matrix[:2, :2]) * (moved != FREE).any()
-            reach[i, j] = OBSERVED * observed
+            visibility[i, j] = OBSERVED * observed
             if not observed:
-                labels[i, j], recalled = taken(past, grid, back @ middle(grid, i, j))
-                reach[i, j] = RECALLED * recalled
-    return labels, remembered, reach, displacement
+                labels[i, j], in_view = taken(past, grid, back @ middle(grid, i, j))
+                visibility[i, j] = FORECAST * in_view
+    return labels, remembered, visibility, displacement

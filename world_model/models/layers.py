@@ -1,13 +1,18 @@
-"""Residual, attention and resampling blocks of the 2D autoencoder.
+"""Blocks that the networks on bird's-eye maps share: residual blocks, a U-Net, labels in and labels out.
 
-The layout is the convolutional autoencoder of VQGAN (Esser et al., CVPR 2021) as I2-World uses it on bird's-eye maps.
+Residual blocks are those of VQGAN (Esser et al., CVPR 2021), the U-Net is that of Ronneberger et al., MICCAI 2015.
 Parameter names follow the published checkpoints.
 """
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from world_model.core.geometry import packed
+from world_model.core.grid import NUM_CLASSES, VoxelGrid
+from world_model.core.sparse import occupied_indices, quotient
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -29,57 +34,83 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.conv2(F.silu(self.norm2(h)))
-        return self.nin_shortcut(x) + h
+        out: Tensor = self.nin_shortcut(x) + h
+        return out
 
 
-class AttentionBlock(nn.Module):
-    """Single-head self-attention over all positions, plus the input. (B, C, X, Y) -> same."""
+class LabelStem(nn.Module):
+    """Labels as a bird's-eye map: every occupied voxel adds a learned row for its class and place in the cell.
 
-    def __init__(self, channels: int) -> None:
+    The same as embedding all voxels and a linear map per cell, at the cost of the one in twenty that is occupied.
+
+    Args:
+        slots: voxels of a cell.
+        channels: width of the map.
+    """
+
+    def __init__(self, slots: int, channels: int) -> None:
         super().__init__()
-        self.norm = group_norm(channels)
-        self.q = nn.Conv2d(channels, channels, 1)
-        self.k = nn.Conv2d(channels, channels, 1)
-        self.v = nn.Conv2d(channels, channels, 1)
-        self.proj_out = nn.Conv2d(channels, channels, 1)
+        self.slots, self.channels = slots, channels
+        self.rows = nn.Parameter(torch.randn(slots * NUM_CLASSES, channels) * 0.1)
+
+    def forward(self, cells: Tensor) -> Tensor:
+        """Labels in cells (B, Xc, Yc, slots) -> (B, Xc, Yc, C)."""
+        flat = cells.reshape(-1)
+        occupied = occupied_indices(flat)
+        cell, slot = quotient(occupied, self.slots)
+        row = slot * NUM_CLASSES + flat.index_select(0, occupied)
+        count = torch.bincount(cell, minlength=len(flat) // self.slots)
+        total = F.embedding_bag(row, self.rows, count.cumsum(0) - count, mode="sum")
+        return total.view(*cells.shape[:3], self.channels)
+
+
+class UNet(nn.Module):
+    """Three levels, (B, width, X, Y) -> same; X and Y divisible by four. Levels are joined by sums, not by stacking."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.fine = nn.Conv2d(width, width, 3, padding=1)
+        self.down_1 = nn.Conv2d(width, 2 * width, 3, stride=2, padding=1)
+        self.middle = ResidualBlock(2 * width, 2 * width)
+        self.down_2 = nn.Conv2d(2 * width, 3 * width, 3, stride=2, padding=1)
+        self.coarse = nn.Sequential(ResidualBlock(3 * width, 3 * width), ResidualBlock(3 * width, 3 * width))
+        self.up_2 = nn.Conv2d(3 * width, 2 * width, 1)
+        self.middle_up = ResidualBlock(2 * width, 2 * width)
+        self.up_1 = nn.Conv2d(2 * width, width, 1)
+        self.fine_up = ResidualBlock(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.norm(x)
-        q, k, v = (layer(h).flatten(2).transpose(1, 2) for layer in (self.q, self.k, self.v))
-        attended = F.scaled_dot_product_attention(q, k, v)
-        return x + self.proj_out(attended.transpose(1, 2).reshape(x.shape))
+        fine = x + self.fine(F.silu(x))
+        middle = self.middle(self.down_1(fine))
+        coarse = self.coarse(self.down_2(middle))
+        middle = self.middle_up(middle + F.interpolate(self.up_2(coarse), scale_factor=2.0))
+        out: Tensor = self.fine_up(fine + F.interpolate(self.up_1(middle), scale_factor=2.0))
+        return out
 
 
-class Downsample(nn.Module):
-    """Halve the map (rounding up): 3x3 convolution, stride 2, padding 1."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x)
+def to_cells(labels: Tensor, patch: int) -> Tensor:
+    """(B, X, Y, Z) -> (B, X/patch, Y/patch, patch * patch * Z)."""
+    batch, size_x, size_y, _ = labels.shape
+    columns = packed(labels)
+    split = columns.view(batch, size_x // patch, patch, size_y // patch, patch, -1).transpose(2, 3).contiguous()
+    return split.view(torch.uint8).view(batch, size_x // patch, size_y // patch, -1)
 
 
-class Upsample(nn.Module):
-    """Nearest-neighbour enlargement to a given size, then a 3x3 convolution."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        return self.conv(F.interpolate(x, size=size, mode="nearest"))
+def from_cells(cells: Tensor, patch: int, grid: VoxelGrid) -> Tensor:
+    """The inverse of `to_cells`."""
+    batch, rows, columns = cells.shape[:3]
+    split = packed(cells.view(batch, rows, columns, patch, patch, grid.shape[2]))
+    return split.transpose(2, 3).contiguous().view(torch.uint8).view(batch, *grid.shape)
 
 
-class Middle(nn.Module):
-    """Residual block, attention (optional), residual block at the coarsest level."""
+def best_class(logits: Tensor) -> Tensor:
+    """Arg max (N,) uint8 of logits (K, N), at most 32 classes outermost; overwrites them on a CPU.
 
-    def __init__(self, channels: int, attention: bool) -> None:
-        super().__init__()
-        self.block_1 = ResidualBlock(channels, channels)
-        self.attn_1 = AttentionBlock(channels) if attention else nn.Identity()
-        self.block_2 = ResidualBlock(channels, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.block_2(self.attn_1(self.block_1(x)))
+    There the lowest five bits of each logit make room for its class, so that one vectorised maximum finds both: several
+    times faster than argmax, and wrong only where logits agree to 4e-6 relative.
+    """
+    if logits.device.type != "cpu" or logits.dtype != torch.float32:
+        return logits.argmax(0).to(torch.uint8)
+    classes = torch.arange(len(logits), dtype=torch.int32)[:, None]
+    packed = logits.view(torch.int32).bitwise_and_(-32).bitwise_or_(classes).view(torch.float32)
+    return packed.amax(0).view(torch.int32).bitwise_and_(31).to(torch.uint8)

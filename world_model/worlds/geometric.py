@@ -1,4 +1,4 @@
-"""The geometry-first world: what was seen moves with the ego and by itself, a network judges and completes it."""
+"""The geometry-first world: what was seen moves with the ego and by itself, a network weighs and completes it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from world_model.core.grid import STEP_S
 from world_model.core.tensor_state import TensorState
 from world_model.data.clips import Clips
 from world_model.models.geometric import GeometricForecaster, Observation
-from world_model.models.geometric.certainty import Certainty, certainty_of
-from world_model.models.geometric.evidence import Evidence, recall_forecast
+from world_model.models.geometric.evidence import gather_evidence, previous_forecast
+from world_model.models.geometric.fusion import Certainty
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class GeometricState(TensorState):
         displacement_m: (B, X, Y, 2) how far each observed mover has gone since.
         elapsed_s: (B,) time since the reset.
         labels: (B, X, Y, Z) uint8 occupancy now; the memory of what was forecast where nothing was ever observed.
-        certainty: raw figures of how sure the forecast is.
+        certainty: how sure the forecast is.
     """
 
     seen: Observation
@@ -80,24 +80,19 @@ class GeometricWorld:
         ego_to_start = state.ego_to_start @ next_to_curr
         displacement = state.displacement_m + state.seen.velocity_mps * STEP_S
         elapsed = state.elapsed_s + STEP_S
-        recalled = recall_forecast(state.labels, next_to_curr, self.grid)
-        evidence = self.model.move(state.seen, ego_to_start, elapsed, displacement, recalled)
-        labels, certainty = zip(*(self._fuse(part) for part in self.model.pieces(evidence)), strict=True)
+        previous = previous_forecast(state.labels, next_to_curr, self.grid)
+        evidence = gather_evidence(
+            state.seen, ego_to_start, elapsed, self.grid, displacement_m=displacement, previous=previous
+        )
+        labels, certainty = self.model.fusion.forecast(evidence)
         return GeometricState(
             seen=state.seen,
             ego_to_start=ego_to_start,
             displacement_m=displacement,
             elapsed_s=elapsed,
-            labels=torch.cat(labels),
-            certainty=Certainty.together(certainty),
+            labels=labels,
+            certainty=certainty,
         )
-
-    def _fuse(self, evidence: Evidence) -> tuple[Tensor, Certainty]:
-        """The forecast labels, and how sure they are: both read the same scores."""
-        fusion = self.model.fusion
-        fused = fusion(evidence)
-        logits = fusion.quick_logits(fused)
-        return fusion.labels(fused, logits), certainty_of(logits, evidence)
 
     def occupancy(self, state: GeometricState) -> Tensor:
         return state.labels

@@ -13,7 +13,7 @@ from world_model.core.grid import FREE, VoxelGrid
 from world_model.data.clips import Clips
 from world_model.models.forecaster import Forecaster
 from world_model.models.forecaster import tiny as tiny_forecaster
-from world_model.models.geometric import GeometricForecaster, forecaster
+from world_model.models.geometric import GeometricForecaster, fusion
 from world_model.models.geometric import tiny as tiny_geometric
 from world_model.models.tokenizer import Tokenizer
 from world_model.models.tokenizer import tiny as tiny_tokenizer
@@ -205,12 +205,12 @@ class NoWorld:
 
 
 @torch.no_grad()
-def test_a_large_batch_passes_through_the_fusion_network_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_batch_passes_through_the_fusion_network_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     world, sizes = geometric_world(), []
     whole = world.step(world.reset(random_clips()), motion(1.0), torch.full((2,), 2))
     world.model.fusion.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0].labels)))
-    monkeypatch.setitem(forecaster.GRIDS_AT_ONCE, "cpu", 1)
-    pieces = world.step(world.reset(random_clips()), motion(1.0), torch.full((2,), 2))
+    monkeypatch.setitem(fusion.GRIDS_AT_ONCE, "cpu", 1)
+    parts = world.step(world.reset(random_clips()), motion(1.0), torch.full((2,), 2))
     assert sizes == [1, 1]
-    assert (pieces.labels != whole.labels).float().mean() < 1e-4
-    torch.testing.assert_close(pieces.certainty.expected_iou, whole.certainty.expected_iou, rtol=1e-4, atol=1e-5)
+    assert (parts.labels != whole.labels).float().mean() < 1e-4
+    torch.testing.assert_close(parts.certainty.expected_iou, whole.certainty.expected_iou, rtol=1e-4, atol=1e-5)

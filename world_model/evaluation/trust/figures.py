@@ -11,7 +11,7 @@ what it knows, and its forecast stays good for longer.
     code_misfit     the same, relative to their norm
     disagreement    of an ensemble: how much of the occupancy its members differ in
 
-These are the figures of token forecasts; those of the geometric world are in `world_model.models.geometric.certainty`.
+These are the figures of token forecasts; those of the geometric world are in `world_model.models.geometric.fusion`.
 """
 
 from __future__ import annotations

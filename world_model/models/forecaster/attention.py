@@ -53,7 +53,8 @@ class DeformableSelfAttention(nn.Module):
         value = value.reshape(batch * heads, -1, size_x, size_y).to(exact)
         sampled = F.grid_sample(value, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
         mixed = (sampled * weights.transpose(1, 2).reshape(batch * heads, 1, cells, points)).sum(-1)
-        return query + self.output_proj(mixed.view(batch, width, cells).transpose(1, 2).to(query.dtype))
+        out: Tensor = query + self.output_proj(mixed.view(batch, width, cells).transpose(1, 2).to(query.dtype))
+        return out
 
 
 class PlanAttention(nn.Module):
@@ -66,7 +67,8 @@ class PlanAttention(nn.Module):
 
     def forward(self, plan: Tensor, cells: Tensor) -> Tensor:
         attended, _ = self.plan_attn(plan, cells, cells, need_weights=False)
-        return plan + self.plan_out(attended)
+        out: Tensor = plan + self.plan_out(attended)
+        return out
 
 
 class TemporalFusion(nn.Module):
@@ -78,7 +80,8 @@ class TemporalFusion(nn.Module):
         self.output_proj = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
 
     def forward(self, cells: Tensor, history: Tensor) -> Tensor:
-        return cells + self.output_proj(self.history_fusion(torch.cat((cells, history), -1)))
+        out: Tensor = cells + self.output_proj(self.history_fusion(torch.cat((cells, history), -1)))
+        return out
 
 
 class FeedForward(nn.Module):
@@ -89,7 +92,8 @@ class FeedForward(nn.Module):
         self.layers = nn.Sequential(nn.Sequential(nn.Linear(width, hidden), nn.ReLU()), nn.Linear(hidden, width))
 
     def forward(self, cells: Tensor) -> Tensor:
-        return cells + self.layers(cells)
+        out: Tensor = cells + self.layers(cells)
+        return out
 
 
 class BasicBlock(nn.Module):

@@ -28,7 +28,8 @@ class PoseEncoder(nn.Module):
 
     def forward(self, motions: Tensor) -> Tensor:
         steps = self.plan_input(motions) + self.pose_time_embedding
-        return self.plan_encoder(steps.flatten(1))[:, None]
+        out: Tensor = self.plan_encoder(steps.flatten(1))[:, None]
+        return out
 
 
 def standing(batch: int, slots: int, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -49,11 +49,13 @@ class IntraLayer(nn.Module):
 
     def attend(self, maps: Tensor) -> Tensor:
         """Map attention: (B, C, X, Y) -> (B, X*Y, C)."""
-        return self.norms[0](self.attentions[0](to_cells(maps), (maps.shape[2], maps.shape[3])))
+        out: Tensor = self.norms[0](self.attentions[0](to_cells(maps), (maps.shape[2], maps.shape[3])))
+        return out
 
     def convolve(self, cells: Tensor, maps: Tensor) -> Tensor:
         """The convolution of attended cells of maps."""
-        return self.convs[0](to_map(self.norms[1](cells), (maps.shape[2], maps.shape[3])))
+        out: Tensor = self.convs[0](to_map(self.norms[1](cells), (maps.shape[2], maps.shape[3])))
+        return out
 
 
 class InterLayer(nn.Module):
@@ -71,7 +73,8 @@ class InterLayer(nn.Module):
     def forward(self, cells: Tensor, history: Tensor, size: tuple[int, int]) -> Tensor:
         cells = self.norms[0](self.attentions[0](cells, size))
         cells = self.norms[1](self.attentions[1](cells, history))
-        return self.norms[2](self.ffns[0](cells))
+        out: Tensor = self.norms[2](self.ffns[0](cells))
+        return out
 
 
 class Stack(nn.Module):
@@ -158,7 +161,8 @@ class Transformer(nn.Module):
             assert isinstance(layer, IntraLayer)
             maps = layer.convolve(layer.attend(maps), maps)
             scales.append(maps)
-        return self.u_net(scales, self.config.latent_shape)
+        present: Tensor = self.u_net(scales, self.config.latent_shape)
+        return present
 
     def _placed(self, token: Tensor) -> Tensor:
         """The token map with its place and time."""

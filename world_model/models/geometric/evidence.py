@@ -1,4 +1,4 @@
-"""What geometry knows of a frame that nobody has seen yet.
+"""What geometry knows of a frame that was not observed.
 
 Most of the next frame is the present one seen from a new place: rigid motion explains it, so it is moved, never
 predicted. Objects that move by themselves are moved along their own velocity as well. Everything is sampled straight
@@ -18,8 +18,8 @@ from world_model.core.sparse import member, nonzero_indices
 from world_model.core.tensor_state import TensorState
 from world_model.models.geometric.columns import Arrivals, ColumnMove, arrivals, column_move, moved_columns
 
-UNKNOWN, RECALLED, OBSERVED = 0, 1, 2
-"""Where the evidence of a column comes from: nowhere, from what was forecast before, from an observed frame."""
+UNKNOWN, FORECAST, OBSERVED = 0, 1, 2
+"""Where the evidence of a column comes from: nowhere, the previous forecast, an observed frame."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ def observe(aligned: Tensor, velocity_mps: Tensor) -> Observation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recall:
+class PreviousForecast:
     """What was forecast one step before.
 
     Attributes:
@@ -83,20 +83,16 @@ class Evidence(TensorState):
     Attributes:
         labels: (B, X, Y, Z) uint8, movers at their new place.
         memory: (B, X, Y, Z) uint8, what was seen earlier, and movers where they were.
-        reach: (B, X, Y) uint8, `UNKNOWN`, `RECALLED` or `OBSERVED`.
+        visibility: (B, X, Y) uint8, `UNKNOWN`, `FORECAST` or `OBSERVED`.
         displacement_m: (B, X, Y, 2) how far what stands in a column has moved by itself, target axes.
         elapsed_s: (B,) time since the observation.
     """
 
     labels: Tensor
     memory: Tensor
-    reach: Tensor
+    visibility: Tensor
     displacement_m: Tensor
     elapsed_s: Tensor
-
-    def split(self, size: int) -> list[Evidence]:
-        """Pieces of at most so many grids."""
-        return [self.index(slice(begin, begin + size)) for begin in range(0, len(self.labels), size)]
 
 
 def is_movable(labels: Tensor) -> Tensor:
@@ -121,9 +117,9 @@ def align_past(labels: Tensor, frame_to_current: Tensor, grid: VoxelGrid) -> Ten
     return torch.stack(frames, 1)
 
 
-def recall_forecast(labels: Tensor, target_to_previous: Tensor, grid: VoxelGrid) -> Recall:
-    """Labels (B, X, Y, Z) that were forecast in the previous frame, to be seen from the target frame."""
-    return Recall(labels=labels, move=column_move(target_to_previous, grid))
+def previous_forecast(labels: Tensor, target_to_previous: Tensor, grid: VoxelGrid) -> PreviousForecast:
+    """Labels (B, X, Y, Z) that were forecast for the previous frame, as evidence for the target frame."""
+    return PreviousForecast(labels=labels, move=column_move(target_to_previous, grid))
 
 
 def remember(aligned: Tensor) -> Tensor:
@@ -142,7 +138,7 @@ def gather_evidence(
     grid: VoxelGrid,
     *,
     displacement_m: Tensor | None = None,
-    recalled: Recall | None = None,
+    previous: PreviousForecast | None = None,
 ) -> Evidence:
     """Move what was seen into a target frame.
 
@@ -153,7 +149,7 @@ def gather_evidence(
         grid: the voxel grid.
         displacement_m: (B, X, Y, 2) how far each source column has moved by now, source axes; None: at the observed
             velocity all the time.
-        recalled: the forecast of the step before, for columns that were never observed; or None.
+        previous: the forecast of the step before, for columns that were never observed; or None.
     """
     moving = (seen.velocity_mps != 0).any(-1)
     if displacement_m is None:
@@ -162,18 +158,20 @@ def gather_evidence(
     labels, memory = still.take(seen.still), still.take(seen.memory)
     arrived = arrivals(displacement_m, moving, invert_pose(target_to_source.float()), grid)
     displacement = _place_movers(labels, seen.movers, target_to_source, arrived, grid)
-    reach = still.inside.to(torch.uint8) * OBSERVED
-    if recalled is not None:
-        _fill_unobserved(labels, reach, recalled)
-    return Evidence(labels=labels, memory=memory, reach=reach, displacement_m=displacement, elapsed_s=elapsed_s)
+    visibility = still.inside.to(torch.uint8) * OBSERVED
+    if previous is not None:
+        _fill_unobserved(labels, visibility, previous)
+    return Evidence(
+        labels=labels, memory=memory, visibility=visibility, displacement_m=displacement, elapsed_s=elapsed_s
+    )
 
 
-def _fill_unobserved(labels: Tensor, reach: Tensor, recalled: Recall) -> None:
+def _fill_unobserved(labels: Tensor, visibility: Tensor, previous: PreviousForecast) -> None:
     """Take what was forecast before in the columns that were never observed; writes into both tensors."""
-    columns = nonzero_indices(reach == UNKNOWN)
-    move = recalled.move.at(columns)
-    labels.view(-1, labels.shape[-1])[columns] = move.take(recalled.labels)
-    reach.view(-1)[columns] = move.inside.to(torch.uint8) * RECALLED
+    columns = nonzero_indices(visibility == UNKNOWN)
+    move = previous.move.at(columns)
+    labels.view(-1, labels.shape[-1])[columns] = move.take(previous.labels)
+    visibility.view(-1)[columns] = move.inside.to(torch.uint8) * FORECAST
 
 
 def _place_movers(
@@ -188,7 +186,7 @@ def _place_movers(
     moved = moved_columns(target_to_source, arrived, grid).take(movers)
     here = moved != FREE
     rows[arrived.column] = torch.where(here, moved, rows[arrived.column])
-    turn = target_to_source.float()[arrived.column // (grid.shape[0] * grid.shape[1]), :2, :2]
-    turned = torch.einsum("ni,nij->nj", arrived.displacement_m, turn) * here.any(-1, keepdim=True)
-    displacement = turned.new_zeros(len(rows), 2).index_copy_(0, arrived.column, turned)
+    rotation = target_to_source.float()[arrived.column // (grid.shape[0] * grid.shape[1]), :2, :2]
+    rotated = torch.einsum("ni,nij->nj", arrived.displacement_m, rotation) * here.any(-1, keepdim=True)
+    displacement = rotated.new_zeros(len(rows), 2).index_copy_(0, arrived.column, rotated)
     return displacement.view(*labels.shape[:3], 2)

@@ -1,8 +1,8 @@
 """The geometry-first forecaster: observed frames and an ego motion -> the occupancy that the ego will see.
 
-    seen     = model.observe(labels, frame_to_current)       # once
-    evidence = model.move(seen, target_to_source, elapsed)   # geometry
-    labels   = model.fuse(evidence)                          # the network
+    seen      = model.observe(labels, frame_to_current)                   # once
+    evidence  = gather_evidence(seen, target_to_source, elapsed_s, grid)  # geometry
+    labels, _ = model.fusion.forecast(evidence)                           # the network
 
 Unlike the token forecaster it has no bottleneck between the observation and the forecast: what rigid motion explains
 arrives voxel by voxel, and the network only says how far to believe it, how fast movers go, and what comes into view.
@@ -10,24 +10,13 @@ arrives voxel by voxel, and the network only says how far to believe it, how fas
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from world_model.core.errors import DataError
 from world_model.models.geometric.config import GeometricConfig
-from world_model.models.geometric.evidence import (
-    Evidence,
-    Observation,
-    Recall,
-    align_past,
-    gather_evidence,
-    observe,
-)
+from world_model.models.geometric.evidence import Observation, align_past, observe
 from world_model.models.geometric.fusion import FusionNet
 from world_model.models.geometric.motion import MotionNet
-
-GRIDS_AT_ONCE = {"cpu": 8}
-"""Grids that pass through the fusion network together; more only take more memory."""
 
 
 class GeometricForecaster(nn.Module):
@@ -62,24 +51,3 @@ class GeometricForecaster(nn.Module):
             )
         aligned = align_past(labels, frame_to_current, self.config.grid)
         return observe(aligned, self.motion.velocity(aligned))
-
-    def move(
-        self,
-        seen: Observation,
-        target_to_source: Tensor,
-        elapsed_s: Tensor,
-        displacement_m: Tensor | None = None,
-        recalled: Recall | None = None,
-    ) -> Evidence:
-        """What geometry expects in a target frame; see `gather_evidence`."""
-        return gather_evidence(
-            seen, target_to_source, elapsed_s, self.config.grid, displacement_m=displacement_m, recalled=recalled
-        )
-
-    def fuse(self, evidence: Evidence) -> Tensor:
-        """The forecast labels (B, X, Y, Z) uint8."""
-        return torch.cat([self.fusion.labels(self.fusion(part)) for part in self.pieces(evidence)])
-
-    def pieces(self, evidence: Evidence) -> list[Evidence]:
-        """Evidence in pieces of as many grids as the fusion network takes together."""
-        return evidence.split(GRIDS_AT_ONCE.get(evidence.labels.device.type, len(evidence.labels)))

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from world_model.core.grid import FREE
 from world_model.models.geometric.config import GeometricConfig
 from world_model.models.geometric.evidence import is_movable
-from world_model.models.unet import LabelStem, UNet, to_cells
+from world_model.models.layers import LabelStem, UNet, to_cells
 
 SPEED_SCALE_MPS = 5.0
 RIGID_COLUMNS = 9
-"""What moves within so many columns (3.6 m) of each other moves as one: the mean is surer than each column's own."""
+"""What moves within so many columns (3.6 m) of each other moves as one: their mean is more exact than each."""
 
 MIRRORS: tuple[tuple[int, ...], ...] = ((), (3,), (2,), (2, 3))
-"""Axes along which maps (B, C, X, Y) are turned over: none, y, x, both."""
+"""Axes along which maps (B, C, X, Y) are mirrored: none, y, x, both."""
 
 
 class MotionNet(nn.Module):
@@ -49,8 +49,8 @@ class MotionNet(nn.Module):
         """
         return self._read(*movable_of(aligned))
 
-    def from_sides(self, aligned: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean of what `forward` says of the frames and of their mirror images.
+    def mirror_average(self, aligned: Tensor) -> tuple[Tensor, Tensor]:
+        """Test-time augmentation: the mean of `forward` over the frames and their mirror images.
 
         A mirrored world moves the mirrored way, and the network's errors in the two are not the same.
         """
@@ -76,12 +76,12 @@ class MotionNet(nn.Module):
 
         Args:
             aligned: (B, P, X, Y, Z) labels in the current ego frame, newest first.
-            mirrored: look at mirror images as well (`from_sides`): surer, at four times the cost.
+            mirrored: average over mirror images (`mirror_average`): more exact, at four times the cost.
 
         Returns:
             (B, X, Y, 2) m/s, zero where nothing moves.
         """
-        speed, moves = self.from_sides(aligned) if mirrored else self(aligned)
+        speed, moves = self.mirror_average(aligned) if mirrored else self(aligned)
         patch = float(self.config.patch)
         going = F.interpolate(moves[:, None], scale_factor=patch) > 0
         mover = (going & is_movable(aligned[:, 0]).any(-1)[:, None]).to(speed.dtype)

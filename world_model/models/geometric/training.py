@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from world_model.core.errors import ConfigError, DataError
 from world_model.core.geometry import invert_pose
 from world_model.data.index import SceneIndex
-from world_model.models.geometric.evidence import align_past, is_movable, observe, recall_forecast
+from world_model.models.geometric.evidence import align_past, gather_evidence, is_movable, observe, previous_forecast
 from world_model.models.geometric.forecaster import GeometricForecaster
 from world_model.models.geometric.fusion import Fused
 from world_model.models.geometric.moments import MomentBatch, read_moment
@@ -139,7 +139,7 @@ class GeometricTask(Task):
         return loss, logs
 
     def _forecast_loss(self, aligned: Tensor, batch: MomentBatch, iteration: int, micro: int) -> Loss:
-        model, config = self.model, self.config
+        model, config, grid = self.model, self.config, self.model.config.grid
         chance = self.draw(2, iteration, micro)
         teacher_forced, with_memory = chance[0] < config.teacher_forcing_ratio, chance[1] < config.memory_ratio
         with torch.no_grad():
@@ -149,12 +149,13 @@ class GeometricTask(Task):
             seen = observe(aligned, velocity)
             memory = None
             if bool(with_memory.any()):
-                before = model.fuse(model.move(seen, batch.before_to_current, batch.before_s))
+                evidence = gather_evidence(seen, batch.before_to_current, batch.before_s, grid)
+                before, _ = model.fusion.forecast(evidence)
                 target_to_before = invert_pose(batch.before_to_current) @ batch.target_to_current
-                memory = recall_forecast(before, target_to_before, model.config.grid)
+                memory = previous_forecast(before, target_to_before, grid)
                 inside = memory.move.inside & with_memory.view(-1, 1, 1)
                 memory = replace(memory, move=replace(memory.move, inside=inside))
-            evidence = model.move(seen, batch.target_to_current, batch.elapsed_s, recalled=memory)
+            evidence = gather_evidence(seen, batch.target_to_current, batch.elapsed_s, grid, previous=memory)
         fused = model.fusion(evidence)
         # Voxels are drawn, and Lovász is taken, within a group of samples: see world_model.training.distributed.
         groups = self.groups(iteration, micro, fused.features, fused.labels, fused.memory, batch.target)

@@ -1,4 +1,7 @@
-"""The 2D encoder and decoder between embedded labels and the latent map."""
+"""The 2D encoder and decoder between embedded labels and the latent map.
+
+The layout is the convolutional autoencoder of VQGAN (Esser et al., CVPR 2021) as I2-World uses it on bird's-eye maps.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,66 @@ import itertools
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from world_model.models.layers import AttentionBlock, Downsample, Middle, ResidualBlock, Upsample, group_norm
+from world_model.models.layers import ResidualBlock, group_norm
 from world_model.models.tokenizer.config import TokenizerConfig
 from world_model.models.tokenizer.embedding import stem
+
+
+class AttentionBlock(nn.Module):
+    """Single-head self-attention over all positions, plus the input. (B, C, X, Y) -> same."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = group_norm(channels)
+        self.q = nn.Conv2d(channels, channels, 1)
+        self.k = nn.Conv2d(channels, channels, 1)
+        self.v = nn.Conv2d(channels, channels, 1)
+        self.proj_out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.norm(x)
+        q, k, v = (layer(h).flatten(2).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        attended = F.scaled_dot_product_attention(q, k, v)
+        out: Tensor = x + self.proj_out(attended.transpose(1, 2).reshape(x.shape))
+        return out
+
+
+class Downsample(nn.Module):
+    """Halve the map (rounding up): 3x3 convolution, stride 2, padding 1."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.conv(x)
+        return out
+
+
+class Upsample(nn.Module):
+    """Nearest-neighbour enlargement to a given size, then a 3x3 convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
+        out: Tensor = self.conv(F.interpolate(x, size=size, mode="nearest"))
+        return out
+
+
+class Middle(nn.Module):
+    """Residual block, attention (optional), residual block at the coarsest level."""
+
+    def __init__(self, channels: int, attention: bool) -> None:
+        super().__init__()
+        self.block_1 = ResidualBlock(channels, channels)
+        self.attn_1 = AttentionBlock(channels) if attention else nn.Identity()
+        self.block_2 = ResidualBlock(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.block_2(self.attn_1(self.block_1(x)))
+        return out
 
 
 class Level(nn.Module):
@@ -37,7 +97,8 @@ class DownLevel(Level):
         self.downsample = Downsample(channels_out) if halve else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.downsample(super().forward(x))
+        out: Tensor = self.downsample(super().forward(x))
+        return out
 
 
 class UpLevel(Level):
@@ -49,7 +110,9 @@ class UpLevel(Level):
 
     def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         x = super().forward(x)
-        return x if self.upsample is None or size is None else self.upsample(x, size)
+        if self.upsample is not None and size is not None:
+            x = self.upsample(x, size)
+        return x
 
 
 class Encoder2D(nn.Module):
@@ -76,7 +139,8 @@ class Encoder2D(nn.Module):
         x = stem(labels, table, self.conv_in, self.patch)
         for level in self.down:
             x = level(x)
-        return self.conv_out(F.silu(self.norm_out(self.mid(x))))
+        out: Tensor = self.conv_out(F.silu(self.norm_out(self.mid(x))))
+        return out
 
 
 class Decoder2D(nn.Module):
@@ -107,4 +171,5 @@ class Decoder2D(nn.Module):
         if self.conv_out.kernel_size == (1, 1):
             # A 1x1 convolution is a matrix product, whose result already lies voxel after voxel in memory.
             return F.linear(x.permute(0, 2, 3, 1), self.conv_out.weight.flatten(1), self.conv_out.bias)
-        return self.conv_out(x).permute(0, 2, 3, 1)
+        out: Tensor = self.conv_out(x).permute(0, 2, 3, 1)
+        return out

@@ -83,11 +83,12 @@ def stem(labels: Tensor, table: Tensor, conv: nn.Conv2d, patch: int) -> Tensor:
         return _sum_rows(classes, position, table, conv, shape).permute(0, 3, 1, 2)
     if torch.is_autocast_enabled(labels.device.type):
         table = table.to(torch.get_autocast_dtype(labels.device.type))
-    rows = _EmbedSparse.apply(table, classes, position, flat.shape[0])
+    rows: Tensor = _EmbedSparse.apply(table, classes, position, flat.shape[0])  # type: ignore[no-untyped-call]  # torch
     x = rows.view(shape).permute(0, 3, 1, 2)
     # GroupNorm over a channels-last view loses precision in float32 where large regions are constant, and the
     # convolution would pass the layout on.
-    return conv(x.contiguous() if x.dtype == torch.float32 else x)
+    out: Tensor = conv(x.contiguous() if x.dtype == torch.float32 else x)
+    return out
 
 
 def _sum_rows(classes: Tensor, position: Tensor, table: Tensor, conv: nn.Conv2d, shape: tuple[int, ...]) -> Tensor:

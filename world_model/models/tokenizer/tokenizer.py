@@ -5,6 +5,7 @@ Source: I2-World: Intra-Inter Tokenization for Efficient Dynamic 4D Scene Foreca
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,13 +14,14 @@ from torch import Tensor, nn
 
 from world_model.core.errors import DataError
 from world_model.core.grid import FREE, NUM_CLASSES
+from world_model.models.layers import best_class
 from world_model.models.tokenizer.autoencoder import Decoder2D, Encoder2D
 from world_model.models.tokenizer.config import TokenizerConfig
 from world_model.models.tokenizer.memory import Memory, align, remember
 from world_model.models.tokenizer.quantizer import Quantizer
 
 GRIDS_AT_ONCE = {"cpu": 5, "cuda": 64}
-"""Grids that pass through the encoder together: a few fill a processor, a GPU wants many but has no room for all."""
+"""Grids that pass through the networks together: a few fill a processor, a GPU wants many but has no room for all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +118,8 @@ class Tokenizer(nn.Module):
                 f"(batch, {', '.join(map(str, self.config.grid.shape))})",
                 "use labels of the tokenizer's grid, or a tokenizer of the labels' grid",
             )
-        return self.encoder(labels, self.class_embeds.weight)
+        out: Tensor = self.encoder(labels, self.class_embeds.weight)
+        return out
 
     def encode_clip(self, labels: Tensor, to_previous: Tensor) -> Tensor:
         """Tokens of whole streams from their first frame on, as `encode` frame after frame gives them.
@@ -132,10 +135,7 @@ class Tokenizer(nn.Module):
             (B, P, C, Xl, Yl).
         """
         batch, count = labels.shape[:2]
-        piece = GRIDS_AT_ONCE.get(labels.device.type, GRIDS_AT_ONCE["cpu"])
-        latents = torch.cat([self.latents(part) for part in labels.flatten(0, 1).split(piece)]).unflatten(
-            0, (batch, -1)
-        )
+        latents = self._in_chunks(self.latents, labels)
         still = torch.eye(4, device=labels.device).expand(batch, 4, 4)
         memory, histories = self.empty_memory(batch), []
         for frame in range(count):
@@ -143,16 +143,22 @@ class Tokenizer(nn.Module):
             motion = to_previous[:, frame - 1] if frame else still
             histories.append(align(memory, latents[:, frame], motion, start, self.config))
             memory = remember(memory, histories[-1], latents[:, frame], start, None, self.config.faithful)
-        flat, past = latents.flatten(0, 1).split(piece), torch.stack(histories, 1).flatten(0, 1).split(piece)
-        tokens = torch.cat([self.vq(latent, history).token for latent, history in zip(flat, past, strict=True)])
-        return tokens.unflatten(0, (batch, -1))
+        return self._in_chunks(lambda latent, past: self.vq(latent, past).token, latents, torch.stack(histories, 1))
+
+    def _in_chunks(self, network: Callable[..., Tensor], *streams: Tensor) -> Tensor:
+        """A network over the frames (B, P, ...) of all streams, a few grids at a time."""
+        size = GRIDS_AT_ONCE.get(streams[0].device.type, GRIDS_AT_ONCE["cpu"])
+        chunks = zip(*(torch.split(frames.flatten(0, 1), size) for frames in streams), strict=True)
+        out = torch.cat([network(*chunk) for chunk in chunks])
+        return out.view(*streams[0].shape[:2], *out.shape[1:])
 
     def decode_rows(self, token: Tensor) -> Tensor:
         """Token (B, C, Xl, Yl) -> one feature row (e) per voxel, (B*X*Y*Z, e), in the patch layout of `patch_index`.
 
         The product of a row with `class_embeds` gives the voxel's logits.
         """
-        return self.decoder(token).reshape(-1, self.config.class_embed)
+        out: Tensor = self.decoder(token).reshape(-1, self.config.class_embed)
+        return out
 
     def unpatch(self, rows: Tensor) -> Tensor:
         """Rows (B*X*Y*Z, ...) in the patch layout -> (B, X, Y, Z, ...)."""
@@ -175,26 +181,13 @@ class Tokenizer(nn.Module):
 def classify(rows: Tensor, table: Tensor) -> Tensor:
     """Arg max over classes of ``rows @ table.T``: (N, e) and (K, e) -> (N,) uint8.
 
-    Works through the voxels in pieces that stay in the processor's cache, classes outermost.
+    Works through the voxels in chunks that stay in the processor's cache, classes outermost.
     """
     if rows.device.type != "cpu":
         return (rows @ table.to(rows.dtype).t()).argmax(1).to(torch.uint8)
     out = torch.empty(rows.shape[0], dtype=torch.uint8)
     table = table.float()
-    piece = 1 << 14
-    for begin in range(0, rows.shape[0], piece):
-        out[begin : begin + piece] = best_class(table @ rows[begin : begin + piece].float().t())
+    size = 1 << 14
+    for begin in range(0, rows.shape[0], size):
+        out[begin : begin + size] = best_class(table @ rows[begin : begin + size].float().t())
     return out
-
-
-def best_class(logits: Tensor) -> Tensor:
-    """Arg max (N,) uint8 of logits (K, N), at most 32 classes outermost; overwrites them on a CPU.
-
-    There the lowest five bits of each logit make room for its class, so that one vectorised maximum finds both: several
-    times faster than argmax, and wrong only where logits agree to 4e-6 relative.
-    """
-    if logits.device.type != "cpu" or logits.dtype != torch.float32:
-        return logits.argmax(0).to(torch.uint8)
-    classes = torch.arange(len(logits), dtype=torch.int32)[:, None]
-    packed = logits.view(torch.int32).bitwise_and_(-32).bitwise_or_(classes).view(torch.float32)
-    return packed.amax(0).view(torch.int32).bitwise_and_(31).to(torch.uint8)

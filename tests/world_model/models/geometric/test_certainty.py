@@ -10,7 +10,7 @@ from street import street_clips
 from tiny_checkpoints import TINY, write_geometric
 
 from world_model.core.geometry import invert_pose, se2_matrix
-from world_model.models.geometric.certainty import expected_iou
+from world_model.models.geometric.fusion import expected_iou
 from world_model.worlds import build_world
 from world_model.worlds.geometric import GeometricWorld
 

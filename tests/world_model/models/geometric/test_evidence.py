@@ -11,15 +11,15 @@ from torch import Tensor
 from world_model.core.geometry import se2_matrix
 from world_model.core.grid import FREE, MOVABLE, VoxelGrid
 from world_model.models.geometric.evidence import (
+    FORECAST,
     OBSERVED,
-    RECALLED,
     UNKNOWN,
     Observation,
     align_past,
     gather_evidence,
     is_movable,
     observe,
-    recall_forecast,
+    previous_forecast,
     remember,
 )
 
@@ -51,7 +51,7 @@ def test_movable_classes_are_the_movable_ones() -> None:
 def test_a_world_at_rest_stays_as_it_is() -> None:
     seen = street()
     evidence = gather_evidence(seen, STILL, torch.tensor([2.0]), GRID)
-    assert torch.equal(evidence.labels, seen.labels) and (evidence.reach == OBSERVED).all()
+    assert torch.equal(evidence.labels, seen.labels) and (evidence.visibility == OBSERVED).all()
     assert not evidence.displacement_m.any()
 
 
@@ -84,14 +84,14 @@ def test_a_given_displacement_counts_instead_of_the_velocity() -> None:
     assert (evidence.labels[:, 15:19, 18:21, 3:6] == 4).all() and not (evidence.labels[:, 10:14, 18:21] == 4).any()
 
 
-def test_only_what_was_never_observed_is_recalled() -> None:
+def test_only_what_was_never_observed_comes_from_the_previous_forecast() -> None:
     seen = street()
     before = torch.full((1, *GRID.shape), 16, dtype=torch.uint8)
-    recalled = recall_forecast(before, forward(0.8), GRID)
-    evidence = gather_evidence(seen, forward(4.0), torch.tensor([2.0]), GRID, recalled=recalled)
+    previous = previous_forecast(before, forward(0.8), GRID)
+    evidence = gather_evidence(seen, forward(4.0), torch.tensor([2.0]), GRID, previous=previous)
     # 4 m ahead: the last ten columns are new; all but two of them were in the forecast of the step before.
-    assert (evidence.reach[:, :30] == OBSERVED).all()
-    assert (evidence.reach[:, 30:38] == RECALLED).all() and (evidence.reach[:, 38:] == UNKNOWN).all()
+    assert (evidence.visibility[:, :30] == OBSERVED).all()
+    assert (evidence.visibility[:, 30:38] == FORECAST).all() and (evidence.visibility[:, 38:] == UNKNOWN).all()
     assert (evidence.labels[:, 30:38] == 16).all() and (evidence.labels[:, 38:] == FREE).all()
     assert not (evidence.labels[:, :30] == 16).any()
 
@@ -128,14 +128,14 @@ def test_evidence_equals_its_slow_twin(seed: int) -> None:
     x, y, yaw = (torch.from_numpy(rng.uniform(-3, 3, 2).astype(np.float32)) for _ in range(3))
     ahead, step = se2_matrix(x, y, yaw), se2_matrix(x / 4, y / 4, yaw / 8)
     before = labels.flip(0)[:, 1].contiguous()
-    evidence = gather_evidence(seen, ahead, torch.full((2,), 0.5), GRID, recalled=recall_forecast(before, step, GRID))
+    evidence = gather_evidence(seen, ahead, torch.full((2,), 0.5), GRID, previous=previous_forecast(before, step, GRID))
     for row in range(2):
         one = slice(row, row + 1)
         found = evidence.index(row)
         shift = 0.5 * seen.velocity_mps[one]
         want = slow_evidence(seen.index(row), ahead[one], shift, before[one], step[one], GRID)
         # Points at the very edge of a voxel may go either way in single precision.
-        for name, value in zip(("labels", "memory", "reach"), want[:3], strict=True):
+        for name, value in zip(("labels", "memory", "visibility"), want[:3], strict=True):
             assert (getattr(found, name)[0].numpy() != value).mean() < 1e-3, name
         apart = np.abs(found.displacement_m[0].numpy() - want[3]).max(-1) > 1e-4
         assert apart.mean() < 2e-3 and (want[3] != 0).any()

@@ -17,11 +17,11 @@ from world_model.core.geometry import se2_matrix, warp_voxels
 from world_model.core.grid import FREE, NUM_CLASSES
 from world_model.data.index import SceneIndex
 from world_model.models.geometric import GeometricConfig, GeometricForecaster, tiny
-from world_model.models.geometric.evidence import UNKNOWN
+from world_model.models.geometric.evidence import UNKNOWN, gather_evidence
 from world_model.models.geometric.moments import box_velocities
 from world_model.models.geometric.motion import rigid
 from world_model.models.geometric.training import GeometricLossConfig, GeometricTask, Learn, rotate
-from world_model.models.unet import LabelStem, from_cells, to_cells
+from world_model.models.layers import LabelStem, from_cells, to_cells
 from world_model.training.distributed import BatchShard
 from world_model.training.loop import Trainer
 
@@ -74,7 +74,7 @@ class TestNetwork:
         still = torch.eye(4).expand(2, 5, 4, 4)
         seen = forecaster.observe(labels[:, -1:].expand(-1, 5, -1, -1, -1), still)
         ahead = se2_matrix(torch.full((2,), 1.7), torch.full((2,), 0.3), torch.full((2,), 0.1))
-        forecast = forecaster.fuse(forecaster.move(seen, ahead, torch.full((2,), 0.5)))
+        forecast, _ = forecaster.fusion.forecast(gather_evidence(seen, ahead, torch.full((2,), 0.5), GRID))
         warped = warp_voxels(labels[:, -1], ahead, GRID)
         assert (forecast == warped).float().mean() > 0.999
 
@@ -84,7 +84,7 @@ class TestNetwork:
         seen = forecaster.observe(labels, torch.eye(4).expand(2, 5, 4, 4))
         fusion = forecaster.fusion
         fusion.scores.weight.mul_(40)
-        fused = fusion(forecaster.move(seen, torch.eye(4).expand(2, 4, 4), torch.full((2,), 0.5)))
+        fused = fusion(gather_evidence(seen, torch.eye(4).expand(2, 4, 4), torch.full((2,), 0.5), GRID))
         everything = torch.arange(fused.labels.numel())
         log_p = fusion.log_probabilities(fused, everything)
         torch.testing.assert_close(log_p.exp().sum(1), torch.ones(len(everything)))
@@ -100,18 +100,20 @@ class TestNetwork:
         ahead = se2_matrix(
             torch.tensor([0.5, 1.7, 3.0]), torch.tensor([0.3, 0.0, -0.4]), torch.tensor([0.1, 0.0, -0.2])
         )
-        evidence = forecaster.move(seen, ahead, torch.full((3,), 0.5))
-        singles = [forecaster.fuse(evidence.index(row)) for row in range(3)]
+        evidence = gather_evidence(seen, ahead, torch.full((3,), 0.5), GRID)
+        singles = [forecaster.fusion.forecast(evidence.index(row))[0] for row in range(3)]
         # Batched arithmetic may round differently.
-        assert (forecaster.fuse(evidence) == torch.cat(singles)).float().mean() > 0.9999
+        assert (forecaster.fusion.forecast(evidence)[0] == torch.cat(singles)).float().mean() > 0.9999
 
     @torch.no_grad()
     def test_beyond_the_observed_it_forecasts_from_itself(self) -> None:
         forecaster, labels = model(), street()
         seen = forecaster.observe(labels, torch.eye(4).expand(2, 5, 4, 4))
         far = se2_matrix(torch.full((2,), 100.0), torch.zeros(2), torch.zeros(2))
-        evidence = forecaster.move(seen, far, torch.full((2,), 8.0))
-        assert (evidence.reach == UNKNOWN).all() and forecaster.fuse(evidence).shape == (2, *GRID.shape)
+        evidence = gather_evidence(seen, far, torch.full((2,), 8.0), GRID)
+        labels, certainty = forecaster.fusion.forecast(evidence)
+        assert (evidence.visibility == UNKNOWN).all() and (certainty.unseen == 1).all()
+        assert labels.shape == (2, *GRID.shape)
 
     def test_other_sizes_are_refused(self) -> None:
         with pytest.raises(DataError, match="observed labels"):
