@@ -8,7 +8,7 @@ import pytest
 from tiny_checkpoints import write_geometric, write_tokens
 
 from world_model.core.errors import CheckpointError, OptionError
-from world_model.evaluation.fidelity.entrants import load_entrants
+from world_model.evaluation.fidelity.candidates import load_candidates
 from world_model.generate import Generate
 from world_model.worlds import build_world, resolve_world
 from world_model.worlds.ensemble import EnsembleWorld
@@ -87,14 +87,14 @@ def test_precision_of_each_kind(moved: Path, tokens: Path) -> None:
 
 
 def test_fidelity_names_worlds_by_what_they_are(tokens: Path, moved: Path, both: Path) -> None:
-    worlds = load_entrants(("learned", "ii-world"), (moved, tokens), "cpu")
+    worlds = load_candidates(("learned", "ii-world"), (moved, tokens), "cpu")
     assert [(e.name, e.checkpoint) for e in worlds] == [("geometric", str(moved)), ("ii-world", str(tokens))]
-    one, two = load_entrants((f"learned={both}", "learned"), (tokens,), "cpu")
+    one, two = load_candidates((f"learned={both}", "learned"), (tokens,), "cpu")
     assert (one.name, two.name) == (f"geometric ({both.name})", "ii-world") and one.what != two.what
     with pytest.raises(OptionError, match="different names"):
-        load_entrants(("learned", "geometric"), (both,), "cpu")
+        load_candidates(("learned", "geometric"), (both,), "cpu")
     with pytest.raises(OptionError, match="which no world takes"):
-        load_entrants(("ii-world",), (tokens, moved), "cpu")
+        load_candidates(("ii-world",), (tokens, moved), "cpu")
 
 
 def test_only_one_world_can_drive_by_command(both: Path, moved: Path) -> None:

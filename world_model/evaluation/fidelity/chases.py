@@ -1,4 +1,4 @@
-"""Obstacle persistence: drive at a vehicle that stands ahead, and count how much of it a world still shows.
+"""Obstacle persistence: drive at a vehicle that stands ahead, and count how much of it a world still has.
 
 The ground truth says where the vehicle is and which voxels of it are seen; a voxel counts as still there if the world
 has an obstacle within one voxel of it, since a right answer may be half a voxel off.
@@ -27,10 +27,11 @@ from world_model.core.grid import (
 )
 from world_model.data.boxes import voxels_inside
 from world_model.data.index import Boxes, SceneIndex
-from world_model.evaluation.fidelity.drives import Moment, pursuit
+from world_model.evaluation.fidelity.actions import DriveStart, Floats, pursuit
 from world_model.simulator import SimState, Simulator
 
 VEHICLES = (3, 4, 5, 9, 10)
+FRONT_M = EGO_LENGTH_M - EGO_REAR_OVERHANG_M
 CHASE_STEPS = 6
 CHASE_S = CHASE_STEPS * STEP_S
 STANDING_MPS = 0.3
@@ -38,7 +39,7 @@ GAP_M = (4.0, 18.0)
 AHEAD_RAD = math.radians(20)
 MARGIN_M = 0.2
 LEAST_VOXELS = 8
-"""A vehicle of which less is seen is not asked for."""
+"""A vehicle of which less is visible does not count."""
 MOST_ACCEL_MPS2 = 4.0
 
 
@@ -50,7 +51,7 @@ class Chase:
         frame: current frame at the start.
         center_m: (x, y) of the vehicle, ego frame of the start.
         gap_m: free way to it.
-        instance: who it is, in the index.
+        instance: of the vehicle, in the index.
     """
 
     frame: int
@@ -58,10 +59,10 @@ class Chase:
     gap_m: float
     instance: int
 
-    def motions(self, moment: Moment) -> NDArray[Any]:
+    def motions(self, start: DriveStart) -> Floats:
         """(K, 3) motions that reach the vehicle after about three seconds."""
-        accel = 2 * (self.gap_m - moment.speed_mps * CHASE_S) / CHASE_S**2
-        return pursuit(moment, self.center_m, float(np.clip(accel, -MOST_ACCEL_MPS2, MOST_ACCEL_MPS2)))
+        accel = 2 * (self.gap_m - start.speed_mps * CHASE_S) / CHASE_S**2
+        return pursuit(start, self.center_m, float(np.clip(accel, -MOST_ACCEL_MPS2, MOST_ACCEL_MPS2)))
 
 
 def find_chases(index: SceneIndex, scene: int, past: int, most: int) -> list[Chase]:
@@ -91,10 +92,9 @@ def _ahead(boxes: Boxes, frame: int) -> list[Chase]:
     speed = np.linalg.norm(boxes.velocity_mps, axis=1)
     fits = np.isin(boxes.class_id, VEHICLES) & (np.nan_to_num(speed, nan=np.inf) < STANDING_MPS)
     angle = np.arctan2(center[:, 1], center[:, 0])
-    reach = np.abs(boxes.size_m[:, 0] * np.cos(boxes.yaw_rad - angle)) + np.abs(
-        boxes.size_m[:, 1] * np.sin(boxes.yaw_rad - angle)
-    )
-    gap = np.hypot(center[:, 0], center[:, 1]) - reach / 2 - (EGO_LENGTH_M - EGO_REAR_OVERHANG_M)
+    length, width = boxes.size_m[:, 0], boxes.size_m[:, 1]
+    extent = np.abs(length * np.cos(boxes.yaw_rad - angle)) + np.abs(width * np.sin(boxes.yaw_rad - angle))
+    gap = np.hypot(center[:, 0], center[:, 1]) - extent / 2 - FRONT_M
     fits &= (np.abs(angle) < AHEAD_RAD) & (gap >= GAP_M[0]) & (gap <= GAP_M[1])
     return [
         Chase(
@@ -107,10 +107,10 @@ def _ahead(boxes: Boxes, frame: int) -> list[Chase]:
     ]
 
 
-def seen_voxels(
+def visible_voxels(
     chase: Chase, states: list[SimState], labels: NDArray[Any], grid: VoxelGrid = OCC3D
 ) -> list[NDArray[Any] | None]:
-    """What the ground truth shows of the vehicle at every step.
+    """Voxels of the vehicle in the ground truth at every step.
 
     Args:
         chase: which vehicle.
@@ -120,23 +120,23 @@ def seen_voxels(
 
     Returns:
         For each step (M, 3) voxel indices; None from when the ego has reached the vehicle or it has driven off, and
-        where too little of it is seen.
+        where too little of it is visible.
     """
     simulator = Simulator()
     first = simulator.boxes(states[0])
-    off = np.hypot(*(first["center"][:, :2] - chase.center_m).T)
-    if not len(off) or off.min() > 0.5:
+    distance_m = np.hypot(*(first["center"][:, :2] - chase.center_m).T)
+    if not len(distance_m) or distance_m.min() > 0.5:
         return [None] * len(labels)
-    who, over, found = first["instance"][off.argmin()], False, []
+    instance, ended, found = first["instance"][distance_m.argmin()], False, list[NDArray[Any] | None]()
     for state, drawn in zip(states[1:], labels, strict=True):
         rows = simulator.boxes(state)
-        row = rows[rows["instance"] == who]
-        over = over or not len(row) or _gone(row[0])
-        found.append(None if over else _of_vehicle(row, drawn, grid))
+        row = rows[rows["instance"] == instance]
+        ended = ended or not len(row) or _ended(row[0])
+        found.append(None if ended else _of_vehicle(row, drawn, grid))
     return found
 
 
-def _gone(row: np.void) -> bool:
+def _ended(row: np.void) -> bool:
     """Whether the vehicle drives, or the ego touches it."""
     if float(np.hypot(*row["velocity"])) > STANDING_MPS:
         return True
@@ -145,8 +145,7 @@ def _gone(row: np.void) -> bool:
     c, s = np.cos(row["yaw"]), np.sin(row["yaw"])
     x = row["center"][0] + c * u * length - s * v * width
     y = row["center"][1] + s * u * length + c * v * width
-    front = EGO_LENGTH_M - EGO_REAR_OVERHANG_M
-    return bool(((x > -EGO_REAR_OVERHANG_M) & (x < front) & (np.abs(y) < EGO_WIDTH_M / 2)).any())
+    return bool(((x > -EGO_REAR_OVERHANG_M) & (x < FRONT_M) & (np.abs(y) < EGO_WIDTH_M / 2)).any())
 
 
 def _of_vehicle(row: NDArray[Any], drawn: NDArray[Any], grid: VoxelGrid) -> NDArray[Any] | None:
@@ -159,19 +158,19 @@ def _of_vehicle(row: NDArray[Any], drawn: NDArray[Any], grid: VoxelGrid) -> NDAr
         instance=row["instance"],
     )
     inside = voxels_inside(box, 0, grid, MARGIN_M)
-    seen = inside[np.isin(drawn[tuple(inside.T)], MOVABLE)]
-    return seen if len(seen) >= LEAST_VOXELS else None
+    visible = inside[np.isin(drawn[tuple(inside.T)], MOVABLE)]
+    return visible if len(visible) >= LEAST_VOXELS else None
 
 
-def still_there(seen: list[NDArray[Any] | None], labels: NDArray[Any]) -> NDArray[Any]:
-    """(K, 3) int64: voxels the truth shows, of these with an obstacle within one voxel, and exactly there.
+def still_there(visible: list[NDArray[Any] | None], labels: NDArray[Any]) -> NDArray[np.int64]:
+    """(K, 3) voxels of the vehicle in the ground truth, of these with an obstacle within one voxel, and exactly there.
 
     Args:
-        seen: of `seen_voxels`.
-        labels: (K, X, Y, Z) what a world shows.
+        visible: of `visible_voxels`.
+        labels: (K, X, Y, Z) of a world.
     """
-    counts = np.zeros((len(seen), 3), np.int64)
-    for k, voxels in enumerate(seen):
+    counts = np.zeros((len(visible), 3), np.int64)
+    for k, voxels in enumerate(visible):
         if voxels is None:
             continue
         solid = np.isin(labels[k], OBSTACLE)

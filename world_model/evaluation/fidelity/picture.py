@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from world_model.core.geometry import se2_matrix
 from world_model.core.grid import STEP_S
-from world_model.evaluation.fidelity.case import CHASE, Case, Task
-from world_model.evaluation.fidelity.measure import wanted_steps
+from world_model.evaluation.fidelity.actions import Floats
+from world_model.evaluation.fidelity.measure import decoded_steps
+from world_model.evaluation.fidelity.scene import CHASE, BenchmarkScene, Experiment
 from world_model.pictures.bev import birds_eye
 from world_model.pictures.difference import COLORS, NAMES, difference_picture
 from world_model.pictures.strip import key, strip
@@ -25,49 +26,47 @@ SCALE = 1
 MOST_COLUMNS = 6
 
 
-def draw_case(path: Path, worlds: dict[str, World], case: Case, task: Task, row: int = 0) -> Path:
-    """Draw what one drive looks like in every world.
+def draw_drive(path: Path, worlds: dict[str, World], scene: BenchmarkScene, experiment: Experiment) -> Path:
+    """Draw a scene's first drive in every world.
 
     Args:
         path: PNG to write.
         worlds: worlds by name.
-        case: the scene.
-        task: the drive.
-        row: which of the case's starts (or chases).
+        scene: where.
+        experiment: what is driven, with true conditioning.
     """
-    wanted = wanted_steps(task, case.steps)
-    shown_steps = [k for k in (wanted if task.drive == CHASE else case.steps) if k > 0][:MOST_COLUMNS]
-    truth = case.truth(task.drive, wanted)
-    true = {k: truth.labels[k][row].numpy() for k in shown_steps}
-    ahead = _ahead(truth.driven.motion[row])
-    goal = case.chases[row].center_m if task.drive == CHASE else None
-    rows: list[Sequence[NDArray[Any] | None]] = [[_seen(true[k], ahead[k:], case, goal) for k in shown_steps]]
+    chase, decoded = experiment.actions == CHASE, decoded_steps(experiment, scene.steps)
+    steps = [k for k in (decoded if chase else scene.steps) if k > 0][:MOST_COLUMNS]
+    truth = scene.truth(experiment.actions, decoded)
+    true = {k: truth.labels[k][0].numpy() for k in steps}
+    poses = _poses(truth.executed.planar[0])
+    goal_m = scene.chases[0].center_m if chase else None
+
+    def picture(labels: NDArray[Any], k: int) -> NDArray[Any]:
+        """Occupancy with the way that is still to be driven, and what is driven at."""
+        from_start = np.linalg.inv(poses[k])
+        goal = None if goal_m is None else (from_start @ (*goal_m, 0.0, 1.0))[:2]
+        path_m = (from_start @ poses[k:])[:, :2, 3]
+        return birds_eye(labels, scale=SCALE, grid=scene.grid, path_m=path_m, goal_m=goal)
+
+    rows: list[Sequence[NDArray[Any] | None]] = [[picture(true[k], k) for k in steps]]
     labels = ["truth"]
+    given = scene.conditioning(experiment, max(decoded))
+    command, motions = given.command[:1, : steps[-1]], given.curr_to_next[:1, : steps[-1]]
     for name, world in worlds.items():
-        start = case.start(world, task.drive == CHASE).index(row)
-        told, last = case.told(task, max(wanted)), shown_steps[-1]
-        command, motions = told.command[row : row + 1, :last], told.curr_to_next[row : row + 1, :last]
-        forecast = roll(world, start, command, motions, decode=shown_steps, labels_on="cpu").occupancy
-        rows.append([_seen(forecast[k][0].numpy(), ahead[k:], case, goal) for k in shown_steps])
-        rows.append([difference_picture(forecast[k][0].numpy(), true[k], SCALE) for k in shown_steps])
+        start = scene.start(world, chase).index(0)
+        forecast = roll(world, start, command, motions, decode=steps, labels_on="cpu").occupancy
+        rows.append([picture(forecast[k][0].numpy(), k) for k in steps])
+        rows.append([difference_picture(forecast[k][0].numpy(), true[k], SCALE) for k in steps])
         labels += [name, "error"]
-    scene = case.index.scene_name[case.scene]
-    title = f"{task.name}: {case.index.source} {scene}"
-    columns = [f"{k * STEP_S:g} s" for k in shown_steps]
-    table = strip(rows, columns=columns, labels=labels, title=title)
+    title = f"{experiment.name}: {scene.index.source} {scene.name}"
+    table = strip(rows, columns=[f"{k * STEP_S:g} s" for k in steps], labels=labels, title=title)
     return write_png(path, np.concatenate((table, key(table.shape[1], NAMES, COLORS[1:]))))
 
 
-def _seen(labels: NDArray[Any], ahead: NDArray[Any], case: Case, goal_m: tuple[float, float] | None) -> NDArray[Any]:
-    """Occupancy with the way that is still to be driven, and what is driven at (given in the frame of the start)."""
-    into = np.linalg.inv(ahead[0])
-    goal = None if goal_m is None else (into @ (*goal_m, 0.0, 1.0))[:2]
-    return birds_eye(labels, scale=SCALE, grid=case.grid, path_m=(into @ ahead)[:, :2, 3], goal_m=goal)
-
-
-def _ahead(motion: NDArray[Any]) -> NDArray[Any]:
+def _poses(planar: Floats) -> Floats:
     """(K + 1, 4, 4) ego poses in the frame of the start."""
     poses = [np.eye(4)]
-    for step in se2_matrix(*torch.from_numpy(motion).unbind(-1)).numpy():
+    for step in se2_matrix(*torch.from_numpy(planar).unbind(-1)).numpy():
         poses.append(poses[-1] @ step)
     return np.stack(poses)

@@ -1,20 +1,21 @@
-"""The benchmark's results as JSON, Markdown, plots and a picture."""
+"""The benchmark's results as JSON, Markdown and plots."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from world_model.core.files import write_json, write_text
-from world_model.evaluation.fidelity.drives import ACTION_SETS
-from world_model.evaluation.fidelity.result import TRUTH, ResponseFigures, WorldResult, mean_until, ratio
+from world_model.evaluation.fidelity.actions import ACTION_SETS
+from world_model.evaluation.fidelity.plots import plot_persistence, plot_response, plot_scores
+from world_model.evaluation.fidelity.result import TRUTH, WorldResult, mean_until
+from world_model.evaluation.fidelity.scene import CONTROL_ARMS
+from world_model.evaluation.plots import write_plot
+from world_model.evaluation.table import Table, bullets, decimal, json_values, percent, write_report
 
-ARM_NAMES = ("frozen", "shuffled")
 NOTES = (
     "Scores in percent, accumulated over all drives, all voxels of the grid. IoU: occupied against free; mIoU: mean "
     "over the classes that occur. Each world is told exactly the motions that the truth is told."
@@ -47,9 +48,9 @@ class FidelityReport:
 
     Attributes:
         title: what was measured on what.
-        settings: how: name -> value, as shown.
+        settings: how: name -> value, as text.
         horizons_s: of the scores.
-        worlds: the worlds, and the truth (`TRUTH`) as one more row of the ego response.
+        worlds: the candidates, and the ground truth (`TRUTH`) as one more row of the ego response.
         counterfactual: whether the truth is known for actions that were not logged.
     """
 
@@ -60,159 +61,119 @@ class FidelityReport:
     counterfactual: bool
 
     @property
-    def judged(self) -> list[WorldResult]:
+    def candidates(self) -> list[WorldResult]:
         """The worlds under test."""
         return [world for world in self.worlds if world.name != TRUTH]
 
+    @property
+    def chased(self) -> list[WorldResult]:
+        """The candidates whose obstacle persistence was measured."""
+        return [world for world in self.candidates if world.kept.size]
+
     def save(self, folder: Path) -> list[Path]:
         """Write fidelity.json, fidelity.md and the plots, each atomically; returns their paths."""
-        from world_model.evaluation.fidelity.plots import plot_persistence, plot_response, plot_scores
-        from world_model.evaluation.plots import write_plot
-
-        written = [folder / "fidelity.json", folder / "fidelity.md", folder / "scores.png", folder / "response.png"]
-        write_json(written[0], self.to_dict())
-        write_text(written[1], self.to_markdown())
-        write_plot(written[2], plot_scores(self))
-        write_plot(written[3], plot_response(self))
-        if any(world.kept.size for world in self.judged):
-            written.append(folder / "persistence.png")
-            write_plot(written[-1], plot_persistence(self))
-        return written
+        plots = {
+            "scores": plot_scores(self.title, self.horizons_s, self.candidates),
+            "response": plot_response(self.title, self.worlds),
+        }
+        if self.chased:
+            plots["persistence"] = plot_persistence(self.title, self.chased)
+        written = write_report(folder, "fidelity", self.to_dict(), self.to_markdown())
+        return written + [write_plot(folder / f"{name}.png", figure) for name, figure in plots.items()]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; NaN and infinity become null."""
-        value = {
-            "title": self.title,
-            "settings": self.settings,
-            "horizons_s": list(self.horizons_s),
-            "counterfactual": self.counterfactual,
-            "scores": {
-                w.name: {t: {m: w.scores(t, m).tolist() for m in ("miou", "iou")} for t in w.tables}
-                for w in self.judged
-            },
-            "arms": {w.name: arm_ratios(w, self.horizons_s) for w in self.judged},
-            "response": {w.name: {n: asdict(f) for n, f in w.responses().items()} for w in self.worlds},
-            "persistence": {
-                w.name: {
-                    "chases": len(w.kept),
-                    "overall": w.kept_overall,
-                    "by_second": {f"{s:g}": dict(zip(("near", "exact", "voxels"), v, strict=True)) for s, v in found},
-                }
-                for w in self.judged
-                if (found := list(w.persistence().items()))
-            },
-        }
-        clean: dict[str, Any] = _clean(value)
-        return clean
+
+        def scores(world: WorldResult) -> dict[str, Any]:
+            return {e: {m: world.scores(e, m).tolist() for m in ("miou", "iou")} for e in world.tables}
+
+        def persistence(world: WorldResult) -> dict[str, Any]:
+            found = world.persistence().items()
+            seconds = {f"{s:g}": dict(zip(("near", "exact", "voxels"), v, strict=True)) for s, v in found}
+            return {"chases": len(world.kept), "overall": world.kept_overall, "by_second": seconds}
+
+        value: dict[str, Any] = json_values(
+            {
+                "title": self.title,
+                "settings": self.settings,
+                "horizons_s": list(self.horizons_s),
+                "counterfactual": self.counterfactual,
+                "scores": {w.name: scores(w) for w in self.candidates},
+                "arms": {w.name: w.arm_ratios(self.horizons_s) for w in self.candidates},
+                "response": {w.name: {n: asdict(f) for n, f in w.responses().items()} for w in self.worlds},
+                "persistence": {w.name: persistence(w) for w in self.candidates if w.persistence()},
+            }
+        )
+        return value
 
     def to_markdown(self) -> str:
         """The tables, for people."""
-        parts = [f"# Counterfactual fidelity: {self.title}", _bullets(self.settings), NOTES]
+        parts = [f"# Counterfactual fidelity: {self.title}", bullets(self.settings), NOTES]
         parts += [] if self.counterfactual else [LOG_ONLY]
         parts += ["## Summary", self._summary()]
         for name, metric in (("mIoU", "miou"), ("IoU", "iou")):
             parts += [f"## {name} by horizon", self._scores(metric)]
         parts += ["## Control arms", ARM_NOTE, self._arms(), "## Ego response", RESPONSE_NOTE, self._responses()]
-        if any(world.kept.size for world in self.judged):
+        if self.chased:
             parts += ["## Obstacle persistence", CHASE_NOTE, self._persistence()]
         return "\n\n".join(parts) + "\n"
 
     def _summary(self) -> str:
-        header = ["world", "mIoU logged", "mIoU others", "others / logged", "frozen", "shuffled"]
-        header += ["ego response median", "persistence"]
-        return _table(header, [self._summary_row(world) for world in self.judged])
-
-    def _summary_row(self, world: WorldResult) -> list[str]:
-        base = mean_until(world.scores("logged", "miou"), self.horizons_s) if "logged" in world.tables else math.nan
-        others = [mean_until(world.scores(n, "miou"), self.horizons_s) for n in ACTION_SETS[1:] if n in world.tables]
-        mean = float(np.mean(others)) if others else math.nan
-        arms = arm_ratios(world, self.horizons_s).get("logged", {})
-        every = world.responses().get("all")
-        answer = "-" if every is None else f"{every.median_m:.2f} m, {every.median_deg:.2f}°"
-        share = [_two(arms.get(arm, {}).get("miou", math.nan)) for arm in ARM_NAMES]
-        kept = _percent(world.kept_overall)
-        return [
-            world.name,
-            _percent(base),
-            _percent(mean),
-            _two(mean / base if base else math.nan),
-            *share,
-            answer,
-            kept,
-        ]
+        rows = []
+        for world in self.candidates:
+            means = {n: mean_until(world.scores(n, "miou"), self.horizons_s) for n in ACTION_SETS if n in world.tables}
+            logged = means.pop("logged", math.nan)
+            others = float(np.mean(list(means.values()))) if means else math.nan
+            arms = world.arm_ratios(self.horizons_s).get("logged", {})
+            answer = world.responses().get("all")
+            rows.append(
+                [
+                    world.name,
+                    percent(logged, 1),
+                    percent(others, 1),
+                    decimal(others / logged if logged else math.nan),
+                    *(decimal(arms.get(arm, {}).get("miou")) for arm in CONTROL_ARMS),
+                    "-" if answer is None else f"{answer.median_m:.2f} m, {answer.median_deg:.2f}°",
+                    percent(world.kept_overall, 1),
+                ]
+            )
+        header = ["world", "mIoU logged", "mIoU others", "others / logged", *CONTROL_ARMS]
+        return Table([*header, "ego response median", "persistence"], rows).markdown()
 
     def _scores(self, metric: str) -> str:
-        header = ["world", "actions", *(f"{h:g} s" for h in self.horizons_s), "mean to 3 s"]
         rows = []
-        for world in self.judged:
-            for task in world.tables:
-                scores = world.scores(task, metric)
-                rows.append([world.name, task, *map(_percent, scores), _percent(mean_until(scores, self.horizons_s))])
-        return _table(header, rows)
+        for world in self.candidates:
+            for name in world.tables:
+                scores = world.scores(name, metric)
+                cells = [percent(score, 1) for score in (*scores, mean_until(scores, self.horizons_s))]
+                rows.append([world.name, name, *cells])
+        return Table(["world", "actions", *(f"{h:g} s" for h in self.horizons_s), "mean to 3 s"], rows).markdown()
 
     def _arms(self) -> str:
         rows = [
-            [world.name, drive, arm, _two(found["miou"]), _two(found["iou"])]
-            for world in self.judged
-            for drive, arms in arm_ratios(world, self.horizons_s).items()
+            [world.name, actions, arm, decimal(found["miou"]), decimal(found["iou"])]
+            for world in self.candidates
+            for actions, arms in world.arm_ratios(self.horizons_s).items()
             for arm, found in arms.items()
         ]
-        return _table(["world", "actions", "arm", "mIoU ratio", "IoU ratio"], rows)
+        return Table(["world", "actions", "arm", "mIoU ratio", "IoU ratio"], rows).markdown()
 
     def _responses(self) -> str:
         header = ["world", "actions", "steps", "median m", "p90 m", "median °", "p90 °", "within", "gain", "turn gain"]
-        rows = [[w.name, n, *_response_cells(f)] for w in self.worlds for n, f in w.responses().items()]
-        return _table(header, rows)
+        rows = []
+        for world in self.worlds:
+            for name, f in world.responses().items():
+                errors = [f"{error:.3f}" for error in (f.median_m, f.p90_m, f.median_deg, f.p90_deg)]
+                gains = [percent(f.within, 1), decimal(f.gain), decimal(f.turn_gain)]
+                rows.append([world.name, name, str(f.steps), *errors, *gains])
+        return Table(header, rows).markdown()
 
     def _persistence(self) -> str:
-        seconds = sorted({s for world in self.judged for s in world.persistence()})
-        header = ["world", "drives", *(f"{s:g} s" for s in seconds), "all", *(f"{s:g} s exactly" for s in seconds)]
+        seconds = sorted({s for world in self.candidates for s in world.persistence()})
         rows = []
-        for world in self.judged:
+        for world in self.candidates:
             found = world.persistence()
-            near, exact = ([_percent(found[s][n]) if s in found else "-" for s in seconds] for n in (0, 1))
-            rows.append([world.name, str(len(world.kept)), *near, _percent(world.kept_overall), *exact])
-        return _table(header, rows)
-
-
-def arm_ratios(world: WorldResult, horizons_s: Sequence[float]) -> dict[str, dict[str, dict[str, float]]]:
-    """By action set and arm: score over the score when told the truth, mean up to 3 s."""
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    for drive in ACTION_SETS:
-        for arm in ARM_NAMES:
-            if drive in world.tables and (task := f"{drive}, {arm}") in world.tables:
-                found.setdefault(drive, {})[arm] = {
-                    metric: mean_until(ratio(world.scores(task, metric), world.scores(drive, metric)), horizons_s)
-                    for metric in ("miou", "iou")
-                }
-    return found
-
-
-def _response_cells(found: ResponseFigures) -> list[str]:
-    errors = [f"{v:.3f}" for v in (found.median_m, found.p90_m, found.median_deg, found.p90_deg)]
-    return [str(found.steps), *errors, _percent(found.within), _two(found.gain), _two(found.turn_gain)]
-
-
-def _percent(fraction: float) -> str:
-    return "-" if math.isnan(fraction) else f"{100 * fraction:.1f}"
-
-
-def _two(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.2f}"
-
-
-def _bullets(settings: dict[str, Any]) -> str:
-    return "\n".join(f"- {name}: {value}" for name, value in settings.items())
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(header) + " |", "|" + "|".join("---" for _ in header) + "|"]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
-
-
-def _clean(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _clean(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [_clean(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+            near, exact = ([percent(found[s][n], 1) if s in found else "-" for s in seconds] for n in (0, 1))
+            rows.append([world.name, str(len(world.kept)), *near, percent(world.kept_overall, 1), *exact])
+        header = ["world", "drives", *(f"{s:g} s" for s in seconds), "all", *(f"{s:g} s exactly" for s in seconds)]
+        return Table(header, rows).markdown()

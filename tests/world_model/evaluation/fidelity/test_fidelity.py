@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-import world_model.fidelity as command
 from world_model.core.errors import OptionError
 from world_model.core.grid import FREE, MOVABLE, VoxelGrid
 from world_model.data.clips import Clips
 from world_model.data.demo import demo_root
 from world_model.data.index import INDEX_NAME, SceneIndex
-from world_model.evaluation.fidelity.report import FidelityReport, arm_ratios
-from world_model.evaluation.fidelity.result import TRUTH, ResponseFigures, WorldResult
+from world_model.evaluation.fidelity import benchmark
+from world_model.evaluation.fidelity.report import FidelityReport
+from world_model.evaluation.fidelity.result import TRUTH, EgoResponse, WorldResult
 from world_model.fidelity import Fidelity, fidelity
 from world_model.worlds import TransportWorld
 from world_model.worlds.transport import TransportState
@@ -97,12 +97,12 @@ def test_transport_answers_the_ego_motion(report: FidelityReport) -> None:
 def test_a_world_that_ignores_motion_fails_the_ego_response(report: FidelityReport) -> None:
     answer = of(report, "Identity").responses()["all"]
     assert answer.median_m > 0.5 and answer.within < 0.2 and abs(answer.gain) < 0.05
-    arms = arm_ratios(of(report, "Identity"), (1.0, 2.0))
+    arms = of(report, "Identity").arm_ratios((1.0, 2.0))
     assert arms["random"]["frozen"]["miou"] == pytest.approx(1) == arms["random"]["shuffled"]["miou"]
 
 
 def test_control_arms_score_worse_where_actions_matter(report: FidelityReport) -> None:
-    arms = arm_ratios(of(report, "transport"), (1.0, 2.0))
+    arms = of(report, "transport").arm_ratios((1.0, 2.0))
     for drive in ("logged", "random"):
         assert set(arms[drive]) == {"frozen", "shuffled"}
         assert arms[drive]["frozen"]["iou"] < 0.7
@@ -131,8 +131,7 @@ def test_a_finished_run_computes_nothing_again(
     def refuse(*args: object) -> None:
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(command, "measure", refuse)
-    monkeypatch.setattr(command, "measure_truth", refuse)
+    monkeypatch.setattr(benchmark, "measure", refuse)
     assert fidelity(replace(OPTIONS, out=out)).to_dict() == report.to_dict()
     with pytest.raises(AssertionError, match="computed again"):
         fidelity(replace(OPTIONS, out=out, seed=1))
@@ -149,8 +148,12 @@ def recordings(folder: Path) -> Path:
 def test_recordings_answer_only_what_was_logged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = replace(OPTIONS, index=recordings(tmp_path), worlds=("transport",), out=tmp_path / "out", pictures=1)
     found = fidelity(options)
-    assert not found.counterfactual and list(found.judged[0].tables) == ["logged", "logged, frozen", "logged, shuffled"]
-    assert not found.judged[0].kept.size and "only logged" in capsys.readouterr().out
+    assert not found.counterfactual and list(found.candidates[0].tables) == [
+        "logged",
+        "logged, frozen",
+        "logged, shuffled",
+    ]
+    assert not found.candidates[0].kept.size and "only logged" in capsys.readouterr().out
     assert "need synthetic scenes" in (tmp_path / "out" / "fidelity.md").read_text()
     assert [path.name for path in (tmp_path / "out" / "pictures").iterdir()] == ["scene-0132-logged.png"]
     with pytest.raises(OptionError, match="recordings"):
@@ -168,5 +171,5 @@ def test_options_are_checked() -> None:
 def test_a_step_without_an_answer_is_infinitely_wrong() -> None:
     pairs = np.zeros((4, 2, 3))
     pairs[:, :, 0], pairs[3, 0] = 2.0, np.nan
-    found = ResponseFigures.of(pairs)
+    found = EgoResponse.of(pairs)
     assert found.median_m == 0 and found.p90_m == np.inf and found.within == 0.75 and found.gain == 1

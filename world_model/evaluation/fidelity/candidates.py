@@ -14,23 +14,23 @@ from world_model.worlds.kinds import LEARNED_NAMES, WEIGHT_FILES, holds, resolve
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entrant:
+class Candidate:
     """A world under test.
 
     Attributes:
         name: in the tables.
         world: itself.
-        what: hash of its code and weights: what its results depend on.
-        checkpoint: where its weights are from, for people.
+        fingerprint: hash of its code and weights, which its results depend on.
+        checkpoint: where its weights are from, as text.
     """
 
     name: str
     world: World
-    what: str
+    fingerprint: str
     checkpoint: str
 
 
-def load_entrants(worlds: Sequence[str], checkpoints: Sequence[Path], device: str) -> list[Entrant]:
+def load_candidates(worlds: Sequence[str], checkpoints: Sequence[Path], device: str) -> list[Candidate]:
     """Build worlds.
 
     Args:
@@ -43,18 +43,17 @@ def load_entrants(worlds: Sequence[str], checkpoints: Sequence[Path], device: st
         OptionError: a name comes twice, or there is no such world.
         CheckpointError: a checkpoint is missing or damaged.
     """
-    used, entrants = set(), []
+    used, candidates = set(), []
     for spec in worlds:
-        told, _, own = spec.partition("=")
-        fitting = [folder for folder in checkpoints if holds(folder, told)]
-        folder = own or (fitting[0] if fitting and (told in LEARNED_NAMES or ":" in told) else None)
-        name = resolve_world(told, folder)
-        world = build_world(told, checkpoint=folder, device=device)
+        given, _, checkpoint = spec.partition("=")
+        fitting = [folder for folder in checkpoints if holds(folder, given)]
+        folder = checkpoint or (fitting[0] if fitting and (given in LEARNED_NAMES or ":" in given) else None)
+        name = resolve_world(given, folder).rpartition(":")[2] + (f" ({Path(checkpoint).name})" if checkpoint else "")
+        world = build_world(given, checkpoint=folder, device=device)
         used.add(str(folder))
-        where = str(folder) if folder else "bundled" if told in LEARNED_NAMES else "none"
-        shown = name.rpartition(":")[2] + (f" ({Path(own).name})" if own else "")
-        entrants.append(Entrant(name=shown, world=world, what=fingerprint(world), checkpoint=where))
-    names = [entrant.name for entrant in entrants]
+        where = str(folder) if folder else "bundled" if given in LEARNED_NAMES else "none"
+        candidates.append(Candidate(name=name, world=world, fingerprint=fingerprint(world), checkpoint=where))
+    names = [candidate.name for candidate in candidates]
     if len(set(names)) < len(names) or TRUTH in names:
         raise OptionError(f"worlds named {names}", "different names", "name each world once, folders of one name apart")
     unused = [str(folder) for folder in checkpoints if str(folder) not in used]
@@ -65,4 +64,4 @@ def load_entrants(worlds: Sequence[str], checkpoints: Sequence[Path], device: st
             f"folders with {files} for the worlds {' '.join(worlds)}",
             "name the world that it belongs to, or NAME=CHECKPOINT in --worlds",
         )
-    return entrants
+    return candidates
