@@ -1,4 +1,4 @@
-"""Does a world answer actions truthfully? Its forecasts beside the simulator's truth, under actions that no log holds."""
+"""Does a world answer actions truthfully? Its forecasts beside the truth of the simulator, under unlogged actions."""
 
 from __future__ import annotations
 
