@@ -31,14 +31,7 @@ from world_model.generation.trajectories import Edit, edited
 from world_model.rollouts import roll
 from world_model.worlds.protocol import World
 
-EDITS = (
-    Edit(speed=0.5),
-    Edit(speed=1.4),
-    Edit(shift_m=2.5),
-    Edit(shift_m=-2.5),
-    Edit(stop_s=3.0),
-    Edit(mirror=True),
-)
+EDITS = (Edit(speed=0.5), Edit(speed=1.4), Edit(shift_m=2.5), Edit(shift_m=-2.5), Edit(stop_s=3.0), Edit(mirror=True))
 """Each window is also driven one of these ways, by its frame number."""
 
 
