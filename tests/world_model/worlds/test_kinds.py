@@ -90,7 +90,7 @@ def test_fidelity_names_worlds_by_what_they_are(tokens: Path, moved: Path, both:
     worlds = load_candidates(("learned", "ii-world"), (moved, tokens), "cpu")
     assert [(e.name, e.checkpoint) for e in worlds] == [("geometric", str(moved)), ("ii-world", str(tokens))]
     one, two = load_candidates((f"learned={both}", "learned"), (tokens,), "cpu")
-    assert (one.name, two.name) == (f"geometric ({both.name})", "ii-world") and one.what != two.what
+    assert (one.name, two.name) == (f"geometric ({both.name})", "ii-world") and one.fingerprint != two.fingerprint
     with pytest.raises(OptionError, match="different names"):
         load_candidates(("learned", "geometric"), (both,), "cpu")
     with pytest.raises(OptionError, match="which no world takes"):
