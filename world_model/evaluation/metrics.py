@@ -47,6 +47,13 @@ class Confusion:
             table[: len(given)] = given
         self.counts, self.ignored = table[:NUM_CLASSES], table[NUM_CLASSES]
 
+    @classmethod
+    def of(cls, prediction: Tensor, truth: Tensor, mask: Tensor | None = None) -> Confusion:
+        """The histogram of one pair of labels, see `add`."""
+        confusion = cls()
+        confusion.add(prediction, truth, mask)
+        return confusion
+
     @property
     def table(self) -> NDArray[Any]:
         """(19, 18) int64: ``counts``, and ``ignored`` as the last row."""
@@ -64,12 +71,11 @@ class Confusion:
             DataError: the shapes differ, or a label is out of range.
         """
         if prediction.shape != truth.shape or (mask is not None and mask.shape != truth.shape):
-            raise DataError(
-                f"prediction and ground truth of shapes {[tuple(prediction.shape), tuple(truth.shape)]}, "
-                f"mask {None if mask is None else tuple(mask.shape)}",
-                "equal shapes",
-                "compare labels on one grid",
+            shapes = [tuple(prediction.shape), tuple(truth.shape)]
+            found = (
+                f"prediction and ground truth of shapes {shapes}, mask {None if mask is None else tuple(mask.shape)}"
             )
+            raise DataError(found, "equal shapes", "compare labels on one grid")
         if mask is not None:
             prediction, truth = prediction[mask], truth[mask]
         pairs = _pairs(_bytes(prediction), _bytes(truth))

@@ -22,7 +22,14 @@ from world_model.core.grid import DRIVEABLE, GROUND, OBSTACLE, OCC3D, STEP_S, Vo
 from world_model.core.planar import planar_pose
 from world_model.data.clips import scene_of
 from world_model.data.index import SceneIndex
-from world_model.simulator.traffic.roll import ACCEL_MPS2, MAX_CURVATURE, MAX_SPEED_MPS, arc, roll, to_least
+from world_model.simulator.traffic.arcs import (
+    ACCEL_MPS2,
+    MAX_CURVATURE,
+    MAX_SPEED_MPS,
+    accel_to_least_speed,
+    arc,
+    arc_step,
+)
 
 Floats = NDArray[np.float64]
 ACTION_SETS = ("logged", "perturbed", "random", "towards obstacle", "off road")
@@ -102,7 +109,7 @@ class Motions:
 def motions_for(action_set: str, starts: Sequence[DriveStart]) -> Motions:
     """The drives of an action set (one of `ACTION_SETS`) from B starts."""
     if action_set != "logged":
-        return Motions.of(np.stack([planar_motions(action_set, start) for start in starts]))
+        return Motions.of(np.stack([planar_drive(action_set, start) for start in starts]))
     # The log as it is: with slopes and its own commands.
     steps, command = zip(*(_log(start) for start in starts), strict=True)
     matrix = torch.stack(steps)
@@ -111,7 +118,7 @@ def motions_for(action_set: str, starts: Sequence[DriveStart]) -> Motions:
     )
 
 
-def planar_motions(action_set: str, start: DriveStart) -> Floats:
+def planar_drive(action_set: str, start: DriveStart) -> Floats:
     """(K, 3) motions of an action set from a start."""
     if action_set == "logged":
         logged: Floats = planar_pose(_log(start)[0]).numpy()
@@ -132,7 +139,7 @@ def _log(start: DriveStart) -> tuple[torch.Tensor, torch.Tensor]:
 
 def perturbed(start: DriveStart) -> Floats:
     """The log with another speed and another steering: noise that lasts a few steps."""
-    rng, way = start.random("perturbed"), planar_motions("logged", start)
+    rng, way = start.random("perturbed"), planar_drive("logged", start)
     noise = rng.standard_normal((len(way), 2)) * (SPEED_NOISE_MPS, CURVATURE_NOISE)
     for k in range(1, len(way)):
         noise[k] = MEMORY * noise[k - 1] + math.sqrt(1 - MEMORY**2) * noise[k]
@@ -148,7 +155,7 @@ def wandering(start: DriveStart) -> Floats:
     for k in range(start.steps):
         if k % RANDOM_HOLD == 0:
             accel, curvature = rng.uniform(-ACCEL_MPS2, ACCEL_MPS2), rng.uniform(-MAX_CURVATURE, MAX_CURVATURE)
-        motion, speed = roll(speed, accel, curvature)
+        motion, speed = arc_step(speed, accel, curvature)
         motions.append(motion)
     return np.stack(motions)
 
@@ -176,8 +183,8 @@ def pursuit(start: DriveStart, target_m: tuple[float, float], accel_mps2: float 
     for _ in range(start.steps):
         past = past or target[0] < 1.0
         curvature = 0.0 if past else 2 * target[1] / float(target @ target)
-        accel = to_least(speed) if accel_mps2 is None else accel_mps2
-        motion, speed = roll(speed, accel, curvature)
+        accel = accel_to_least_speed(speed) if accel_mps2 is None else accel_mps2
+        motion, speed = arc_step(speed, accel, curvature)
         motions.append(motion)
         c, s = math.cos(motion[2]), math.sin(motion[2])
         target = np.array(((c, s), (-s, c))) @ (target - motion[:2])
@@ -189,7 +196,7 @@ def off_road(start: DriveStart) -> Floats:
     side, speed, heading, motions = road_ends(start), start.speed_mps, 0.0, []
     for _ in range(start.steps):
         curvature = side * MAX_CURVATURE if abs(heading) < OFF_ROAD_RAD else 0.0
-        motion, speed = roll(speed, to_least(speed), curvature)
+        motion, speed = arc_step(speed, accel_to_least_speed(speed), curvature)
         heading += motion[2]
         motions.append(motion)
     return np.stack(motions)

@@ -53,7 +53,7 @@ def measure(world: World | None, scene: BenchmarkScene, experiment: Experiment) 
         return {"kept": _kept(truth, labels)}
     found: Counts = {}
     if world is not None:
-        found["counts"] = np.stack([_table(labels[k], truth.labels[k]) for k in scene.steps])
+        found["counts"] = np.stack([Confusion.of(labels[k], truth.labels[k]).table for k in scene.steps])
     if not experiment.arm:
         found["response"] = _response(labels, truth.executed.planar, scene.grid)
     return found
@@ -81,9 +81,3 @@ def _response(labels: dict[int, Tensor], executed: Floats, grid: VoxelGrid) -> F
 def _kept(truth: GroundTruth, labels: dict[int, Tensor]) -> NDArray[np.int64]:
     drives = torch.stack([labels[k] for k in range(1, CHASE_STEPS + 1)], 1).numpy()
     return np.stack([still_there(visible, drive) for visible, drive in zip(truth.visible, drives, strict=True)])
-
-
-def _table(labels: Tensor, truth: Tensor) -> NDArray[np.int64]:
-    confusion = Confusion()
-    confusion.add(labels, truth)
-    return confusion.table

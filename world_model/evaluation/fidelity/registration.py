@@ -10,7 +10,6 @@ construction would prove nothing.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -28,50 +27,30 @@ MARGIN = 4
 """Voxels at the border of the grid that are left out: the scene does not end there."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Registration:
-    """The search for a motion.
-
-    Attributes:
-        reach_m: largest shift along x or y.
-        turn_deg: largest turn.
-        turn_step_deg: step of the first search's turns.
-        coarse_rounds, fine_rounds: searches around the answer on maps of half and of full resolution, each with half
-            the spacing of the one before.
-        batch: pairs of frames at hand at once; a matter of memory, not of results.
-    """
-
-    reach_m: float = 12.0
-    turn_deg: float = 24.0
-    turn_step_deg: float = 3.0
-    coarse_rounds: int = 3
-    fine_rounds: int = 2
-    batch: int = 4
+REACH_M, TURN_DEG, TURN_STEP_DEG = 12.0, 24.0, 3.0
+"""Largest shift along x or y and largest turn of the first search, and the step of its turns."""
+COARSE_ROUNDS, FINE_ROUNDS = 3, 2
+"""Searches around the answer on maps of half and of full resolution, each with half the spacing of the one before."""
+BATCH = 4
+"""Pairs of frames in memory at once; no matter of results."""
 
 
-def recover_motion(
-    before: Tensor, after: Tensor, grid: VoxelGrid = OCC3D, config: Registration | None = None
-) -> Tensor:
+def recover_motion(before: Tensor, after: Tensor, grid: VoxelGrid = OCC3D) -> Tensor:
     """The ego's motion between frames, by what is static in them.
 
     Args:
         before: (N, X, Y, Z) class ids in the earlier ego frame.
         after: the same, in the later ego frame.
         grid: of both.
-        config: how to search.
 
     Returns:
         (N, 3) float64: the later ego's x and y in metres and its yaw in rad, in the earlier ego frame; NaN where one of
         the frames shows nothing static.
     """
-    config = config or Registration()
     if not len(before):
         return torch.zeros(0, 3, dtype=torch.float64)
-    parts = [
-        _recover(edges(a), edges(b), grid, config)
-        for a, b in zip(before.split(config.batch), after.split(config.batch), strict=True)
-    ]
-    return torch.cat(parts)
+    pairs = zip(torch.split(before, BATCH), torch.split(after, BATCH), strict=True)
+    return torch.cat([_recover(edges(a), edges(b), grid) for a, b in pairs])
 
 
 def edges(labels: Tensor) -> Tensor:
@@ -86,42 +65,42 @@ def edges(labels: Tensor) -> Tensor:
 
 
 def _blur(maps: Tensor, width: float) -> Tensor:
-    """Gaussian blur of (N, C, X, Y); the border row is thought to go on outside."""
-    reach = math.ceil(3 * width)
-    at = torch.arange(-reach, reach + 1, dtype=maps.dtype, device=maps.device)
-    bell = torch.exp(-(at**2) / (2 * width**2))
-    bell = bell / bell.sum()
-    flat = F.pad(maps.flatten(0, 1)[:, None], (reach,) * 4, mode="replicate")
-    blurred = F.conv2d(F.conv2d(flat, bell.view(1, 1, -1, 1)), bell.view(1, 1, 1, -1))
+    """Gaussian blur of (N, C, X, Y); the border row is repeated outside."""
+    margin = math.ceil(3 * width)
+    offset = torch.arange(-margin, margin + 1, dtype=maps.dtype, device=maps.device)
+    kernel = torch.exp(-(offset**2) / (2 * width**2))
+    kernel = kernel / kernel.sum()
+    flat = F.pad(maps.flatten(0, 1)[:, None], (margin,) * 4, mode="replicate")
+    blurred = F.conv2d(F.conv2d(flat, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))
     return blurred.view(maps.shape)
 
 
-def _recover(before: Tensor, after: Tensor, grid: VoxelGrid, config: Registration) -> Tensor:
+def _recover(before: Tensor, after: Tensor, grid: VoxelGrid) -> Tensor:
     small = [F.avg_pool2d(maps, 2) for maps in (before, after)]
     wide_m = 2 * grid.voxel_m
-    motion = _search(small[0], small[1], grid, config)
-    spacing = torch.tensor((wide_m / 2, wide_m / 2, math.radians(config.turn_step_deg) / 2)).double()
-    for number in range(config.coarse_rounds + config.fine_rounds):
-        pair, cell_m = (small, wide_m) if number < config.coarse_rounds else ([before, after], grid.voxel_m)
+    motion = _search(small[0], small[1], grid)
+    spacing = torch.tensor((wide_m / 2, wide_m / 2, math.radians(TURN_STEP_DEG) / 2)).double()
+    for number in range(COARSE_ROUNDS + FINE_ROUNDS):
+        pair, cell_m = (small, wide_m) if number < COARSE_ROUNDS else ([before, after], grid.voxel_m)
         motion = _refine(pair[0], pair[1], motion, spacing, grid.lower_m[:2], cell_m)
         spacing = spacing / 2
     empty = (before.abs().amax((1, 2, 3)) == 0) | (after.abs().amax((1, 2, 3)) == 0)
     return torch.where(empty.cpu()[:, None], torch.nan, motion)
 
 
-def _search(before: Tensor, after: Tensor, grid: VoxelGrid, config: Registration) -> Tensor:
+def _search(before: Tensor, after: Tensor, grid: VoxelGrid) -> Tensor:
     """(N, 3) best motion among shifts by whole cells and the grid of turns; maps of half the resolution."""
     cell_m = 2 * grid.voxel_m
-    count = round(config.turn_deg / config.turn_step_deg)
-    turns = torch.arange(-count, count + 1, dtype=torch.float64) * math.radians(config.turn_step_deg)
-    reach = round(config.reach_m / cell_m)
-    size = [_fast_size(n + reach) for n in before.shape[-2:]]
-    rows = torch.arange(-reach, reach + 1)
-    still, zero = torch.fft.rfft2(before, s=size), torch.zeros(len(before), dtype=torch.float64)
+    count = round(TURN_DEG / TURN_STEP_DEG)
+    turns = torch.arange(-count, count + 1, dtype=torch.float64) * math.radians(TURN_STEP_DEG)
+    cells = round(REACH_M / cell_m)
+    size = [_fast_size(n + cells) for n in before.shape[-2:]]
+    rows = torch.arange(-cells, cells + 1)
+    spectrum, zero = torch.fft.rfft2(before, s=size), torch.zeros(len(before), dtype=torch.float64)
     best, motion = torch.full((len(before),), -torch.inf), torch.zeros(len(before), 3, dtype=torch.float64)
     for turn in turns:
-        turned = _laid(after, torch.stack((zero, zero, zero + turn), 1), grid.lower_m[:2], cell_m)
-        match = torch.fft.irfft2((still * torch.fft.rfft2(turned, s=size).conj()).sum(1), s=size).cpu()
+        rotated = _aligned(after, torch.stack((zero, zero, zero + turn), 1), grid.lower_m[:2], cell_m)
+        match = torch.fft.irfft2((spectrum * torch.fft.rfft2(rotated, s=size).conj()).sum(1), s=size).cpu()
         score, place = match[:, rows % size[0]][:, :, rows % size[1]].flatten(1).max(1)
         shift = torch.stack((rows[place // len(rows)], rows[place % len(rows)]), 1) * cell_m
         better = score > best
@@ -138,7 +117,7 @@ def _refine(
         offset = torch.zeros(3, dtype=torch.float64)
         offset[axis] = spacing[axis]
         below, here, above = (
-            _agreement(before, _laid(after, motion + side * offset, lower_m, cell_m)) for side in (-1, 0, 1)
+            _agreement(before, _aligned(after, motion + side * offset, lower_m, cell_m)) for side in (-1, 0, 1)
         )
         bend = below - 2 * here + above
         top = torch.where(bend < 0, 0.5 * (below - above) / bend, torch.sign(above - below))
@@ -146,13 +125,13 @@ def _refine(
     return motion
 
 
-def _agreement(before: Tensor, laid: Tensor) -> Tensor:
+def _agreement(before: Tensor, aligned: Tensor) -> Tensor:
     """(N,) float64 product of the earlier maps with the later ones laid over them, per unit of the latter."""
-    product = (before * laid).sum((1, 2, 3)).double().cpu()
-    return product / laid.square().sum((1, 2, 3)).double().cpu().sqrt().clamp(min=1e-9)
+    product = (before * aligned).sum((1, 2, 3)).double().cpu()
+    return product / aligned.square().sum((1, 2, 3)).double().cpu().sqrt().clamp(min=1e-9)
 
 
-def _laid(after: Tensor, motion: Tensor, lower_m: tuple[float, float], cell_m: float) -> Tensor:
+def _aligned(after: Tensor, motion: Tensor, lower_m: tuple[float, float], cell_m: float) -> Tensor:
     """Maps of the later frame, drawn in the earlier one under a supposed motion (N, 3)."""
     earlier_to_later = invert_pose(se2_matrix(*motion.unbind(1))).float().to(after.device)
     return warp_bev(after, earlier_to_later, lower_m, cell_m, 0.0)
@@ -160,11 +139,7 @@ def _laid(after: Tensor, motion: Tensor, lower_m: tuple[float, float], cell_m: f
 
 def _fast_size(size: int) -> int:
     """Smallest length >= size without prime factors above 5."""
-    while True:
-        rest = size
-        for prime in (2, 3, 5):
-            while rest % prime == 0:
-                rest //= prime
-        if rest == 1:
-            return size
+    # Every such length up to 2**20 divides this product of primes.
+    while (2 * 3 * 5) ** 20 % size:
         size += 1
+    return size

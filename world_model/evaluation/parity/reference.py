@@ -64,9 +64,7 @@ def verify_metrics(check: Comparison) -> None:
     check.close("IoU by class", "single", {"per_class_iou": total.per_class()}, nan=-1.0)
     _scores(check, total, "")
     if "pred_b" in file:
-        second = Confusion()
-        second.add(file.tensor("pred_b"), file.tensor("gt_b"))
-        _scores(check, second, "_b")
+        _scores(check, Confusion.of(file.tensor("pred_b"), file.tensor("gt_b")), "_b")
     _text(check, total)
     # The published metric overwrites its inputs by occupancy; ours must not, and its occupancy is the same.
     for mine, name in ((predicted, "pred"), (truth, "gt")):

@@ -9,7 +9,7 @@ Legend: W windows, H steps, D drives of a window (the logged one first), N = W Â
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,17 +114,11 @@ def starts_of(index: SceneIndex, split: str, steps: int, stride: int, past: int 
 
 
 @torch.inference_mode()
-def collect(
-    world: World,
-    index: SceneIndex,
-    starts: Sequence[int],
-    steps: int,
-    progress: Callable[[int], None] = lambda done: None,
-) -> Samples:
+def collect(world: World, index: SceneIndex, starts: Sequence[int], steps: int) -> Samples:
     """Drive from every start, and note figures and errors after every step.
 
     Raises:
-        ConfigError: the world has no figures to judge it by.
+        ConfigError: the world has no figures.
     """
     figures_of = figures_for(world)
     if figures_of is None:
@@ -133,49 +127,42 @@ def collect(
             "a learned world, an ensemble, or a world with a method trust_figures(state)",
             "calibrate the learned world",
         )
-    rows: list[tuple[float, ...]] = []
-    figures: list[list[float]] = []
-    names: tuple[str, ...] = ()
-    for number, start in enumerate(starts):
+    rows, figures, names = list[tuple[float, ...]](), list[list[float]](), tuple[str, ...]()
+    for start in starts:
         clips = load_clips(index, [start], future=steps, with_future_labels=True, grid=world.grid)
-        scene = clips.scene[0]
-        motions = _drives(
-            clips, index.ego_to_global[start : index.frames(scene).stop], steps, EDITS[start % len(EDITS)]
-        )
+        motions = _drives(clips, index, start, steps)
         state, drives = world.reset(clips).expand(len(motions)), len(motions)
         commands = clips.command[:, clips.past : clips.past + steps].expand(drives, -1)
         rollout = roll(world, state, commands, motions, decode=range(steps + 1), labels_on="cpu", keep_states=True)
-        names = tuple(figures_of(state))
         for step in range(steps + 1):
+            found = figures_of(rollout.states[step])
+            names, values = tuple(found), torch.stack([v.double() for v in found.values()], -1).tolist()
             # At the start both drives are the same.
             for drive in range(drives if step else 1):
-                truth, seen = _truth(clips, rollout.ego_pose[drive, step], step, drive, world)
-                confusion = Confusion()
-                confusion.add(rollout.occupancy[step][drive], truth, seen)
-                rows.append((confusion.iou(), confusion.miou(), scene, start, step, drive))
-            values = torch.stack([v.double() for v in figures_of(rollout.states[step]).values()], -1).cpu()
-            figures += values[: drives if step else 1].tolist()
-        progress(number + 1)
-    table = np.array(rows)
-    good = np.isfinite(table).all(1) & np.isfinite(figures).all(1)
-    columns = table[good].T
+                truth, visible = _truth(clips, rollout.ego_pose[drive, step], step, drive, world)
+                scores = Confusion.of(rollout.occupancy[step][drive], truth, visible)
+                rows.append((scores.iou(), scores.miou(), clips.scene[0], start, step, drive))
+                figures.append(values[drive])
+    good = np.isfinite(rows).all(1) & np.isfinite(figures).all(1)
+    iou, miou, scene, frame, step_of, drive_of = np.array(rows)[good].T
     return Samples(
         names=names,
         figures=np.array(figures)[good],
-        iou=columns[0],
-        miou=columns[1],
-        scene=columns[2].astype(int),
-        frame=columns[3].astype(int),
-        step=columns[4].astype(int),
-        edited=columns[5] > 0,
+        iou=iou,
+        miou=miou,
+        scene=scene.astype(int),
+        frame=frame.astype(int),
+        step=step_of.astype(int),
+        edited=drive_of > 0,
     )
 
 
-def _drives(clips: Clips, ahead: NDArray[Any], steps: int, edit: Edit) -> Tensor:
+def _drives(clips: Clips, index: SceneIndex, start: int, steps: int) -> Tensor:
     """(D, H, 4, 4) float64 current ego frame -> next ego frame, the logged drive and an edited one."""
     pose = clips.ego_to_global[0, clips.past :]
     logged = invert_pose(pose[1:]) @ pose[:-1]
-    other = se2_matrix(*torch.from_numpy(edited(planar_motions(ahead), edit, steps)).unbind(-1))
+    ahead = planar_motions(index.ego_to_global[start : index.frames(clips.scene[0]).stop])
+    other = se2_matrix(*torch.from_numpy(edited(ahead, EDITS[start % len(EDITS)], steps)).unbind(-1))
     return torch.stack((logged, invert_pose(other)))
 
 
@@ -191,5 +178,5 @@ def _truth(clips: Clips, pose: Tensor, step: int, drive: int, world: World) -> t
     logged = level_poses(clips.ego_to_global[:, clips.past :])[0, step]
     ego_to_log = (invert_pose(logged) @ pose).float()[None]
     truth = warp_voxels(later[:, step - 1], ego_to_log, world.grid)[0]
-    seen = warp_voxels(torch.zeros_like(later[:, 0, :, :, :1]), ego_to_log, world.grid, fill=1)[0] == 0
-    return truth, seen.expand_as(truth)
+    visible = warp_voxels(torch.zeros_like(later[:, 0, :, :, :1]), ego_to_log, world.grid, fill=1)[0] == 0
+    return truth, visible.expand_as(truth)

@@ -21,7 +21,7 @@ from world_model.evaluation.fidelity.actions import (
     commands,
     motions_for,
     nearest_obstacle,
-    planar_motions,
+    planar_drive,
     pursuit,
     road_ends,
 )
@@ -54,28 +54,28 @@ def test_logged_motions_lead_along_the_log(start: DriveStart) -> None:
 
 def test_beyond_the_end_of_the_scene_the_ego_stands(start: DriveStart) -> None:
     last = replace(start, frame=int(start.index.scene_start[1]) - 3)
-    motions = planar_motions("logged", last)
+    motions = planar_drive("logged", last)
     assert np.abs(motions[2:]).max() < 1e-9 < np.abs(motions[:2]).max()
 
 
 @pytest.mark.parametrize("name", ACTION_SETS)
 def test_every_drive_is_repeatable_and_physical(start: DriveStart, name: str) -> None:
-    motions = planar_motions(name, start)
+    motions = planar_drive(name, start)
     assert motions.shape == (16, 3) and np.isfinite(motions).all()
-    assert np.array_equal(motions, planar_motions(name, start))
+    assert np.array_equal(motions, planar_drive(name, start))
     assert np.hypot(motions[:, 0], motions[:, 1]).max() <= MAX_SPEED_MPS * STEP_S + 1e-9
 
 
 def test_noise_follows_the_seed_and_the_log(start: DriveStart) -> None:
     other = replace(start, seed=1)
     for name in ("perturbed", "random"):
-        assert not np.allclose(planar_motions(name, start), planar_motions(name, other))
-    off = planar_motions("perturbed", start) - planar_motions("logged", start)
+        assert not np.allclose(planar_drive(name, start), planar_drive(name, other))
+    off = planar_drive("perturbed", start) - planar_drive("logged", start)
     assert 0.05 < np.abs(off[:, 0]).mean() < 2.0
 
 
 def test_a_random_drive_keeps_its_grip(start: DriveStart) -> None:
-    motions = planar_motions("random", start)
+    motions = planar_drive("random", start)
     distance = np.hypot(motions[:, 0], motions[:, 1])
     curvature = np.abs(motions[:, 2]) / np.maximum(distance, 1e-6)
     assert curvature.max() < MAX_CURVATURE * 1.05
@@ -88,7 +88,7 @@ def test_an_adversarial_drive_goes_through_the_nearest_obstacle(start: DriveStar
     seen = replace(start, labels=labels)
     target = nearest_obstacle(seen)
     assert target == pytest.approx((16.2, 4.2))
-    path = np.stack([end_of(planar_motions("towards obstacle", seen)[:k]) for k in range(17)])
+    path = np.stack([end_of(planar_drive("towards obstacle", seen)[:k]) for k in range(17)])
     between = np.concatenate([np.linspace(a, b, 20) for a, b in pairwise(path)])
     assert np.linalg.norm(between - target, axis=1).min() < 0.6
 
@@ -100,7 +100,7 @@ def test_the_road_is_left_where_it_ends_sooner(start: DriveStart) -> None:
     right = replace(start, labels=labels)
     left = replace(start, labels=labels[:, ::-1])
     assert (road_ends(right), road_ends(left)) == (-1, 1)
-    assert end_of(planar_motions("off road", right))[1] < -6 and end_of(planar_motions("off road", left))[1] > 6
+    assert end_of(planar_drive("off road", right))[1] < -6 and end_of(planar_drive("off road", left))[1] > 6
 
 
 def test_pursuit_arrives_when_it_is_to(start: DriveStart) -> None:
