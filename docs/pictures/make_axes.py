@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -14,26 +15,28 @@ from matplotlib.patches import FancyArrowPatch, Rectangle
 from ii_world_env.ego.footprint import FRONT_M, FootprintConfig, band
 from world_model.core.grid import EGO_LENGTH_M, EGO_REAR_OVERHANG_M, EGO_WHEELBASE_M, EGO_WIDTH_M, OCC3D
 
-BODY, AXIS_X, AXIS_Y, AXIS_Z, GRID, NOTE = "#8fb7e0", "#c0392b", "#1e8449", "#6c3483", "#c8c8c8", "#333333"
+BODY, EDGE, AXIS_X, AXIS_Y, AXIS_Z, GRID, NOTE = (
+    "#8fb7e0",
+    "#2c5d8f",
+    "#c0392b",
+    "#1e8449",
+    "#6c3483",
+    "#c8c8c8",
+    "#333333",
+)
 
 
 def arrow(ax: Axes, begin: tuple[float, float], end: tuple[float, float], colour: str, bend: float = 0.0) -> None:
-    """One axis or turn."""
-    style = f"arc3,rad={bend}"
-    ax.add_patch(
-        FancyArrowPatch(
-            begin, end, connectionstyle=style, arrowstyle="-|>", mutation_scale=14, lw=2, color=colour, zorder=6
-        )
-    )
+    """One axis or rotation."""
+    style = {"connectionstyle": f"arc3,rad={bend}", "arrowstyle": "-|>", "mutation_scale": 14}
+    ax.add_patch(FancyArrowPatch(begin, end, lw=2, color=colour, zorder=6, **style))
 
 
-def measure(
-    ax: Axes, begin: tuple[float, float], end: tuple[float, float], text: str, shift: tuple[float, float]
-) -> None:
+def measure(ax: Axes, begin: tuple[float, float], end: tuple[float, float], text: str, at: tuple[float, float]) -> None:
     """A dimension line with its length."""
     ax.annotate("", end, begin, arrowprops={"arrowstyle": "<->", "lw": 0.9, "color": NOTE})
-    ax.text((begin[0] + end[0]) / 2 + shift[0], (begin[1] + end[1]) / 2 + shift[1], text, fontsize=8.5, color=NOTE,
-            ha="center", va="center", rotation=90 if begin[0] == end[0] else 0)  # fmt: skip
+    upright = 90 if begin[0] == end[0] else 0
+    ax.text(*at, text, fontsize=8.5, color=NOTE, ha="center", va="center", rotation=upright)
 
 
 def lines(ax: Axes, low: float, high: float, across: tuple[float, float], vertical: bool) -> None:
@@ -43,42 +46,27 @@ def lines(ax: Axes, low: float, high: float, across: tuple[float, float], vertic
         (ax.vlines if vertical else ax.hlines)(at, *across, color=GRID, lw=0.6, zorder=1)
 
 
+def box(ax: Axes, x: float, y: float, width: float, height: float, **style: Any) -> None:
+    """A rectangle from its lower left corner."""
+    ax.add_patch(Rectangle((x, y), width, height, **style))
+
+
 def from_above(ax: Axes) -> None:
     """The body on the voxels around it; x is drawn upwards and y to the left, so the picture's abscissa is -y."""
     low, high, side = -1.6, 4.8, 2.4
     lines(ax, -side, side, (low, high), vertical=True)
     lines(ax, low, high, (-side, side), vertical=False)
-    ax.add_patch(
-        Rectangle(
-            (-EGO_WIDTH_M / 2, -EGO_REAR_OVERHANG_M),
-            EGO_WIDTH_M,
-            EGO_LENGTH_M,
-            fc=BODY,
-            ec="#2c5d8f",
-            alpha=0.75,
-            zorder=2,
-        )
-    )
+    right, rear = -EGO_WIDTH_M / 2, -EGO_REAR_OVERHANG_M
+    box(ax, right, rear, EGO_WIDTH_M, EGO_LENGTH_M, fc=BODY, ec=EDGE, alpha=0.75, zorder=2)
     zone = FootprintConfig().rear_zone_m
-    ax.add_patch(
-        Rectangle(
-            (-EGO_WIDTH_M / 2, -EGO_REAR_OVERHANG_M),
-            EGO_WIDTH_M,
-            zone,
-            fc="none",
-            ec="#2c5d8f",
-            hatch="///",
-            lw=0.6,
-            zorder=3,
-        )
-    )
+    box(ax, right, rear, EGO_WIDTH_M, zone, fc="none", ec=EDGE, hatch="///", lw=0.6, zorder=3)
     for x in (0.0, EGO_WHEELBASE_M):
         for y in (-0.8, 0.8):
-            ax.add_patch(Rectangle((y - 0.1, x - 0.3), 0.2, 0.6, fc="#444444", zorder=3))
-    ax.add_patch(Rectangle((0.0, 0.0), 1.6, 1.6, fc="none", ec="#b9770e", lw=1.8, ls="--", zorder=4))
+            box(ax, y - 0.1, x - 0.3, 0.2, 0.6, fc="#444444", zorder=3)
+    box(ax, 0.0, 0.0, 1.6, 1.6, fc="none", ec="#b9770e", lw=1.8, ls="--", zorder=4)
     ax.text(0.98, 1.66, "token cell\n(25, 24)\n4 × 4 columns", fontsize=8, color="#b9770e", va="bottom")
     for (i, j), (x, y) in {(100, 100): (0.2, -0.2), (99, 99): (-0.2, 0.2)}.items():
-        ax.add_patch(Rectangle((y - 0.2, x - 0.2), 0.4, 0.4, fc="#f5d76e", ec="#9a7d0a", alpha=0.9, zorder=4))
+        box(ax, y - 0.2, x - 0.2, 0.4, 0.4, fc="#f5d76e", ec="#9a7d0a", alpha=0.9, zorder=4)
         place, side = ((-1.35, x + 0.75), "right") if j == 100 else ((1.1, x - 0.55), "left")
         line = {"arrowstyle": "-", "lw": 0.7, "color": "#9a7d0a"}
         ax.annotate(f"voxel ({i}, {j})", (y, x), place, fontsize=8, ha=side, arrowprops=line, zorder=7)
@@ -91,12 +79,13 @@ def from_above(ax: Axes) -> None:
     ax.plot(0, 0, "o", color="black", ms=5, zorder=8)
     line = {"arrowstyle": "-", "lw": 0.7, "color": "black"}
     ax.annotate("origin:\nrear axle", (0, 0), (-1.35, -0.55), fontsize=8, ha="right", arrowprops=line, zorder=8)
-    measure(ax, (-1.25, -EGO_REAR_OVERHANG_M), (-1.25, FRONT_M), f"{EGO_LENGTH_M} m", (-0.17, 1.0))
-    measure(ax, (2.15, 0), (2.15, EGO_WHEELBASE_M), f"wheelbase {EGO_WHEELBASE_M} m", (0.17, 0.0))
-    measure(ax, (-EGO_WIDTH_M / 2, 3.55), (EGO_WIDTH_M / 2, 3.55), f"{EGO_WIDTH_M} m", (0, 0.15))
-    ax.text(
-        0, -1.05, "hatched: contacts here are not the ego's fault", fontsize=8, ha="center", va="top", color="#2c5d8f"
-    )
+    middle = (FRONT_M - EGO_REAR_OVERHANG_M) / 2 + 1.0
+    measure(ax, (-1.25, -EGO_REAR_OVERHANG_M), (-1.25, FRONT_M), f"{EGO_LENGTH_M} m", (-1.42, middle))
+    wheelbase = f"wheelbase {EGO_WHEELBASE_M} m"
+    measure(ax, (2.15, 0), (2.15, EGO_WHEELBASE_M), wheelbase, (2.32, EGO_WHEELBASE_M / 2))
+    measure(ax, (-EGO_WIDTH_M / 2, 3.55), (EGO_WIDTH_M / 2, 3.55), f"{EGO_WIDTH_M} m", (0, 3.7))
+    hatched = "hatched: contacts here are not the ego's fault"
+    ax.text(0, -1.05, hatched, fontsize=8, ha="center", va="top", color=EDGE)
     ax.set(xlim=(-2.5, 2.9), ylim=(low, high), aspect="equal", title="Ego frame and footprint, from above")
     ax.axis("off")
 
@@ -104,26 +93,17 @@ def from_above(ax: Axes) -> None:
 def from_the_side(ax: Axes) -> None:
     """Heights: x to the right, z upwards."""
     low, high = -1.6, 4.4
-    bottom, top = OCC3D.lower_m[2], OCC3D.lower_m[2] + OCC3D.shape[2] * OCC3D.voxel_m
+    bottom, top = OCC3D.lower_m[2], OCC3D.upper_m[2]
     lines(ax, low, high, (bottom, top), vertical=True)
     lines(ax, bottom, top, (low, high), vertical=False)
     first, last = band(FootprintConfig().band_m, OCC3D)
     level = bottom + OCC3D.voxel_m * 2
-    ax.add_patch(Rectangle((low, level), high - low, OCC3D.voxel_m, fc="#d6c7a8", zorder=2))
+    box(ax, low, level, high - low, OCC3D.voxel_m, fc="#d6c7a8", zorder=2)
     ax.text(high - 0.05, level + 0.2, "ground, k = 2", fontsize=8.5, ha="right", va="center", zorder=5)
     begin, end = bottom + OCC3D.voxel_m * first, bottom + OCC3D.voxel_m * last
-    ax.add_patch(
-        Rectangle((-EGO_REAR_OVERHANG_M, begin), EGO_LENGTH_M, end - begin, fc=BODY, ec="#2c5d8f", alpha=0.75, zorder=3)
-    )
-    ax.text(
-        FRONT_M / 2 - 0.3,
-        (begin + end) / 2 + 0.25,
-        f"obstacles count at\nk = {first}..{last - 1}",
-        fontsize=8.5,
-        ha="center",
-        va="center",
-        zorder=5,
-    )
+    box(ax, -EGO_REAR_OVERHANG_M, begin, EGO_LENGTH_M, end - begin, fc=BODY, ec=EDGE, alpha=0.75, zorder=3)
+    counted, at = f"obstacles count at\nk = {first}..{last - 1}", (FRONT_M / 2 - 0.3, (begin + end) / 2 + 0.25)
+    ax.text(*at, counted, fontsize=8.5, ha="center", va="center", zorder=5)
     arrow(ax, (0, 0), (1.6, 0), AXIS_X)
     arrow(ax, (0, 0), (0, 1.6), AXIS_Z)
     ax.text(1.65, -0.1, "x", color=AXIS_X, fontsize=10, va="top")
@@ -140,11 +120,11 @@ def from_the_side(ax: Axes) -> None:
 def whole_grid(ax: Axes) -> None:
     """All 200 x 200 columns, drawn as the bird's eye is: axis 0 upwards, axis 1 to the left."""
     far = -OCC3D.lower_m[0]
-    ax.add_patch(Rectangle((-far, -far), 2 * far, 2 * far, fc="#f4f6f7", ec=NOTE))
+    box(ax, -far, -far, 2 * far, 2 * far, fc="#f4f6f7", ec=NOTE)
     for n in range(-30, 40, 10):
         ax.hlines(n, -far, far, color=GRID, lw=0.5)
         ax.vlines(n, -far, far, color=GRID, lw=0.5)
-    ax.add_patch(Rectangle((-EGO_WIDTH_M / 2, -EGO_REAR_OVERHANG_M), EGO_WIDTH_M, EGO_LENGTH_M, fc="#2c5d8f"))
+    box(ax, -EGO_WIDTH_M / 2, -EGO_REAR_OVERHANG_M, EGO_WIDTH_M, EGO_LENGTH_M, fc=EDGE)
     corners = {(0, 0): (-far, -far), (199, 0): (far, -far), (0, 199): (-far, far), (199, 199): (far, far)}
     for (i, j), (x, y) in corners.items():
         ax.text(-y + (-1.5 if y < 0 else 1.5), x + (1.5 if x < 0 else -1.5), f"labels[{i}, {j}]", fontsize=8,
@@ -156,12 +136,8 @@ def whole_grid(ax: Axes) -> None:
     for at, text in ((-far, "-40 m"), (far, "+40 m")):
         ax.text(far + 1.5, at, f"x = {text}", fontsize=8, va="center")
         ax.text(-at, -far - 1.5, f"y = {text}", fontsize=8, ha="center", va="top")
-    ax.set(
-        xlim=(-far - 4, far + 16),
-        ylim=(-far - 6, far + 4),
-        aspect="equal",
-        title="Grid: 200 × 200 × 16 voxels of 0.4 m",
-    )
+    ax.set(xlim=(-far - 4, far + 16), ylim=(-far - 6, far + 4), aspect="equal")
+    ax.set_title("Grid: 200 × 200 × 16 voxels of 0.4 m")
     ax.axis("off")
 
 
