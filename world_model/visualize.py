@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 
 from world_model.core.errors import DataError, IIWorldError, OptionError
 from world_model.core.grid import STEP_S
-from world_model.pictures.bev import birds_eye
 from world_model.pictures.camera import Camera
-from world_model.pictures.drive import drive_film, drive_strip, path_from
+from world_model.pictures.drive import drive_film, drive_strip, path_from, scene_picture
 from world_model.pictures.npz_files import Forecast, grid_of, keys_of, read_forecast, read_keyframe
-from world_model.pictures.strip import below, beside, caption, legend
+from world_model.pictures.strip import below, caption, legend
 from world_model.pictures.video import write_film, write_png
-from world_model.pictures.voxels import CHASE, voxels_3d
+from world_model.pictures.voxels import CHASE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,14 +98,8 @@ def _check_grids(options: Visualize, labels: list[NDArray[Any]]) -> None:
 
 def _keyframe(labels: NDArray[Any], options: Visualize, path_m: NDArray[Any] | None = None) -> NDArray[Any]:
     camera, grid = Camera(position_m=options.camera_m, target_m=options.target_m), grid_of(labels)
-    views = []
-    if options.view != "bev":
-        size = (options.height * 4 // 3, options.height)
-        views.append(voxels_3d(labels, size=size, camera=camera, grid=grid, path_m=path_m))
-    if options.view != "voxels":
-        scale = max(1, options.height // labels.shape[0])
-        views.append(birds_eye(labels, scale=scale, grid=grid, ranges=True, path_m=path_m))
-    return beside(*views)
+    view, height = options.view, options.height
+    return scene_picture(labels, view=view, height=height, camera=camera, grid=grid, path_m=path_m, ranges=True)
 
 
 def _forecasts(forecasts: list[Forecast], names: list[str], options: Visualize) -> list[Path]:

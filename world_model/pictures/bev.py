@@ -1,4 +1,4 @@
-"""The bird's-eye view: what the ego vehicle's surroundings look like from above.
+"""The bird's-eye view: the surroundings of the ego vehicle from above.
 
 Conventions: labels are (X, Y, Z) in the ego frame (x forward, y left); pictures have x pointing up and y pointing
 left, so pixel row 0 is the far front and column 0 the far left. Points given for drawing are (x, y) in metres in the
@@ -26,17 +26,18 @@ from world_model.core.grid import (
 from world_model.pictures.vectors import Vectors, outline
 
 PATH_COLOR = (0, 229, 160)
-"""Where the ego drives or drove."""
+"""The path of the ego, driven or planned."""
 ROUTE_COLOR = (255, 214, 64)
-"""Where the ego should go."""
+"""The reference route."""
 EGO_COLOR = (255, 92, 32)
 OUTLINE_COLOR = (24, 26, 34)
 
 UNSEEN_COLOR = (38, 42, 54)
-"""Columns without any occupied voxel: dark, because nothing is known or drawn there."""
+"""Columns without any occupied voxel."""
 
 PICTURE_COLORS = np.array((*CLASS_COLORS[:FREE], UNSEEN_COLOR), np.float32)
 """(18, 3) RGB by class id as the pictures use them."""
+_Points = NDArray[Any] | tuple[float, float]
 _SMOOTHING = 2
 """Overlays are drawn this many times larger and reduced, which smooths their edges."""
 
@@ -53,7 +54,8 @@ def class_map(labels: NDArray[Any]) -> NDArray[Any]:
     occupied = labels != FREE
     top = labels.shape[-1] - 1 - np.argmax(occupied[..., ::-1], axis=-1)
     seen = np.take_along_axis(labels, top[..., None], axis=-1)[..., 0]
-    return np.where(occupied.any(-1), seen, FREE).astype(np.uint8)
+    classes: NDArray[Any] = np.where(occupied.any(-1), seen, FREE).astype(np.uint8)
+    return classes
 
 
 def height_map(labels: NDArray[Any]) -> NDArray[Any]:
@@ -66,7 +68,8 @@ def height_map(labels: NDArray[Any]) -> NDArray[Any]:
         (..., X, Y) int16, 0 where the column is empty.
     """
     occupied = labels != FREE
-    return ((labels.shape[-1] - np.argmax(occupied[..., ::-1], axis=-1)) * occupied.any(-1)).astype(np.int16)
+    top: NDArray[Any] = (labels.shape[-1] - np.argmax(occupied[..., ::-1], axis=-1)) * occupied.any(-1)
+    return top.astype(np.int16)
 
 
 def relief(height: NDArray[Any]) -> NDArray[Any]:
@@ -87,7 +90,8 @@ def relief(height: NDArray[Any]) -> NDArray[Any]:
         lit_by[:-step, :-step] = height[step:, step:]
         shadow = np.maximum(shadow, np.clip((lit_by - height - step) / 2, 0, 1) * (1 - step / 12))
     tall = 1 + 0.012 * np.clip(height - 3, 0, 13)
-    return (light * tall * (1 - 0.38 * shadow)).astype(np.float32)
+    factor: NDArray[Any] = light * tall * (1 - 0.38 * shadow)
+    return factor.astype(np.float32)
 
 
 def birds_eye(
@@ -97,7 +101,7 @@ def birds_eye(
     grid: VoxelGrid = OCC3D,
     path_m: NDArray[Any] | None = None,
     route_m: NDArray[Any] | None = None,
-    goal_m: NDArray[Any] | tuple[float, float] | None = None,
+    goal_m: _Points | None = None,
     footprint: bool = True,
     shading: bool = True,
     ranges: bool = False,
@@ -135,18 +139,15 @@ def birds_eye(
     if ranges:
         pen.rings(max(grid.upper_m[:2]))
     if route_m is not None:
-        for point in pen.at(route_m):
-            pen.disc(point, 0.55, (*OUTLINE_COLOR, 170))
-            pen.disc(point, 0.4, ROUTE_COLOR)
+        pen.discs(route_m, (0.55, (*OUTLINE_COLOR, 170)), (0.4, ROUTE_COLOR))
     if path_m is not None:
         pen.line(path_m, (*OUTLINE_COLOR, 170), 0.8)
         pen.line(path_m, PATH_COLOR, 0.5)
     if dots_m is not None:
-        for point in pen.at(dots_m):
-            pen.disc(point, 0.6, OUTLINE_COLOR)
-            pen.disc(point, 0.45, PATH_COLOR)
+        pen.discs(dots_m, (0.6, OUTLINE_COLOR), (0.45, PATH_COLOR))
     if goal_m is not None:
-        pen.goal(goal_m)
+        white = (255, 255, 255)
+        pen.discs(goal_m, (1.4, OUTLINE_COLOR), (1.1, ROUTE_COLOR), (0.65, white), (0.35, EGO_COLOR))
     for arrows in vectors:
         pen.arrows(arrows)
     if footprint:
@@ -157,16 +158,8 @@ def birds_eye(
 def ego_outline(x_m: float = 0.0, y_m: float = 0.0, yaw_rad: float = 0.0) -> NDArray[Any]:
     """Outline of the ego vehicle with a pointed nose, (N, 2) metres, for a pose of its rear axle."""
     rear, front, half = -EGO_REAR_OVERHANG_M, EGO_LENGTH_M - EGO_REAR_OVERHANG_M, EGO_WIDTH_M / 2
-    corners = np.array(
-        [
-            (rear, -half),
-            (rear, half),
-            (front - 0.7, half),
-            (front, half * 0.55),
-            (front, -half * 0.55),
-            (front - 0.7, -half),
-        ]
-    )
+    left = np.array([(rear, half), (front - 0.7, half), (front, half * 0.55)])
+    corners = np.concatenate(([(rear, -half)], left, (left * (1, -1))[:0:-1]))
     c, s = np.cos(yaw_rad), np.sin(yaw_rad)
     return corners @ np.array(((c, s), (-s, c))) + (x_m, y_m)
 
@@ -179,33 +172,31 @@ class _Pen:
         self.per_m = pixels / grid.voxel_m
         self.left_m, self.front_m = grid.upper_m[1], grid.upper_m[0]
 
-    def at(self, points_m: NDArray[Any] | tuple[float, float]) -> list[tuple[float, float]]:
+    def at(self, points_m: _Points) -> list[tuple[float, float]]:
         """Pixel positions of (..., 2) points; points that are not finite are left out."""
         points = np.asarray(points_m, dtype=float).reshape(-1, 2)
         points = points[np.isfinite(points).all(1)]
         return [((self.left_m - y) * self.per_m, (self.front_m - x) * self.per_m) for x, y in points.tolist()]
 
-    def disc(self, point: tuple[float, float], radius_m: float, color: tuple[int, ...]) -> None:
-        radius = max(2.0, radius_m * self.per_m)
-        self.draw.ellipse((point[0] - radius, point[1] - radius, point[0] + radius, point[1] + radius), fill=color)
+    def discs(self, points_m: _Points, *discs: tuple[float, tuple[int, ...]]) -> None:
+        """At every point the discs of these radii in metres and colours, later ones above earlier ones."""
+        for x, y in self.at(points_m):
+            for radius_m, color in discs:
+                r = max(2.0, radius_m * self.per_m)
+                self.draw.ellipse((x - r, y - r, x + r, y + r), fill=color)
 
-    def rings(self, reach_m: float) -> None:
+    def rings(self, range_m: float) -> None:
+        """A ring every 10 m."""
         x, y = self.at((0.0, 0.0))[0]
-        for radius_m in range(10, int(reach_m) + 1, 10):
+        width = max(1, round(0.18 * self.per_m))
+        for radius_m in range(10, int(range_m) + 1, 10):
             r = radius_m * self.per_m
-            self.draw.ellipse(
-                (x - r, y - r, x + r, y + r), outline=(235, 240, 255, 90), width=max(1, round(0.18 * self.per_m))
-            )
+            self.draw.ellipse((x - r, y - r, x + r, y + r), outline=(235, 240, 255, 90), width=width)
 
     def line(self, points_m: NDArray[Any], color: tuple[int, ...], width_m: float) -> None:
         points = self.at(points_m)
         if len(points) > 1:
             self.draw.line(points, fill=color, width=max(2, round(width_m * self.per_m)), joint="curve")
-
-    def goal(self, goal_m: NDArray[Any] | tuple[float, float]) -> None:
-        for radius_m, color in ((1.4, OUTLINE_COLOR), (1.1, ROUTE_COLOR), (0.65, (255, 255, 255)), (0.35, EGO_COLOR)):
-            for point in self.at(goal_m):
-                self.disc(point, radius_m, color)
 
     def arrows(self, arrows: Vectors) -> None:
         for start, vector in zip(arrows.start_m, arrows.vector_m, strict=True):

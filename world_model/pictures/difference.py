@@ -41,4 +41,5 @@ def difference_map(forecast: NDArray[Any], recorded: NDArray[Any]) -> NDArray[An
 
 def difference_picture(forecast: NDArray[Any], recorded: NDArray[Any], scale: int = 1) -> NDArray[Any]:
     """`difference_map` in `COLORS`, (X * scale, Y * scale, 3) uint8, x up and y left like `birds_eye`."""
-    return COLORS[difference_map(forecast, recorded)][::-1, ::-1].repeat(scale, 0).repeat(scale, 1)
+    picture: NDArray[Any] = COLORS[difference_map(forecast, recorded)][::-1, ::-1]
+    return picture.repeat(scale, 0).repeat(scale, 1)

@@ -1,4 +1,4 @@
-"""Pictures of a whole drive: one picture a step, a strip over time, a film."""
+"""Pictures of a moment and of a whole drive: one picture, a strip over time, a film."""
 
 from __future__ import annotations
 
@@ -18,49 +18,52 @@ from world_model.pictures.voxels import CHASE, voxels_3d
 
 
 def path_from(ego_to_global: NDArray[Any], step: int, first: int = 0) -> NDArray[Any]:
-    """The ego's positions as seen from one of its poses.
+    """The ego's positions (T - first, 2) in metres, in the ego frame of ``step``.
 
     Args:
         ego_to_global: (T, 4, 4) poses.
-        step: the pose to look from.
+        step: the pose that the positions are seen from.
         first: the first pose to include.
-
-    Returns:
-        (T - first, 2) metres in the ego frame of ``step``.
     """
     pose = ego_to_global[step]
-    offset = ego_to_global[first:, :3, 3] - pose[:3, 3]
-    return (offset @ pose[:3, :3])[:, :2]
+    path: NDArray[Any] = (ego_to_global[first:, :3, 3] - pose[:3, 3]) @ pose[:3, :3]
+    return path[:, :2]
 
 
 def scene_picture(
     labels: NDArray[Any],
     *,
+    view: str = "both",
     text: str = "",
     path_m: NDArray[Any] | None = None,
-    route_m: NDArray[Any] | None = None,
-    goal_m: NDArray[Any] | tuple[float, float] | None = None,
     height: int = 400,
     camera: Camera = CHASE,
     grid: VoxelGrid = OCC3D,
+    **overlays: Any,
 ) -> NDArray[Any]:
     """The 3D view and the bird's-eye view of one moment side by side.
 
     Args:
         labels: (X, Y, Z) class ids.
-        text: a line in the corner.
-        path_m, route_m, goal_m: see `birds_eye`.
+        view: "both", "bev" (from above) or "voxels" (in 3D).
+        text: a line in the corner of the 3D view.
+        path_m: (N, 2) driven or planned path in the ego frame.
         height: of the picture in pixels; the bird's-eye view takes the largest whole scale that fits.
-        camera: view of the 3D half.
+        camera: of the 3D view.
         grid: extent of the labels.
+        overlays: more of `birds_eye`, for the view from above alone.
 
     Returns:
         (height, W, 3) uint8.
     """
-    scale = max(1, height // grid.shape[0])
-    seen = voxels_3d(labels, size=(height * 4 // 3, height), camera=camera, grid=grid, path_m=path_m, route_m=route_m)
-    flat = birds_eye(labels, scale=scale, grid=grid, path_m=path_m, route_m=route_m, goal_m=goal_m)
-    return beside(caption(seen, text) if text else seen, flat)
+    views = []
+    if view != "bev":
+        seen = voxels_3d(labels, size=(height * 4 // 3, height), camera=camera, grid=grid, path_m=path_m)
+        views.append(caption(seen, text) if text else seen)
+    if view != "voxels":
+        scale = max(1, height // grid.shape[0])
+        views.append(birds_eye(labels, scale=scale, grid=grid, path_m=path_m, **overlays))
+    return beside(*views)
 
 
 def drive_film(
@@ -71,7 +74,7 @@ def drive_film(
     height: int = 400,
     grid: VoxelGrid = OCC3D,
 ) -> list[NDArray[Any]]:
-    """One picture for each moment of a drive, each with the way that is still ahead.
+    """One picture for each moment of a drive, each with the rest of the path.
 
     Args:
         occupancy: T labels (X, Y, Z), each around the ego in its own frame.
@@ -85,14 +88,9 @@ def drive_film(
     """
     moved = np.linalg.norm(np.diff(ego_to_global[:, :2, 3], axis=0), axis=1) / STEP_S
     speed = np.concatenate((moved[:1], moved)) if len(moved) else np.zeros(1)
+    texts = [f"{title}   {i * STEP_S:.1f} s   {speed[i]:.1f} m/s".strip() for i in range(len(occupancy))]
     return [
-        scene_picture(
-            labels,
-            text=f"{title}   {i * STEP_S:.1f} s   {speed[i]:.1f} m/s".strip(),
-            path_m=path_from(ego_to_global, i, i),
-            height=height,
-            grid=grid,
-        )
+        scene_picture(labels, text=texts[i], path_m=path_from(ego_to_global, i, i), height=height, grid=grid)
         for i, labels in enumerate(occupancy)
     ]
 
@@ -126,47 +124,28 @@ def drive_strip(
         (H, W, 3) uint8.
     """
     longest = max(len(row) for row in rows.values())
-    stride = max(1, -(-(longest - 1) // max(1, columns - 1)))
-    steps = range(0, longest, stride)
+    steps = range(0, longest, max(1, -(-(longest - 1) // max(1, columns - 1))))
     tall = height or (216 if view == "voxels" else 200)
-    pictures = [
-        [_moment(row, ego_to_global[name], step, view, grid, tall, (vectors or {}).get(name, ())) for step in steps]
-        for name, row in rows.items()
-    ]
+    scale = max(1, tall // grid.shape[0])
+    shown = {name: [row[step] if step < len(row) else None for step in steps] for name, row in rows.items()}
+
+    def picture(name: str, step: int, labels: NDArray[Any] | None) -> NDArray[Any] | None:
+        if labels is None:
+            return None
+        path, arrows = path_from(ego_to_global[name], step, step), (vectors or {}).get(name, ())
+        if view == "voxels" or step >= len(arrows):
+            return scene_picture(labels, view=view, path_m=path, height=tall, grid=grid)
+        # Pictures with arrows also mark every step of the path, so that its spacing shows the speed.
+        more: Any = {"vectors": arrows[step], "dots_m": path[1:], "ranges": True}
+        return birds_eye(labels, scale=scale, grid=grid, path_m=path, **more)
+
+    pictures = [[picture(name, step, one) for step, one in zip(steps, row)] for name, row in shown.items()]
     labels = list(rows) if len(rows) > 1 else []
-    if compare and view == "bev":
-        ours, theirs = (rows[name] for name in compare)
-        pictures.append([_compared(ours, theirs, step, max(1, tall // grid.shape[0])) for step in steps])
+    differs = compare is not None and view == "bev"
+    if compare is not None and differs:
+        pairs = zip(shown[compare[0]], shown[compare[1]], strict=True)
+        pictures.append([None if a is None or b is None else difference_picture(a, b, scale) for a, b in pairs])
         labels.append("difference")
     captions = ["now" if step == 0 else f"+{step * STEP_S:.1f} s" for step in steps]
     table = strip(pictures, columns=captions, labels=labels, title=title)
-    return np.concatenate((table, key(table.shape[1], NAMES, COLORS[1:]))) if compare and view == "bev" else table
-
-
-def _compared(
-    ours: Sequence[NDArray[Any] | None], theirs: Sequence[NDArray[Any] | None], step: int, scale: int
-) -> NDArray[Any] | None:
-    forecast, recorded = (row[step] if step < len(row) else None for row in (ours, theirs))
-    return None if forecast is None or recorded is None else difference_picture(forecast, recorded, scale)
-
-
-def _moment(
-    row: Sequence[NDArray[Any] | None],
-    poses: NDArray[Any],
-    step: int,
-    view: str,
-    grid: VoxelGrid,
-    height: int,
-    vectors: Sequence[Sequence[Vectors]],
-) -> NDArray[Any] | None:
-    labels = row[step] if step < len(row) else None
-    if labels is None:
-        return None
-    path = path_from(poses, step, step)
-    if view == "voxels":
-        return voxels_3d(labels, size=(height * 4 // 3, height), grid=grid, path_m=path)
-    scale = max(1, height // grid.shape[0])
-    if step >= len(vectors):
-        return birds_eye(labels, scale=scale, grid=grid, path_m=path)
-    # Larger pictures with arrows also mark every step of the path, so that its spacing shows the speed.
-    return birds_eye(labels, scale=scale, grid=grid, path_m=path, vectors=vectors[step], dots_m=path[1:], ranges=True)
+    return np.concatenate((table, key(table.shape[1], NAMES, COLORS[1:]))) if differs else table

@@ -1,6 +1,6 @@
 """Occupancy in three dimensions: a small software renderer, numpy only, no display and no GPU.
 
-Only faces that touch free space and look towards the camera are drawn. Each gets one colour: its class, lit by a sun
+Only faces that touch free space and face the camera are drawn. Each gets one colour: its class, lit by a sun
 with cast shadows, darkened where its surroundings are filled (ambient occlusion). The faces are painted far to near.
 """
 
@@ -69,9 +69,11 @@ def voxels_3d(
     size_px = (size[0] * smoothing, size[1] * smoothing)
     parts = [_voxel_faces(labels, grid, camera)]
     if route_m is not None:
-        parts.append(_plates(np.asarray(route_m, np.float32), labels, grid, camera))
+        plates = _plates(np.asarray(route_m, np.float32), labels, grid)
+        parts.append(_flat(plates, ROUTE_COLOR, 2.0, camera, grid))
     if path_m is not None:
-        parts.append(_ribbon(np.asarray(path_m, np.float32), labels, grid, camera))
+        ribbon = _ribbon(np.asarray(path_m, np.float32), labels, grid)
+        parts.append(_flat(ribbon, PATH_COLOR, 2.5, camera, grid))
     if footprint:
         parts.append(_ego_car(camera, grid))
     corners = np.concatenate([p.corners_m for p in parts])
@@ -87,7 +89,7 @@ def voxels_3d(
 
 
 def _voxel_faces(labels: NDArray[Any], grid: VoxelGrid, camera: Camera) -> _Faces:
-    """Faces of occupied voxels that touch free space and look towards the camera."""
+    """Faces of occupied voxels that touch free space and face the camera."""
     filled = np.pad(labels != FREE, 1)
     crowd, shade = _crowding(filled), _shadow(filled)
     inner = filled[1:-1, 1:-1, 1:-1]
@@ -164,44 +166,49 @@ def _ground_m(points_m: NDArray[Any], labels: NDArray[Any], grid: VoxelGrid) -> 
     return np.where(ground.any(1), grid.lower_m[2] + top * grid.voxel_m, 0.2).astype(np.float32)
 
 
-def _order(corners_m: NDArray[Any], camera: Camera, grid: VoxelGrid, nearer: float) -> NDArray[Any]:
-    """Paint order of free quads in the voxels' measure, moved ``nearer`` by so many voxels to win over their floor."""
-    offset = np.abs(corners_m.mean(1) - np.asarray(camera.position_m, np.float32)).sum(1)
-    return (offset / grid.voxel_m - nearer).astype(np.float32)
-
-
-def _ribbon(
-    path_m: NDArray[Any], labels: NDArray[Any], grid: VoxelGrid, camera: Camera, width_m: float = 0.7
+def _flat(
+    corners_m: NDArray[Any], color: tuple[int, int, int], nearer: float, camera: Camera, grid: VoxelGrid
 ) -> _Faces:
-    """The path as a band of short quads that follows the ground."""
-    step = np.hypot(*np.diff(path_m, axis=0).T)
-    along = np.concatenate(((0.0,), np.cumsum(step)))
+    """Quads (N, 4, 3) of one colour, painted as if ``nearer`` by so many voxels, to win over the ground below."""
+    colors = np.broadcast_to(np.array(color, np.float32), (len(corners_m), 3))
+    return _Faces(corners_m, colors, _order(corners_m, camera, grid, nearer))
+
+
+def _order(corners_m: NDArray[Any], camera: Camera, grid: VoxelGrid, nearer: float) -> NDArray[Any]:
+    """Paint order of quads in the voxels' measure, ``nearer`` by so many voxels."""
+    offset = np.abs(corners_m.mean(1) - np.asarray(camera.position_m, np.float32)).sum(1)
+    order: NDArray[Any] = (offset / grid.voxel_m - nearer).astype(np.float32)
+    return order
+
+
+def _ribbon(path_m: NDArray[Any], labels: NDArray[Any], grid: VoxelGrid, width_m: float = 0.7) -> NDArray[Any]:
+    """(N, 4, 3) corners of the path as a band of short quads that follows the ground."""
+    along = np.concatenate(((0.0,), np.cumsum(np.hypot(*np.diff(path_m, axis=0).T))))
+    nothing = np.zeros((0, 4, 3), np.float32)
     if along[-1] < 0.05:
-        return _Faces(np.zeros((0, 4, 3), np.float32), np.zeros((0, 3), np.float32), np.zeros(0, np.float32))
+        return nothing
     at = np.arange(0, along[-1], 0.4)
     center = np.stack([np.interp(at, along, path_m[:, i]) for i in (0, 1)], 1).astype(np.float32)
     center = center[(np.abs(center) < min(grid.upper_m[:2])).all(1)]
     if len(center) < 2:
-        return _Faces(np.zeros((0, 4, 3), np.float32), np.zeros((0, 3), np.float32), np.zeros(0, np.float32))
+        return nothing
     tangent = np.gradient(center, axis=0)
     normal = np.stack((-tangent[:, 1], tangent[:, 0]), 1) / np.maximum(np.hypot(*tangent.T), 1e-6)[:, None]
     height = (_ground_m(center, labels, grid) + 0.08)[:, None]
     left = np.concatenate((center + normal * width_m / 2, height), 1)
     right = np.concatenate((center - normal * width_m / 2, height), 1)
-    corners = np.stack((left[:-1], left[1:], right[1:], right[:-1]), 1).astype(np.float32)
-    color = np.broadcast_to(np.array(PATH_COLOR, np.float32), (len(corners), 3))
-    return _Faces(corners, color, _order(corners, camera, grid, 2.5))
+    corners: NDArray[Any] = np.stack((left[:-1], left[1:], right[1:], right[:-1]), 1).astype(np.float32)
+    return corners
 
 
-def _plates(route_m: NDArray[Any], labels: NDArray[Any], grid: VoxelGrid, camera: Camera) -> _Faces:
-    """Route points as small square plates on the ground."""
+def _plates(route_m: NDArray[Any], labels: NDArray[Any], grid: VoxelGrid) -> NDArray[Any]:
+    """(N, 4, 3) corners of route points as small square plates on the ground."""
     route_m = route_m[np.isfinite(route_m).all(1) & (np.abs(route_m) < min(grid.upper_m[:2])).all(1)]
     square = np.array(((-0.4, -0.4), (0.4, -0.4), (0.4, 0.4), (-0.4, 0.4)), np.float32)
     corners = np.empty((len(route_m), 4, 3), np.float32)
     corners[..., :2] = route_m[:, None] + square
-    corners[..., 2] = (_ground_m(route_m, labels, grid) + 0.06)[:, None] if len(route_m) else 0
-    color = np.broadcast_to(np.array(ROUTE_COLOR, np.float32), (len(corners), 3))
-    return _Faces(corners, color, _order(corners, camera, grid, 2.0))
+    corners[..., 2] = (_ground_m(route_m, labels, grid) + 0.06)[:, None]
+    return corners
 
 
 def _ego_car(camera: Camera, grid: VoxelGrid) -> _Faces:
@@ -236,8 +243,9 @@ def _ego_car(camera: Camera, grid: VoxelGrid) -> _Faces:
 
 def _haze(color: NDArray[Any], depth_m: NDArray[Any]) -> NDArray[Any]:
     """Let far faces fade a little into the air."""
-    share = (np.clip((depth_m - 30) / 90, 0, 0.35))[:, None].astype(np.float32)
-    return color * (1 - share) + _HAZE * share
+    share = np.clip((depth_m - 30) / 90, 0, 0.35)[:, None].astype(np.float32)
+    hazy: NDArray[Any] = color * (1 - share) + _HAZE * share
+    return hazy
 
 
 @lru_cache(maxsize=8)
@@ -253,4 +261,5 @@ def _backdrop(size: tuple[int, int], camera: Camera, grid: VoxelGrid) -> NDArray
     offset = np.abs((ground + 5) % 10 - 5).min(-1)
     line = np.clip(1.4 - offset / 0.12, 0, 1)[..., None] * 0.35
     base = np.array((44, 49, 62), np.float32) * (1 - line) + np.array((92, 102, 124), np.float32) * line
-    return (sky * (1 - plate) + base * plate).astype(np.uint8)
+    backdrop: NDArray[Any] = sky * (1 - plate) + base * plate
+    return backdrop.astype(np.uint8)
