@@ -13,9 +13,10 @@ from world_model.core.errors import DataError, IIWorldError
 from world_model.core.runtime import keep_memory
 from world_model.data.index import SceneIndex
 from world_model.evaluate import Evaluate, evaluate
+from world_model.evaluation.fidelity.benchmark import Fidelity
 from world_model.evaluation.statistics import LEAST_SCENES
 from world_model.evaluation.verdict import PUBLISHED, grade, too_few_scenes, write_verdict
-from world_model.fidelity import Fidelity, fidelity
+from world_model.fidelity import fidelity
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,7 @@ class VerifyGolden:
     folder: Annotated[Path, tyro.conf.Positional]
     """Folder of golden files."""
     dtype: Literal["float64", "float32"] = "float64"
-    """Number format to compute in: float64 shows mistakes, float32 what users get."""
+    """Number format to compute in: float64 makes mistakes visible, float32 is what users get."""
     only: tuple[str, ...] = ()
     """Names of files to compare, e.g. tok_mini.npz; all if not given."""
     out: Path | None = None

@@ -41,7 +41,7 @@ class Report:
 
     Attributes:
         title: what was evaluated on what, e.g. "synthetic, held-out".
-        settings: how it was measured: name -> value, as shown.
+        settings: how it was measured: name -> value, as text.
         reconstruction: the tokenizer's scores, if measured.
         forecasting: the forecast table, if measured.
         intervals: how sure it is, where there are scenes enough.
@@ -192,7 +192,7 @@ def _interval_dict(result: ForecastResult, intervals: Intervals) -> dict[str, An
 
 
 def _interval_table(result: ForecastResult, intervals: Intervals) -> str:
-    """Every row's own interval, and that of its lead over the ego warp."""
+    """The interval of every row, and that of its lead over the ego warp."""
     header, rows = ["forecast", "s", *SCORES, *(f"{score} - {WARP}" for score in SCORES)], []
     for name in result.rows:
         for h, seconds in enumerate(result.horizons_s):

@@ -90,8 +90,8 @@ def test_each_criterion_can_fail_alone() -> None:
     ("own", "found", "holds"),
     [(0.29999, "29.999 against 30.000", False), (0.3, "30.0, equal", True), (0.31, "31.0 against 30.0", True)],
 )
-def test_scores_are_shown_with_digits_enough(own: float, found: str, holds: bool) -> None:
-    """Two numbers that look alike beside a "no" would puzzle."""
+def test_scores_have_digits_enough(own: float, found: str, holds: bool) -> None:
+    """Two equal numbers beside a "no" would puzzle."""
     evaluation, fidelity = results()
     fidelity["scores"]["good"]["logged"]["miou"][3] = own
     finding = next(f for f in grade("good", evaluation, fidelity) if f.what.startswith("no collapse: mIoU"))

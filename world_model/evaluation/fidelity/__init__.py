@@ -1,1 +1,1 @@
-"""Counterfactual fidelity: does a world answer actions that nobody logged as the ground truth does?"""
+"""Counterfactual fidelity: does a world answer actions that no log holds as the ground truth does?"""

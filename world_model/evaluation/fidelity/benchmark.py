@@ -220,7 +220,7 @@ def _experiments(options: Fidelity, counterfactual: bool) -> list[Experiment]:
 def _simulator_of(index: SceneIndex, grid: VoxelGrid) -> SimulatedWorld | None:
     """The ground truth of synthetic scenes; None for recordings."""
     if index.source != "synthetic":
-        print("these are recordings: only logged actions can be judged")
+        print("these are recordings: only logged actions can be measured")
         return None
     dataset_config(index)
     return SimulatedWorld(grid, "cpu")

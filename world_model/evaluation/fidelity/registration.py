@@ -22,7 +22,7 @@ LAYERS: tuple[tuple[int, ...], ...] = ((1, 8, 15, 16), (11,), (13,), (12, 14))
 """Classes drawn on one map each: what stands, road, pavement, other ground."""
 FINE, COARSE = 0.8, 4.0
 """Widths of the two blurs, in voxels, whose difference leaves edges: it has no mean, so that a large overlap alone is
-no agreement, and it looks the same from every side, so that it can be turned."""
+no agreement, and it is the same in all directions, so that it can be rotated."""
 MARGIN = 4
 """Voxels at the border of the grid that are left out: the scene does not end there."""
 
@@ -45,7 +45,7 @@ def recover_motion(before: Tensor, after: Tensor, grid: VoxelGrid = OCC3D) -> Te
 
     Returns:
         (N, 3) float64: the later ego's x and y in metres and its yaw in rad, in the earlier ego frame; NaN where one of
-        the frames shows nothing static.
+        the frames holds nothing static.
     """
     if not len(before):
         return torch.zeros(0, 3, dtype=torch.float64)

@@ -3,10 +3,10 @@
 Each is cheap beside a step, and a figure of the forecast itself, not of the clock: a vehicle that waits keeps seeing
 what it knows, and its forecast stays good for longer.
 
-    unseen          share of the grid around the ego that the observed frame did not reach
+    unseen          share of the grid around the ego that the observed frame did not cover
     strength        mean norm of the predicted token vectors, without their constant part: forecasts fade
     sharpness       mean distance of each token vector from the mean of its neighbourhood: forecasts blur
-    change          mean distance of the token map from the previous one, moved by the ego motion, where both reach
+    change          mean distance of the token map from the previous one, moved by the ego motion, where both have one
     code_distance   mean distance of the token vectors from the nearest code of the tokenizer's finest stage
     code_misfit     the same, relative to their norm
     disagreement    of an ensemble: how much of the occupancy its members differ in
@@ -40,9 +40,9 @@ def figures_for(world: World) -> Figures | None:
 
     A world of another kind may have a method ``trust_figures(state)`` that returns (B,) tensors by name.
     """
-    own: Figures | None = getattr(world, "trust_figures", None)
-    if callable(own):
-        return own
+    method: Figures | None = getattr(world, "trust_figures", None)
+    if callable(method):
+        return method
     if isinstance(world, EnsembleWorld):
         first = figures_for(world.members[0])
         return None if first is None else partial(_ensemble_figures, first)
@@ -66,10 +66,10 @@ class TokenFigures:
         low = torch.tensor(self.lower_m, device=device)
         size = torch.tensor(state.token.shape[-2:], device=device) * self.cell_m
         token = state.token[:, :, ::_EVERY, ::_EVERY].float()
-        here = self._centres(state.token.shape[-2:], device)
-        there = _into(poses[:, -1], here)
-        unseen = ((there < low) | (there >= low + size)).any(-1)
-        change = self._change(state, token, _into(invert_pose(poses[:, -2]) @ poses[:, -1], here), low, size)
+        centres = self._centres(state.token.shape[-2:], device)
+        in_observed = _into(poses[:, -1], centres)
+        unseen = ((in_observed < low) | (in_observed >= low + size)).any(-1)
+        change = self._change(state, token, _into(invert_pose(poses[:, -2]) @ poses[:, -1], centres), low, size)
         neighbourhood = F.avg_pool2d(state.token.float(), 3, _EVERY, 1, count_include_pad=False)
         signal = token - self.constant[:, None, None]
         strength = signal.norm(dim=1).mean((1, 2))
@@ -91,16 +91,16 @@ class TokenFigures:
         ]
         return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
 
-    def _change(self, state: TokenState, token: Tensor, there: Tensor, low: Tensor, size: Tensor) -> Tensor:
+    def _change(self, state: TokenState, token: Tensor, places: Tensor, low: Tensor, size: Tensor) -> Tensor:
         """(B,) mean distance of the tokens from the previous ones where the places (B, x, y, 2) lie within these."""
         half = self.cell_m / 2
-        reached = ((there >= low + half) & (there <= low + size - half)).all(-1)
+        inside = ((places >= low + half) & (places <= low + size - half)).all(-1)
         # grid_sample wants the fast axis (y) first, the edges of the map at -1 and 1.
-        places = (2 * (there - low) / size - 1).flip(-1)
+        sampled = (2 * (places - low) / size - 1).flip(-1)
         previous = state.forecast.tokens[:, -2].float()
-        moved = F.grid_sample(previous, places, mode="bilinear", padding_mode="border", align_corners=False)
+        moved = F.grid_sample(previous, sampled, mode="bilinear", padding_mode="border", align_corners=False)
         distance: Tensor = (token - moved).norm(dim=1)
-        return (distance * reached).sum((1, 2)) / reached.sum((1, 2)).clamp(min=1)
+        return (distance * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1)
 
     def _distance(self, signal: Tensor) -> Tensor:
         """(B,) mean distance of (B, C, x, y) from the nearest code."""

@@ -1,4 +1,4 @@
-"""The benchmark tells right answers from wrong ones, and goes on where it stopped."""
+"""The benchmark separates right answers from wrong ones, and goes on where it stopped."""
 
 from __future__ import annotations
 
