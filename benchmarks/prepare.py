@@ -10,6 +10,7 @@ them is real; only time and memory mean anything.
 from __future__ import annotations
 
 import json
+import math
 import os
 import resource
 import shutil
@@ -29,6 +30,8 @@ CHANNELS = (
     *("LIDAR_TOP", "CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_RIGHT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_FRONT_LEFT"),
     *("RADAR_FRONT", "RADAR_FRONT_LEFT", "RADAR_FRONT_RIGHT", "RADAR_BACK_LEFT", "RADAR_BACK_RIGHT"),
 )
+ROTATION = [0.5720320396729045, -0.0016977771610471074, 0.011798001930183783, -0.8201446642457809]
+Rows = Iterator[dict[str, object]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,12 +56,12 @@ class Writer:
         self.rng = np.random.default_rng(0)
         share = scenes / REAL_SCENES
         self.frames = round(REAL_KEYFRAMES * share)
-        self.sweeps = max(round(REAL_SWEEPS * share), self.frames * len(CHANNELS))
         self.boxes, self.instances = round(REAL_BOXES * share), round(REAL_INSTANCES * share)
+        self.sweeps = self.tokens(max(round(REAL_SWEEPS * share), self.frames * len(CHANNELS)))
         # Scenes differ by a frame or two in length, as the real ones do.
-        self.start = np.linspace(0, self.frames, scenes + 1).astype(int)
-        self.sample = self.tokens(self.frames)
-        self.scene = self.tokens(scenes)
+        self.start = np.linspace(0, self.frames, scenes + 1).astype(int).tolist()
+        self.sample, self.scene = self.tokens(self.frames), self.tokens(scenes)
+        self.names = [f"scene-{s:04d}" for s in range(scenes)]
 
     def tokens(self, count: int) -> list[str]:
         """Random 32-digit tokens."""
@@ -78,132 +81,106 @@ class Writer:
 
     def write(self) -> None:
         """All tables, splits and label files."""
-        sensors, mounts = self.tokens(len(CHANNELS)), self.tokens(len(CHANNELS))
-        self.table("sensor", ({"token": t, "channel": c, "modality": "x"} for t, c in zip(sensors, CHANNELS)))
+        sensors, mounts, category = self.tokens(len(CHANNELS)), self.tokens(len(CHANNELS)), self.tokens(1)[0]
         pose = {"translation": [0.9, 0.0, 1.8], "rotation": [1.0, 0.0, 0.0, 0.0], "camera_intrinsic": []}
-        self.table("calibrated_sensor", ({"token": t, "sensor_token": s, **pose} for t, s in zip(mounts, sensors)))
-        category = self.tokens(1)
-        self.table("category", [{"token": category[0], "name": "vehicle.car", "description": ""}])
-        self.table("scene", self._scenes())
-        self.table("sample", self._samples())
-        self._sweeps(mounts)
-        self._annotations(category[0])
-        names = self._names()
+        self.table("sensor", (dict(token=t, channel=c, modality="x") for t, c in zip(sensors, CHANNELS)))
+        self.table("calibrated_sensor", (dict(token=t, sensor_token=s, **pose) for t, s in zip(mounts, sensors)))
+        self.table("category", [dict(token=category, name="vehicle.car", description="")])
+        self.table("scene", self.scene_rows())
+        self.table("sample", self.sample_rows())
+        self.table("sample_data", self.data_rows(mounts))
+        self.table("ego_pose", self.pose_rows())
+        instances = self.tokens(self.instances)
+        ends = dict(nbr_annotations=1, first_annotation_token="", last_annotation_token="")
+        self.table("instance", (dict(token=t, category_token=category, **ends) for t in instances))
+        self.table("sample_annotation", self.annotation_rows(instances))
         train = round(self.scenes * 700 / 850)
-        (self.root / "splits.json").write_text(json.dumps({"train": names[:train], "val": names[train:]}))
+        (self.root / "splits.json").write_text(json.dumps({"train": self.names[:train], "val": self.names[train:]}))
         (self.root / "synthetic.json").write_text("{}")
-        self._labels()
+        self.write_labels()
 
-    def _names(self) -> list[str]:
-        return [f"scene-{s:04d}" for s in range(self.scenes)]
+    def scene_rows(self) -> Rows:
+        """Scenes with their first and last frames."""
+        for token, name, first, end in zip(self.scene, self.names, self.start, self.start[1:]):
+            yield dict(
+                token=token, log_token="", nbr_samples=end - first, first_sample_token=self.sample[first],
+                last_sample_token=self.sample[end - 1], name=name, description="generated",
+            )  # fmt: skip
 
-    def _scenes(self) -> Iterator[dict[str, object]]:
-        for s, name in enumerate(self._names()):
-            first, last = self.start[s], self.start[s + 1] - 1
-            yield {
-                "token": self.scene[s], "log_token": "", "nbr_samples": int(last - first + 1),
-                "first_sample_token": self.sample[first], "last_sample_token": self.sample[last],
-                "name": name, "description": "generated",
-            }  # fmt: skip
-
-    def _time_us(self, frame: int) -> int:
+    def time_us(self, frame: int) -> int:
+        """Timestamp of a keyframe."""
         return 1_500_000_000_000_000 + frame * 500_000
 
-    def _samples(self) -> Iterator[dict[str, object]]:
-        for s in range(self.scenes):
-            first, last = self.start[s], self.start[s + 1] - 1
-            for f in range(first, last + 1):
-                yield {
-                    "token": self.sample[f], "timestamp": self._time_us(f),
-                    "prev": self.sample[f - 1] if f > first else "",
-                    "next": self.sample[f + 1] if f < last else "", "scene_token": self.scene[s],
-                }  # fmt: skip
+    def sample_rows(self) -> Rows:
+        """Keyframes, chained within a scene."""
+        for token, first, end in zip(self.scene, self.start, self.start[1:]):
+            for f in range(first, end):
+                before, after = self.sample[f - 1] if f > first else "", self.sample[f + 1] if f + 1 < end else ""
+                yield dict(token=self.sample[f], timestamp=self.time_us(f), prev=before, next=after, scene_token=token)
 
-    def _sweeps(self, mounts: list[str]) -> None:
-        """sample_data and ego_pose: twelve keyframes of every sample, and sweeps in between."""
-        tokens = self.tokens(self.sweeps)
-        per_frame = self.sweeps / self.frames
+    def sweep_place(self, i: int) -> tuple[int, int]:
+        """The keyframe of a sweep, and its number among the sweeps of this keyframe."""
+        per_frame = len(self.sweeps) / self.frames
+        frame = min(int(i / per_frame), self.frames - 1)
+        return frame, i - math.ceil(frame * per_frame)
 
-        def place(i: int) -> tuple[int, int]:
-            """Which sample, and the how-manieth datum of it."""
-            frame = min(int(i / per_frame), self.frames - 1)
-            return frame, i - int(np.ceil(frame * per_frame))
+    def data_rows(self, mounts: list[str]) -> Rows:
+        """Sweeps: the first twelve of a keyframe are its own, one of each sensor; others lie in between."""
+        chain = ["", *self.sweeps, ""]
+        for i, token in enumerate(self.sweeps):
+            frame, number = self.sweep_place(i)
+            channel = number % len(CHANNELS)
+            yield dict(
+                token=token, sample_token=self.sample[frame], ego_pose_token=token,
+                calibrated_sensor_token=mounts[channel], timestamp=self.time_us(frame) + number, fileformat="jpg",
+                is_key_frame=0 <= number < len(CHANNELS), height=900, width=1600,
+                filename=f"sweeps/{CHANNELS[channel]}/n015-2018-07-24-11-22-45+0800__{token}.jpg",
+                prev=chain[i], next=chain[i + 2],
+            )  # fmt: skip
 
-        def data() -> Iterator[dict[str, object]]:
-            for i, token in enumerate(tokens):
-                frame, number = place(i)
-                channel = number % len(CHANNELS)
-                yield {
-                    "token": token, "sample_token": self.sample[frame], "ego_pose_token": token,
-                    "calibrated_sensor_token": mounts[channel], "timestamp": self._time_us(frame) + number,
-                    "fileformat": "jpg", "is_key_frame": 0 <= number < len(CHANNELS), "height": 900, "width": 1600,
-                    "filename": f"sweeps/{CHANNELS[channel]}/n015-2018-07-24-11-22-45+0800__{token}.jpg",
-                    "prev": tokens[i - 1] if i else "", "next": tokens[i + 1] if i + 1 < len(tokens) else "",
-                }  # fmt: skip
+    def pose_rows(self) -> Rows:
+        """One ego pose a sweep."""
+        for i, token in enumerate(self.sweeps):
+            place = [411.3039349319818 + 0.05 * i, 1180.8903791765097, 0.0]
+            yield dict(
+                token=token, timestamp=self.time_us(self.sweep_place(i)[0]), rotation=ROTATION, translation=place
+            )
 
-        def poses() -> Iterator[dict[str, object]]:
-            for i, token in enumerate(tokens):
-                yield {
-                    "token": token, "timestamp": self._time_us(place(i)[0]),
-                    "rotation": [0.5720320396729045, -0.0016977771610471074, 0.011798001930183783, -0.8201446642457809],
-                    "translation": [411.3039349319818 + 0.05 * i, 1180.8903791765097, 0.0],
-                }  # fmt: skip
+    def annotation_rows(self, instances: list[str]) -> Rows:
+        """Objects in consecutive frames of one scene, all at the same speed."""
+        tokens, length = self.tokens(self.boxes), self.boxes / self.instances
+        for i, token in enumerate(tokens):
+            owner = min(int(i / length), self.instances - 1)
+            first, last = math.ceil(owner * length), min(math.ceil((owner + 1) * length), self.boxes) - 1
+            scene = owner % self.scenes
+            room = max(self.start[scene + 1] - self.start[scene] - (last - first + 1), 0)
+            frame = min(self.start[scene] + (owner // self.scenes) % (room + 1) + i - first, self.frames - 1)
+            yield dict(
+                token=token, sample_token=self.sample[frame], instance_token=instances[owner], visibility_token="4",
+                attribute_tokens=["cb5118da1ab342aa947717dc53544259"], size=[0.621, 0.669, 1.642],
+                translation=[373.25 + 0.1 * i, 1130.419, 0.8 + owner], rotation=ROTATION,
+                prev=tokens[i - 1] if i > first else "", next=tokens[i + 1] if i < last else "", num_lidar_pts=1,
+                num_radar_pts=0,
+            )  # fmt: skip
 
-        self.table("sample_data", data())
-        self.table("ego_pose", poses())
-
-    def _annotations(self, category: str) -> None:
-        """Objects that are seen in consecutive frames of one scene, all at the same speed."""
-        instances, tokens = self.tokens(self.instances), self.tokens(self.boxes)
-        length = self.boxes / self.instances
-        self.table(
-            "instance",
-            (
-                {
-                    "token": t, "category_token": category, "nbr_annotations": 1,
-                    "first_annotation_token": "", "last_annotation_token": "",
-                }
-                for t in instances
-            ),
-        )  # fmt: skip
-
-        def rows() -> Iterator[dict[str, object]]:
-            for i, token in enumerate(tokens):
-                owner = min(int(i / length), self.instances - 1)
-                first = int(np.ceil(owner * length))
-                last = min(int(np.ceil((owner + 1) * length)), self.boxes) - 1
-                scene = owner % self.scenes
-                room = max(self.start[scene + 1] - self.start[scene] - (last - first + 1), 0)
-                frame = min(self.start[scene] + (owner // self.scenes) % (room + 1) + i - first, self.frames - 1)
-                yield {
-                    "token": token, "sample_token": self.sample[frame], "instance_token": instances[owner],
-                    "visibility_token": "4", "attribute_tokens": ["cb5118da1ab342aa947717dc53544259"],
-                    "translation": [373.25 + 0.1 * i, 1130.419, 0.8 + owner], "size": [0.621, 0.669, 1.642],
-                    "rotation": [0.9831098797903927, 0.0, 0.0, -0.18301629506281616],
-                    "prev": tokens[i - 1] if i > first else "", "next": tokens[i + 1] if i < last else "",
-                    "num_lidar_pts": 1, "num_radar_pts": 0,
-                }  # fmt: skip
-
-        self.table("sample_annotation", rows())
-
-    def _labels(self) -> None:
+    def write_labels(self) -> None:
+        """One file of labels, linked as often as there are keyframes."""
         labels = np.full((200, 200, 16), 17, np.uint8)
         labels[:, :, 2] = 11
-        labels[
-            self.rng.integers(0, 200, 24_000), self.rng.integers(0, 200, 24_000), self.rng.integers(3, 16, 24_000)
-        ] = 15
+        i, j, k = (self.rng.integers(low, high, 24_000) for low, high in ((0, 200), (0, 200), (3, 16)))
+        labels[i, j, k] = 15
         mask = (labels != 17).astype(np.uint8)
         one = self.root / "labels.npz"
         np.savez_compressed(one, semantics=labels, mask_lidar=mask, mask_camera=mask)
-        for s, name in enumerate(self._names()):
-            for f in range(self.start[s], self.start[s + 1]):
-                folder = self.root / "gts" / name / self.sample[f]
+        for name, first, end in zip(self.names, self.start, self.start[1:]):
+            for token in self.sample[first:end]:
+                folder = self.root / "gts" / name / token
                 folder.mkdir(parents=True)
                 os.link(one, folder / "labels.npz")
 
 
 def main(args: Args) -> None:
-    """Generate, prepare in a fresh process, report, delete."""
+    """Generate, prepare in a process of its own, report, delete."""
     args.work.mkdir(parents=True)
     try:
         begin = time.perf_counter()
@@ -213,12 +190,9 @@ def main(args: Args) -> None:
         begin = time.perf_counter()
         command = [sys.executable, "-m", "world_model.prepare", "--data-root", str(args.work), *args.options]
         subprocess.run(command, check=True)
-        wall = time.perf_counter() - begin
-        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-        print(
-            f"prepare: {wall:.1f} s wall, {usage.ru_utime + usage.ru_stime:.1f} s CPU, "
-            f"{usage.ru_maxrss / 2**20:.2f} GB peak resident memory"
-        )
+        wall, usage = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu, memory = usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 2**20
+        print(f"prepare: {wall:.1f} s wall, {cpu:.1f} s CPU, {memory:.2f} GB peak resident memory")
     finally:
         if not args.keep:
             shutil.rmtree(args.work)

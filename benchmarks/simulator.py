@@ -1,8 +1,7 @@
 """How fast synthetic scenes are made: milliseconds a frame by stage, and frames a second of one core.
 
-Towns and scene starts are shared among the frames of their scenes, as in ``make_synthetic``. Stages are timed by the
-processor time of this process, so that a busy machine disturbs less; still, figures of different runs compare badly:
-look at the shares.
+The cost of towns and scene starts is shared by the frames of their scenes, as in ``make_synthetic``. Stages are timed
+by the processor time of this process, so that other processes disturb less; still, compare shares, not runs.
 
     python benchmarks/simulator.py
     python benchmarks/simulator.py --scenes 20 --frames 40
@@ -74,21 +73,17 @@ def make_scene(stages: Stages, simulator: Simulator, args: Args, number: int) ->
 
 def main(args: Args) -> None:
     """Print the table."""
-    simulator, warm = Simulator(), Stages()
-    make_scene(warm, simulator, Args(scenes=1, frames=2, seed=args.seed + 1), 0)
-    stages = Stages()
+    simulator, stages = Simulator(), Stages()
+    make_scene(Stages(), simulator, Args(scenes=1, frames=2, seed=args.seed + 1), 0)  # fills the caches
     size = sum(make_scene(stages, simulator, args, number) for number in range(args.scenes))
-    frames, total = args.scenes * args.frames, sum(stages.seconds.values())
-    slowest = max(stages.seconds.values())
+    frames, total, slowest = args.scenes * args.frames, sum(stages.seconds.values()), max(stages.seconds.values())
     print(f"{frames} frames in one town, {platform.processor() or platform.machine()}, one core")
     print("stage        ms a frame   of the slowest")
     for name, seconds in stages.seconds.items():
         print(f"{name:11s} {1e3 * seconds / frames:11.2f} {seconds / slowest:16.2f}")
     print(f"all         {1e3 * total / frames:11.2f}")
-    drawn = sum(stages.seconds[name] for name in ("step", "labels"))
-    print(
-        f"{frames / total:.0f} frames/s a core, {frames / drawn:.0f} without writing; {size / frames / 1e3:.0f} kB each"
-    )
+    drawn, kilobytes = stages.seconds["step"] + stages.seconds["labels"], size / frames / 1e3
+    print(f"{frames / total:.0f} frames/s a core, {frames / drawn:.0f} without writing; {kilobytes:.0f} kB each")
 
 
 if __name__ == "__main__":

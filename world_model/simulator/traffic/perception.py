@@ -100,15 +100,16 @@ def leaders(rows: Drivers, ahead: tuple[Floats, ...], walkers_xy: Floats) -> tup
     """
     x, y, heading, _ = ahead
     m, n = rows.motion, len(rows.length)
+    zeros = np.zeros(len(walkers_xy))
 
-    def with_walkers(vehicles: Floats, walkers: Floats | float = 0.0) -> Floats:
-        return np.append(vehicles, np.broadcast_to(walkers, len(walkers_xy)))
+    def with_walkers(vehicles: Floats, walkers: Floats = zeros) -> Floats:
+        return np.concatenate((vehicles, walkers))
 
     c, s = np.cos(m.yaw), np.sin(m.yaw)
     back, arm = rows.front - rows.length / 2, rows.length / 2 - rows.width / 2
     ox = with_walkers(m.xy[:, 0] + back * c, walkers_xy[:, 0])
     oy = with_walkers(m.xy[:, 1] + back * s, walkers_xy[:, 1])
-    radius, yaw, speed = with_walkers(rows.width / 2, PERSON_M), with_walkers(m.yaw), with_walkers(m.speed)
+    radius, yaw, speed = with_walkers(rows.width / 2, zeros + PERSON_M), with_walkers(m.yaw), with_walkers(m.speed)
     # All points of a driver lie within this distance of its middle one.
     mx, my = x[:, MIDDLE], y[:, MIDDLE]
     spread = np.sqrt(((x - mx[:, None]) ** 2 + (y - my[:, None]) ** 2).max(1)) + rows.width / 2 + SIDE_M

@@ -170,6 +170,6 @@ def advance(paths: Paths, active: Active, h: float) -> tuple[float, float, float
         m.hops[over] += 1
         m.route[over, 1] = paths.successor(m.route[over, 1], active.key[over], m.hops[over])
     x, y, yaw, _ = paths.locate(m.path, m.s)
-    m.xy[:-1] = np.stack(beside(x, y, yaw, active.lateral), -1)[:-1]
+    m.xy[:-1, 0], m.xy[:-1, 1] = beside(x[:-1], y[:-1], yaw[:-1], active.lateral[:-1])
     m.yaw[:-1] = yaw[:-1]
     return float(x[-1]), float(y[-1]), float(yaw[-1])
