@@ -16,7 +16,8 @@ from tiny_scenes import write_scenes
 
 import ii_world_env  # noqa: F401
 from world_model import encode_tokens, refine_decoder, train_forecaster, train_geometric, train_tokenizer
-from world_model.checkpoints.checkpoint import GEOMETRIC_FILE, load_geometric, load_world
+from world_model.checkpoints.checkpoint import GEOMETRIC_FILE, load_geometric
+from world_model.checkpoints.shared import load_world
 from world_model.evaluate import Evaluate, evaluate
 from world_model.prepare import Prepare, prepare
 

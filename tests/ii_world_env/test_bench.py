@@ -15,7 +15,8 @@ from ii_world_env.bench import run as bench_module
 from ii_world_env.bench import stopwatch
 from ii_world_env.bench.run import Bench, bench, markdown
 from ii_world_env.task.outcome import Outcome
-from world_model.checkpoints.checkpoint import load_geometric, load_world
+from world_model.checkpoints.checkpoint import load_geometric
+from world_model.checkpoints.shared import load_world
 from world_model.core.errors import OptionError
 from world_model.core.geometry import invert_pose, se2_matrix
 from world_model.models.forecaster import Forecaster, ForecastState

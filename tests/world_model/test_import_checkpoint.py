@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from world_model import import_checkpoint as command
-from world_model.checkpoints.checkpoint import FORECASTER_FILE, TOKENIZER_FILE, load_tokenizer, load_world
+from world_model.checkpoints.checkpoint import FORECASTER_FILE, TOKENIZER_FILE, load_tokenizer
+from world_model.checkpoints.shared import load_world
 from world_model.core.errors import CheckpointError, OptionError
 from world_model.core.geometry import se2_matrix
 from world_model.import_checkpoint import ImportCheckpoint, import_checkpoint

@@ -8,11 +8,9 @@ fingerprint of the data it was trained on. Nothing in it can execute.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -21,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
-from world_model.core.errors import CheckpointError, ConfigError, OptionError
+from world_model.core.errors import CheckpointError, ConfigError
 from world_model.core.files import atomic_write
 from world_model.core.grid import VoxelGrid
 from world_model.models.forecaster import Forecaster, ForecasterConfig
@@ -46,24 +44,10 @@ def bundled_path() -> Path:
     return Path(__file__).parents[1] / "assets" / "nano"
 
 
-@dataclass(frozen=True, kw_only=True)
-class WorldModel:
-    """A tokenizer and the forecaster that was trained on its tokens, in evaluation mode.
-
-    Attributes:
-        tokenizer: labels <-> tokens.
-        forecaster: tokens -> next tokens.
-        card: what the checkpoint says about itself; ``card["data_source"]`` names the training data.
-    """
-
-    tokenizer: Tokenizer
-    forecaster: Forecaster
-    card: dict[str, Any]
-
-
 def config_to_json(config: _DataclassInstance) -> dict[str, Any]:
     """A configuration as plain JSON values."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
+    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    return values
 
 
 def config_from_json(kind: type[Config], values: dict[str, Any]) -> Config:
@@ -225,97 +209,3 @@ def load_geometric(
 ) -> tuple[GeometricForecaster, dict[str, Any]]:
     """Read a geometry-first forecaster and its card, as `load_tokenizer`."""
     return _load(GeometricForecaster, GeometricConfig, GEOMETRIC_FILE, path, device)[:2]
-
-
-@functools.lru_cache(maxsize=4)
-def _cached_geometric(path: str, stamp: tuple[int, ...], device: str) -> tuple[GeometricForecaster, dict[str, Any]]:
-    model, card = load_geometric(path, device)
-    return model.requires_grad_(False), card
-
-
-def shared_geometric(
-    checkpoint: str | Path | None = None, device: torch.device | str = "cpu"
-) -> tuple[GeometricForecaster, dict[str, Any]]:
-    """`load_geometric` for forecasting only: loaded once per process for each (checkpoint, device).
-
-    Raises:
-        CheckpointError: as `load_geometric`.
-    """
-    path = Path(checkpoint) if checkpoint is not None else bundled_path()
-    return _cached_geometric(str(path), _stamp(path, GEOMETRIC_FILE), str(device))
-
-
-def _stamp(path: Path, *names: str) -> tuple[int, ...]:
-    """When the files of a checkpoint were written: one that is trained anew is read anew."""
-    files = [path / name for name in names] if path.is_dir() else [path]
-    return tuple(f.stat().st_mtime_ns for f in files if f.exists())
-
-
-@functools.lru_cache(maxsize=4)
-def _cached(path: str, stamp: tuple[int, ...], device: str, dtype: torch.dtype) -> WorldModel:
-    tokenizer, tokenizer_card = load_tokenizer(path, device)
-    forecaster, card = load_forecaster(path, device)
-    if card.get("tokens") != tokenizer_card["tokens"]:
-        raise CheckpointError(
-            f"{path}: the forecaster was trained on tokens {card.get('tokens')}, "
-            f"but the tokenizer beside it makes tokens {tokenizer_card['tokens']}",
-            "a forecaster and its own tokenizer in one folder",
-            "encode tokens with this tokenizer and train the forecaster on them",
-        )
-    for model in (tokenizer, forecaster):
-        model.to(dtype).requires_grad_(False)
-    return WorldModel(tokenizer=tokenizer, forecaster=forecaster, card={**card, "tokenizer": tokenizer_card})
-
-
-def load_world(
-    checkpoint: str | Path | None = None, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
-) -> WorldModel:
-    """Read a tokenizer and its forecaster. Loaded once per process for each (checkpoint, device, dtype).
-
-    Args:
-        checkpoint: folder with both files; None is the bundled one.
-        device: where the models are put.
-        dtype: number format of the weights.
-
-    Raises:
-        CheckpointError: anything is missing, damaged, or does not belong together.
-    """
-    path = Path(checkpoint) if checkpoint is not None else bundled_path()
-    return _cached(str(path), _stamp(path, TOKENIZER_FILE, FORECASTER_FILE), str(device), dtype)
-
-
-def with_faithful(model: WorldModel, faithful: bool | None) -> WorldModel:
-    """The same weights with another ``faithful`` switch (`world_model.checkpoints.deviations`); shared, not copied.
-
-    Args:
-        model: what `load_world` gave.
-        faithful: for tokenizer and forecaster; None keeps the checkpoint's own.
-
-    Raises:
-        OptionError: these weights cannot be read that way.
-    """
-    if faithful is None:
-        return model
-    try:
-        return dataclasses.replace(
-            model, tokenizer=_switched(model.tokenizer, faithful), forecaster=_switched(model.forecaster, faithful)
-        )
-    except (ConfigError, RuntimeError) as error:  # torch says RuntimeError where shapes differ
-        own = model.forecaster.config.faithful
-        raise OptionError(
-            f"faithful={faithful} for a checkpoint of faithful={own} ({error})",
-            f"faithful=None, or {own}",
-            "leave faithful= out: it comes with the checkpoint",
-        ) from error
-
-
-Switchable = TypeVar("Switchable", Tokenizer, Forecaster)
-
-
-def _switched(model: Switchable, faithful: bool) -> Switchable:
-    if model.config.faithful == faithful:
-        return model
-    first = next(model.parameters())
-    other = type(model)(dataclasses.replace(model.config, faithful=faithful)).to(first.device, first.dtype)
-    other.load_state_dict(model.state_dict(), assign=True)
-    return other.requires_grad_(False).eval()

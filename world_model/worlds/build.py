@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from world_model.checkpoints.checkpoint import load_world, shared_geometric, with_faithful
+from world_model.checkpoints.shared import load_world, shared_geometric, with_faithful
 from world_model.core.errors import ConfigError, OptionError
 from world_model.core.grid import OCC3D, VoxelGrid
 from world_model.core.plugins import import_object

@@ -13,11 +13,10 @@ from world_model.checkpoints.checkpoint import (
     TOKENIZER_FILE,
     load_forecaster,
     load_tokenizer,
-    load_world,
     save_model,
     tokens_hash,
-    with_faithful,
 )
+from world_model.checkpoints.shared import load_world, with_faithful
 from world_model.core.errors import CheckpointError, OptionError, OutputError
 from world_model.models.forecaster import Forecaster
 from world_model.models.forecaster import tiny as tiny_forecaster

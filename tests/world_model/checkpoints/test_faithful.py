@@ -21,7 +21,7 @@ def test_every_place_exists(deviation: Deviation) -> None:
     assert deviation.published and deviation.right and deviation.where
     for place in deviation.where:
         module, _, path = place.partition(":")
-        found: object = importlib.import_module(module)
+        found: object = importlib.import_module(f"world_model.{module}")
         for name in path.split("."):
             found = getattr(found, name)
 

@@ -12,7 +12,8 @@ import torch
 from tiny_scenes import write_scenes
 
 from world_model import encode_tokens, refine_decoder, train_forecaster, train_tokenizer
-from world_model.checkpoints.checkpoint import load_tokenizer, load_world
+from world_model.checkpoints.checkpoint import load_tokenizer
+from world_model.checkpoints.shared import load_world
 from world_model.core.errors import CheckpointError, DataError
 from world_model.data.augment import Flip
 from world_model.data.index import INDEX_NAME, SceneIndex

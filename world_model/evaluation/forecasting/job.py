@@ -12,13 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from world_model.checkpoints.checkpoint import (
-    TOKENIZER_FILE,
-    bundled_path,
-    load_tokenizer,
-    load_world,
-    shared_geometric,
-)
+from world_model.checkpoints.checkpoint import TOKENIZER_FILE, bundled_path, load_tokenizer
+from world_model.checkpoints.shared import load_world, shared_geometric
 from world_model.core.grid import OCC3D, VoxelGrid
 from world_model.core.runtime import choose_device
 from world_model.data.index import SceneIndex

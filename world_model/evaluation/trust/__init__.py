@@ -7,7 +7,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from world_model.checkpoints.checkpoint import bundled_path, load_world, shared_geometric
+from world_model.checkpoints.checkpoint import bundled_path
+from world_model.checkpoints.shared import load_world, shared_geometric
 from world_model.core.errors import CheckpointError
 from world_model.evaluation.trust.calibration import Calibration
 from world_model.evaluation.trust.figures import Figures, figures_for
