@@ -118,7 +118,7 @@ def _world(folder: Path, token: Tensor) -> None:
         for k in range(STEPS):
             forecast = model.predict(state, command[:, k], torch.eye(4).double().expand(BATCH, 4, 4), couple_batch=True)
             assert forecast.predicted_ego is not None
-            state = model.go_on(state, forecast.token, *forecast.predicted_ego)
+            state = model.advance_published(state, forecast.token, *forecast.predicted_ego)
             tokens.append(forecast.token)
     _save(folder / "world_sd.npz", weights)
     _save(folder / "world_other.npz", arrays | {"s0.generate.pred_latent": torch.stack(tokens, 1)})

@@ -27,7 +27,7 @@ from world_model.training.distributed import DistributedContext, join
 class Args:
     """Run a trained tokenizer over whole scenes and store the tokens that the forecaster learns from.
 
-    Scenes are read in order, several side by side; the memory is reset with every scene. A killed run goes on
+    Scenes are read in order, several side by side; the memory is reset with every scene. A killed run continues
     with the scenes that are missing. Several GPUs: `torchrun --nproc-per-node 8 -m world_model.encode_tokens ...`
     deals the scenes out.
     """

@@ -148,7 +148,7 @@ def rare_class_loss(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     """Cross-entropy in which a class weighs with the square root of its voxels.
 
     Lovász-softmax weighs all classes alike, but its gradient vanishes with the probability of a class, and the focal
-    loss sees ten voxels of a bicycle among 640,000 others: a class that is never predicted is never found. This term
+    loss sees ten voxels of a bicycle among 640,000 voxels: a class that is never predicted is never found. This term
     pushes it until Lovász takes over.
 
     Args:
@@ -156,8 +156,8 @@ def rare_class_loss(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
         target: (N,) int64 class ids.
         weight: (N,) how many voxels each one stands for.
     """
-    share = torch.bincount(target, weight, minlength=logits.shape[1]).clamp(min=1).rsqrt()
-    each = weight * share[target]
+    inverse_root = torch.bincount(target, weight, minlength=logits.shape[1]).clamp(min=1).rsqrt()
+    each = weight * inverse_root[target]
     return (F.cross_entropy(logits, target, reduction="none") * each).sum() / each.sum()
 
 

@@ -42,12 +42,12 @@ def sample_voxels(labels: Tensor, count: int, generator: torch.Generator) -> Vox
     near = _face_neighbours(occupied) & ~occupied
     # Objects are few and their classes weigh as much as the large ones: all of them are taken.
     objects = torch.isin(labels, torch.tensor(OBJECTS, dtype=labels.dtype, device=labels.device))
-    others, far = occupied & ~objects, ~(occupied | near)
-    strata = ((objects, labels.numel()), (others, count // 2), (near, count // 3), (far, count // 6))
+    rest, far = occupied & ~objects, ~(occupied | near)
+    strata = ((objects, labels.numel()), (rest, count // 2), (near, count // 3), (far, count // 6))
     index, weight = [], []
-    for mask, share in strata:
+    for mask, most in strata:
         members = mask.flatten().nonzero()[:, 0]
-        wanted = min(len(members), share * labels.shape[0])
+        wanted = min(len(members), most * labels.shape[0])
         if wanted == 0:
             continue
         if wanted < len(members):

@@ -27,7 +27,7 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def check_identity(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Make sure that a stored run is the one to go on with.
+    """Check that a stored run is the one to resume.
 
     Raises:
         CheckpointError: it had another configuration or other data; the message names every difference.

@@ -74,7 +74,7 @@ class Task(ABC):
         return {}
 
     def restore(self, state: dict[str, Any]) -> None:  # noqa: B027 (most tasks have no state)
-        """Go on from a state."""
+        """Take over a state from `state`."""
 
     def draw(self, count: int, iteration: int, micro: int) -> Tensor:
         """(count, micro_batch) random numbers in [0, 1) on the device, drawn for all samples of the step."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,15 +11,13 @@ from world_model.core.errors import ConfigError, OptionError
 from world_model.core.grid import OCC3D, VoxelGrid
 from world_model.core.plugins import import_object
 from world_model.core.runtime import choose_device, keep_memory
-from world_model.worlds.ensemble import EnsembleWorld, member_paths
-from world_model.worlds.kinds import GEOMETRIC, LEARNED, LEARNED_NAMES, member_kind
+from world_model.worlds.ensemble import EnsembleWorld
+from world_model.worlds.kinds import GEOMETRIC, LEARNED, LEARNED_NAMES, Checkpoint, member_kind, member_paths
 from world_model.worlds.protocol import World
 from world_model.worlds.replay import ReplayWorld
 from world_model.worlds.transport import TransportWorld
 
 WORLD_NAMES = (*LEARNED_NAMES, "transport", "replay", "simulated")
-Checkpoint = str | Path | Sequence[str | Path] | None
-"""Where a trained model lies, or several for an ensemble; None is the bundled one."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 

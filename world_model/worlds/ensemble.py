@@ -1,4 +1,4 @@
-"""Several worlds side by side: the first one is shown, how far the others differ from it says how sure they are.
+"""Several worlds side by side: the first gives the occupancy, its distance from the rest measures the uncertainty.
 
 After the ensembles of PETS (Chua et al., NeurIPS 2018) and the penalty on their disagreement (MOPO, Yu et al., NeurIPS
 2020): models that were trained apart agree where data made them, and differ where nothing did.
@@ -6,15 +6,14 @@ After the ensembles of PETS (Chua et al., NeurIPS 2018) and the penalty on their
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from world_model.core.errors import ConfigError, OptionError
+from world_model.core.errors import ConfigError
 from world_model.core.grid import FREE
 from world_model.core.tensor_state import TensorState
 from world_model.data.clips import Clips
@@ -41,8 +40,8 @@ class EnsembleState(TensorState):
     Attributes:
         members: states of all members.
         labels: (B, X, Y, Z) uint8 occupancy of the first member.
-        disagreement: (B,) float32 mean over the other members of the share of differing voxels among those that either
-            of the two holds for occupied; 0 they are alike, 1 nothing in common.
+        disagreement: (B,) float32 mean over the other members: fraction of differing voxels among those that either of
+            the two has occupied; 0 equal, 1 nothing in common.
     """
 
     members: Members
@@ -51,7 +50,7 @@ class EnsembleState(TensorState):
 
 
 class EnsembleWorld:
-    """Members that are driven the same way.
+    """Members that execute the same motions.
 
     Args:
         members: at least two worlds of one grid; the first one gives occupancy and tokens.
@@ -70,7 +69,7 @@ class EnsembleWorld:
             )
         self.members, self.grid = tuple(members), members[0].grid
         self.needs_future_labels = any(member.needs_future_labels for member in members)
-        # An ensemble can what its first member can: callers look for these attributes before they use them.
+        # An ensemble has the abilities of its first member: callers check these attributes before they use them.
         if hasattr(members[0], "token_shape"):
             self.token_shape: tuple[int, int, int] = members[0].token_shape
         if hasattr(members[0], "drive"):
@@ -78,32 +77,35 @@ class EnsembleWorld:
 
     @property
     def device(self) -> torch.device | None:
-        """Where the states live; None where the first member does not say."""
+        """Where the states live; None where the first member has no such attribute."""
         return getattr(self.members[0], "device", None)
 
     def reset(self, clips: Clips) -> EnsembleState:
         """Start every member at the current frames of the clips."""
-        return self._seen([member.reset(clips) for member in self.members])
+        return self._joined([member.reset(clips) for member in self.members])
 
     def step(self, state: EnsembleState, curr_to_next: Tensor, command: Tensor) -> EnsembleState:
         pairs = zip(self.members, _listed(state.members), strict=True)
-        return self._seen([member.step(own, curr_to_next, command) for member, own in pairs])
+        return self._joined([member.step(own, curr_to_next, command) for member, own in pairs])
 
     def _drive(self, state: EnsembleState, command: Tensor) -> tuple[EnsembleState, Tensor]:
-        """The first member chooses the motion, the others drive it too."""
+        """The first member chooses the motion, all execute it."""
         first, *others = _listed(state.members)
-        own, moved = self.members[0].drive(first, command)  # type: ignore[attr-defined]
+        leader: Any = self.members[0]
+        own, executed = leader.drive(first, command)
         pairs = zip(self.members[1:], others, strict=True)
-        return self._seen([own, *(member.step(s, moved, command) for member, s in pairs)]), moved
+        return self._joined([own, *(member.step(s, executed, command) for member, s in pairs)]), executed
 
     def occupancy(self, state: EnsembleState) -> Tensor:
         return state.labels
 
     def tokens(self, state: EnsembleState) -> Tensor:
         """The first member's token maps."""
-        return self.members[0].tokens(state.members.state)  # type: ignore[attr-defined]
+        first: Any = self.members[0]
+        tokens: Tensor = first.tokens(state.members.state)
+        return tokens
 
-    def _seen(self, states: list[WorldState]) -> EnsembleState:
+    def _joined(self, states: list[WorldState]) -> EnsembleState:
         labels, *others = (member.occupancy(own) for member, own in zip(self.members, states, strict=True))
         apart = torch.stack([disagreement(labels, other) for other in others]).mean(0)
         return EnsembleState(members=_linked(states), labels=labels, disagreement=apart)
@@ -114,33 +116,6 @@ def disagreement(labels: Tensor, others: Tensor) -> Tensor:
     either = (labels != FREE) | (others != FREE)
     differ = (labels != others).flatten(1).sum(1)
     return differ / either.flatten(1).sum(1).clamp(min=1)
-
-
-def member_paths(checkpoint: str | Path | Sequence[str | Path] | None) -> list[str | Path | None]:
-    """Checkpoints of the members.
-
-    Args:
-        checkpoint: a folder, None for the bundled one; several as a list, as JSON list, or separated by commas.
-
-    Raises:
-        OptionError: an empty list, or one that holds something else than names.
-    """
-    if checkpoint is None or isinstance(checkpoint, Path):
-        return [checkpoint]
-    names: object = checkpoint
-    if isinstance(checkpoint, str):
-        try:
-            names = json.loads(checkpoint) if checkpoint.lstrip().startswith("[") else checkpoint.split(",")
-        except ValueError:
-            names = None
-    good = isinstance(names, (list, tuple)) and len(names) > 0
-    if not good or not all(isinstance(name, Path) or (isinstance(name, str) and name.strip()) for name in names):  # type: ignore[attr-defined]
-        raise OptionError(
-            f"checkpoint={checkpoint!r}",
-            'a folder, or several: ["a", "b"] or "a,b"',
-            "name the folders that the training commands wrote",
-        )
-    return [name if isinstance(name, Path) else name.strip() for name in names]  # type: ignore[attr-defined]
 
 
 def _linked(states: Sequence[WorldState]) -> Members:

@@ -1,26 +1,28 @@
 """The learned worlds, and which of them a checkpoint holds.
 
 A checkpoint folder holds a geometry-first forecaster, the published token architecture (a tokenizer and its
-forecaster), or both. ``world="learned"`` means the best of what is there, so nobody needs to know which it is.
+forecaster), or both. ``world="learned"`` means the best of these.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from world_model.checkpoints.checkpoint import FORECASTER_FILE, GEOMETRIC_FILE, TOKENIZER_FILE, bundled_path
-from world_model.core.errors import CheckpointError
-from world_model.worlds.ensemble import member_paths
+from world_model.core.errors import CheckpointError, OptionError
 
 LEARNED, GEOMETRIC, II_WORLD = "learned", "geometric", "ii-world"
 WEIGHT_FILES = {GEOMETRIC: (GEOMETRIC_FILE,), II_WORLD: (TOKENIZER_FILE, FORECASTER_FILE)}
 """Files of each learned world in a checkpoint; the better forecaster comes first (docs/results/fidelity.md)."""
 LEARNED_NAMES = (LEARNED, *WEIGHT_FILES)
 """Names of worlds that take a checkpoint of this package."""
+Checkpoint = str | Path | Sequence[str | Path] | None
+"""Where a trained model lies, or several for an ensemble; None is the bundled one."""
 
 
-def resolve_world(name: str, checkpoint: str | Path | Sequence[str | Path] | None = None) -> str:
+def resolve_world(name: str, checkpoint: Checkpoint = None) -> str:
     """What a world's name means: "learned" becomes the name of the world that the checkpoint holds.
 
     Args:
@@ -61,3 +63,32 @@ def holds(folder: Path, name: str) -> bool:
     if name == LEARNED:
         return any(holds(folder, kind) for kind in WEIGHT_FILES)
     return all((folder / file).exists() for file in WEIGHT_FILES.get(name, ("",)))
+
+
+def member_paths(checkpoint: Checkpoint) -> list[str | Path | None]:
+    """Checkpoints of the members.
+
+    Args:
+        checkpoint: a folder, None for the bundled one; several as a list, as JSON list, or separated by commas.
+
+    Raises:
+        OptionError: an empty list, or one that holds something else than names.
+    """
+    if checkpoint is None or isinstance(checkpoint, Path):
+        return [checkpoint]
+    names: object = checkpoint
+    if isinstance(checkpoint, str):
+        try:
+            names = json.loads(checkpoint) if checkpoint.lstrip().startswith("[") else checkpoint.split(",")
+        except ValueError:
+            names = None
+    paths = (
+        [name.strip() if isinstance(name, str) else name for name in names] if isinstance(names, (list, tuple)) else []
+    )
+    if not paths or not all(isinstance(path, Path) or (isinstance(path, str) and path) for path in paths):
+        raise OptionError(
+            f"checkpoint={checkpoint!r}",
+            'a folder, or several: ["a", "b"] or "a,b"',
+            "name the folders that the training commands wrote",
+        )
+    return paths

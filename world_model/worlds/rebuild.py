@@ -42,7 +42,7 @@ def recorded_state(index: SceneIndex, frame: int) -> SimState:
     name = str(index.scene_name[scene])
     numbers = {config.name(number): number for number in range(config.scenes)}
     if name not in numbers:
-        raise _unknown(index, f"scene {name!r}", f"a scene of the {config.scenes} that {MARK_NAME} speaks of")
+        raise _unknown(index, f"scene {name!r}", f"a scene of the {config.scenes} in {MARK_NAME}")
     number = numbers[name]
     gaps = config.gaps(number)
     times = START_US + number * 60_000_000 + np.concatenate(([0], np.cumsum(np.round(gaps * 1e6)))).astype(np.int64)
@@ -69,7 +69,7 @@ def dataset_config(index: SceneIndex) -> DatasetConfig:
 
 
 def generator_of(index: SceneIndex) -> str:
-    """Version of the simulator that made a synthetic data set, as ``synthetic.json`` says; "?" where it is silent."""
+    """Version of the simulator that made a synthetic data set, as ``synthetic.json`` says; "?" where it is missing."""
     path = _mark(index)
     found = json.loads(path.read_text()) if path else {}
     return str(found.get("generator", "?"))
@@ -97,7 +97,7 @@ def _read(path: Path, modified: int) -> DatasetConfig:
         return DatasetConfig(simulator=simulator, val_fraction=val_fraction, wild=wild, **options)
     except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
         raise DataError(
-            f"{path} does not say how the data were made ({error!r})",
+            f"{path} does not describe how the data were made ({error!r})",
             "scenes, seed, val_fraction and simulator, as make_synthetic writes them",
             "take the file from the original data set, or make the data again",
         ) from error

@@ -1,4 +1,4 @@
-"""The logged occupancy, seen from where the ego is now: real motion of the others, but they do not react.
+"""The logged occupancy, seen from where the ego is now: agents move as recorded and do not react.
 
 Beyond the end of the recording the last frame stays.
 """

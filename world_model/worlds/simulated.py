@@ -1,8 +1,8 @@
-"""The procedural simulator that made the synthetic scenes: ground truth that reacts to the ego, for judging planners.
+"""The procedural simulator that made the synthetic scenes: ground truth that reacts to the ego, to score planners.
 
-A clip of a synthetic scene is taken up where it was recorded: the town is built again from the data set's seed, the
-recorded drive is simulated up to the clip's frame, and from there the ego goes where it is told while all others
-follow, brake and yield as they do in the recording. Real recordings cannot be taken up like this and are refused.
+A clip of a synthetic scene is continued where it was recorded: the town is built again from the data set's seed, the
+recorded drive is simulated up to the clip's frame, and from there the ego follows the given motions while all other
+agents follow, brake and yield as in the recording. Real recordings cannot be continued like this and are refused.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ LABEL_TOLERANCE = 0.02
 """Share of differing voxels up to which a rebuilt frame is the recorded one. On the machine type that made the data
 nothing differs; elsewhere the last bits of sines may tip single voxels."""
 NOWHERE_M = -1.0e6
-"""Where dropped agents are: beyond the sight of everybody."""
+"""Where dropped agents are: out of sight of all agents."""
 TURN_OF_COMMAND = np.array([-1, 1, 0])
 """Sign of the turn (left positive) that the commands right, left and straight ask for."""
 
@@ -90,15 +90,13 @@ class SimulatedWorld:
         self._towns: OrderedDict[tuple[int, int], Town] = OrderedDict()
 
     def reset(self, clips: Clips) -> SimulatedState:
-        """Take up recorded synthetic scenes at the current frames of clips.
+        """Continue recorded synthetic scenes at the current frames of clips.
 
         Raises:
             DataError: the clips are no synthetic scenes, or were made by another version of the simulator.
         """
         if clips.index is None:
-            raise DataError(
-                "clips that do not say which data set they are from", "clips.index", "read them with load_clips"
-            )
+            raise DataError("clips without their data set", "clips.index", "read them with load_clips")
         scenes = []
         for row, frame in enumerate(clips.frame):
             scene = recorded_state(clips.index, frame)
@@ -108,7 +106,7 @@ class SimulatedWorld:
         return SimulatedState(scenes=tuple(scenes))
 
     def step(self, state: SimulatedState, curr_to_next: Tensor, command: Tensor) -> SimulatedState:
-        """The ego moves as told, the others as they like; commands mean nothing here."""
+        """The ego executes the motion, the other agents drive on; commands have no effect."""
         motion = planar_pose(invert_pose(curr_to_next.double())).cpu().numpy()
         return SimulatedState(
             scenes=tuple(self._advance(scene, delta) for scene, delta in zip(state.scenes, motion, strict=True))
@@ -117,7 +115,7 @@ class SimulatedWorld:
     def drive(self, state: SimulatedState, command: Tensor) -> tuple[SimulatedState, Tensor]:
         """Let the simulator's own driver drive: along its lane, turning at the next junction as the command says where
         there is such a way; returns (B, 4, 4) current ego frame -> next ego frame."""
-        before = [self._told(scene, int(c)) for scene, c in zip(state.scenes, command, strict=True)]
+        before = [self._with_command(scene, int(c)) for scene, c in zip(state.scenes, command, strict=True)]
         after = [self._advance(scene, None) for scene in before]
         steps = torch.from_numpy(np.stack([_relative(a, b) for a, b in zip(before, after, strict=True)]))
         curr_to_next = invert_pose(se2_matrix(*steps.unbind(1))).float().to(self.device)
@@ -154,7 +152,7 @@ class SimulatedWorld:
         if len(self._towns) > TOWNS_KEPT:
             self._towns.popitem(last=False)
 
-    def _told(self, scene: SimState, command: int) -> SimState:
+    def _with_command(self, scene: SimState, command: int) -> SimState:
         """The scene with the ego's next turn chosen by a command, if it is not in or before one already."""
         self._hold_town(scene)
         paths = build_town(scene.seed, scene.town_id).network.paths
@@ -168,7 +166,7 @@ class SimulatedWorld:
         return replace(scene, ego=replace(ego, route=(fitting[0], paths.likeliest_successor(fitting[0]))))
 
     def _compare(self, scene: SimState, clips: Clips, row: int) -> None:
-        """Make sure that the rebuilt scene is the recorded one."""
+        """Check that the rebuilt scene is the recorded one."""
         place = clips.ego_to_global[row, clips.past, :2, 3].numpy()
         away = float(np.hypot(*(place - (scene.ego.x, scene.ego.y))))
         rebuilt, recorded = self._draw(scene), clips.occupancy[row, -1].numpy()
@@ -179,18 +177,18 @@ class SimulatedWorld:
         assert index is not None
         raise DataError(
             f"{index.scene_name[clips.scene[row]]} of {index.root}, made by generator {generator_of(index)}, cannot be "
-            f"taken up: simulated again it is {away:.2f} m and {100 * wrong:.0f} % of the voxels off",
+            f"continued: simulated again it is {away:.2f} m and {100 * wrong:.0f} % of the voxels off",
             f"a data set made by this version of the simulator, generator {GENERATOR_VERSION}",
             "make it again with `python -m world_model.make_synthetic`, or choose world='replay'",
         )
 
 
 def _relative(before: SimState, after: SimState) -> NDArray[Any]:
-    """(3,) the ego's dx, dy in metres and turn in rad, in its earlier frame."""
+    """(3,) the ego's dx, dy in metres and dyaw in rad, in its earlier frame."""
     a, b = before.ego, after.ego
     dx, dy, c, s = b.x - a.x, b.y - a.y, np.cos(a.yaw), np.sin(a.yaw)
-    turn = (b.yaw - a.yaw + np.pi) % (2 * np.pi) - np.pi
-    return np.array((c * dx + s * dy, c * dy - s * dx, turn))
+    dyaw = (b.yaw - a.yaw + np.pi) % (2 * np.pi) - np.pi
+    return np.array((c * dx + s * dy, c * dy - s * dx, dyaw))
 
 
 def _without(scene: SimState, share: float, seed: int) -> SimState:

@@ -13,7 +13,8 @@ from world_model.core.errors import ConfigError, OptionError
 from world_model.core.geometry import invert_pose, se2_matrix
 from world_model.core.grid import FREE, VoxelGrid
 from world_model.worlds import Latent, ReplayWorld, SelfDriving, TransportWorld, build_world
-from world_model.worlds.ensemble import EnsembleWorld, disagreement, member_paths
+from world_model.worlds.ensemble import EnsembleWorld, disagreement
+from world_model.worlds.kinds import member_paths
 
 
 def move(batch: int, dx: float = 2.0) -> torch.Tensor:

@@ -195,7 +195,7 @@ def test_its_own_driver_stays_on_the_road_and_obeys(world: SimulatedWorld, start
             break
     at_junction = replace(scene, ego=replace(scene.ego, path=lane, route=(ways[0], scene.ego.route[1])))
     for command, turn in ((0, -1), (1, 1), (2, 0)):
-        assert world._told(at_junction, command).ego.route[0] == ways[turn]
+        assert world._with_command(at_junction, command).ego.route[0] == ways[turn]
 
 
 def test_towns_in_use_are_built_once(world: SimulatedWorld, start: SimulatedState) -> None:
@@ -225,7 +225,7 @@ def test_a_damaged_mark_is_named(tmp_path: Path, index: SceneIndex, damage: str 
     mark = json.loads((demo_root() / "synthetic.json").read_text())
     text = json.dumps({**mark, **damage}) if isinstance(damage, dict) else damage
     (tmp_path / "synthetic.json").write_text(text)
-    with pytest.raises(DataError, match=r"synthetic\.json does not say how"):
+    with pytest.raises(DataError, match=r"synthetic\.json does not describe how"):
         dataset_config(replace(index, root=tmp_path))
 
 
@@ -237,7 +237,7 @@ def test_data_of_another_making_are_found_out(
     (tmp_path / "synthetic.json").write_text(json.dumps({**mark, "simulator": {**mark["simulator"], "traffic": 0.05}}))
     (tmp_path / "gts").symlink_to(demo_root() / "gts")
     other = replace(index, root=tmp_path)
-    with pytest.raises(DataError, match=r"(?s)cannot be taken up.*make_synthetic"):
+    with pytest.raises(DataError, match=r"(?s)cannot be continued.*make_synthetic"):
         world.reset(replace(clips, index=other))
     (tmp_path / "synthetic.json").write_text(json.dumps({**mark, "scenes": 20}))
     with pytest.raises(DataError, match="of the 20"):

@@ -89,7 +89,7 @@ class WorldComparison:
     def next(self, state: ForecastState, forecast: Forecast) -> ForecastState:
         """The state after a step along the predicted motion."""
         assert forecast.predicted_ego is not None
-        return self.model.go_on(state, forecast.token, *forecast.predicted_ego)
+        return self.model.advance_published(state, forecast.token, *forecast.predicted_ego)
 
 
 def verify_world(world: WorldComparison) -> None:

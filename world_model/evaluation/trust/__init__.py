@@ -12,9 +12,9 @@ from world_model.checkpoints.shared import load_world, shared_geometric
 from world_model.core.errors import CheckpointError
 from world_model.evaluation.trust.calibration import Calibration
 from world_model.evaluation.trust.figures import Figures, figures_for
-from world_model.worlds.ensemble import EnsembleWorld, member_paths
+from world_model.worlds.ensemble import EnsembleWorld
 from world_model.worlds.geometric import GeometricWorld
-from world_model.worlds.kinds import GEOMETRIC, II_WORLD
+from world_model.worlds.kinds import GEOMETRIC, II_WORLD, member_paths
 from world_model.worlds.protocol import World, WorldState
 from world_model.worlds.token import TokenWorld
 

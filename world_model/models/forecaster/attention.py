@@ -23,14 +23,14 @@ class DeformableSelfAttention(nn.Module):
         self._spread_points()
 
     def _spread_points(self) -> None:
-        """Start with the heads looking in different directions, further out with every point (Zhu et al.)."""
+        """Start with one direction per head, further out with every point (Zhu et al.)."""
         angle = torch.arange(self.heads) * (2 * torch.pi / self.heads)
         direction = torch.stack((angle.cos(), angle.sin()), -1)
         direction = direction / direction.abs().max(-1, keepdim=True).values
-        reach = torch.arange(1, self.points + 1).view(1, -1, 1)
+        distance = torch.arange(1, self.points + 1).view(1, -1, 1)
         nn.init.zeros_(self.sampling_offsets.weight)
         with torch.no_grad():
-            self.sampling_offsets.bias.copy_((direction[:, None] * reach).flatten())
+            self.sampling_offsets.bias.copy_((direction[:, None] * distance).flatten())
         nn.init.zeros_(self.attention_weights.weight)
         nn.init.zeros_(self.attention_weights.bias)
 

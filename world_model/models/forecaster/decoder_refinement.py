@@ -1,7 +1,7 @@
 """How the decoder is refined: fixed tokens in, observed and forecast, labels out.
 
 Once a forecaster has been trained, its tokens are not quite those that the decoder was trained on, and rare classes
-may still be missing. Refining the decoder alone mends both and keeps all tokens valid.
+may still be missing. Refining the decoder alone corrects both and keeps all tokens valid.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class RefinementConfig:
     Args:
         past: observed frames before the current one.
         horizon: forecasts run 1..horizon steps.
-        voxels: voxels per grid that the loss looks at.
+        voxels: voxels per grid in the loss.
         rare_weight: weight of a cross-entropy that lifts rare classes (`rare_class_loss`).
     """
 

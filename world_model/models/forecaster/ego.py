@@ -87,7 +87,7 @@ class EgoState(TensorState):
         return torch.where(self.command < 0, command, self.command), replace(self, command=command)
 
     def follow(self, motion: Tensor, *, couple_batch: bool = False) -> tuple[EgoState, Tensor]:
-        """Go where the ego head says.
+        """The state after the predicted motion.
 
         Args:
             motion: (B, 6) dx, dy along the global axes (12), relative quaternion.
@@ -110,7 +110,7 @@ class EgoState(TensorState):
         moved = replace(self, position=position, rotation=rotation, last_position=position, last_yaw=yaw)
         return moved, torch.cat((motion[:, :2], relative, features), -1)
 
-    def teach(self, position: Tensor, rotation: Tensor, mask: Tensor) -> EgoState:
+    def teacher_forced(self, position: Tensor, rotation: Tensor, mask: Tensor) -> EgoState:
         """Put the true pose in place of the predicted one for some samples (what velocities refer to stays)."""
         return replace(
             self,
@@ -125,7 +125,7 @@ class EgoState(TensorState):
 
 
 def unobserved(batch: int, slots: int, device: torch.device | str = "cpu") -> Tensor:
-    """(B, H, 9) slots of steps that nobody observed; their quaternion is no rotation (1)."""
+    """(B, H, 9) slots of unobserved steps; their quaternion is no rotation (1)."""
     slot = torch.zeros(batch, slots, 9, dtype=torch.float64, device=device)
     slot[..., 2:6] = 1
     return slot
@@ -145,7 +145,7 @@ def misread_yaw(rotation: Tensor) -> Tensor:
 
 
 def _velocity(shift: Tensor, yaw: Tensor, couple_batch: bool) -> Tensor:
-    """(..., 2) velocity with the length of a displacement (..., 3), a quarter turn left of the misread yaw (3, 5)."""
+    """(..., 2) velocity with the length of a displacement (..., 3), a right angle left of the misread yaw (3, 5)."""
     speed = shift.norm(dim=-1) / STEP_S
     if couple_batch:
         speed = (shift[:2].norm() / STEP_S).expand_as(speed)
@@ -174,7 +174,7 @@ def prepared_features(position: Tensor, rotation: Tensor) -> Tensor:
 def observed_ego(poses: Tensor, slots: int) -> EgoState:
     """The state at the last of some observed poses (B, P, 4, 4), ego -> global, oldest to newest.
 
-    The motion memory is that of a sequence which starts at the first of them. No earlier rollout is at hand that
+    The motion memory is that of a sequence which starts at the first of them. There is no earlier rollout that
     predicted velocities could be measured from (4), so they are measured as where a sequence starts.
     """
     position, rotation = poses[..., :3, 3].double(), rotations_of(poses.double())
@@ -190,16 +190,16 @@ def rotations_of(poses: Tensor) -> Tensor:
     """Quaternions (B, P, 4) of poses (B, P, 4, 4), without jumps of sign from one frame to the next."""
     out: list[Tensor] = []
     for quaternion in quat_from_matrix(poses[..., :3, :3]).unbind(1):
-        turned = (quaternion * out[-1]).sum(-1, keepdim=True) < 0 if out else torch.zeros_like(quaternion[:, :1]).bool()
-        out.append(torch.where(turned, -quaternion, quaternion))
+        jumped = (quaternion * out[-1]).sum(-1, keepdim=True) < 0 if out else torch.zeros_like(quaternion[:, :1]).bool()
+        out.append(torch.where(jumped, -quaternion, quaternion))
     return torch.stack(out, 1)
 
 
 def quat_from_matrix(rotation: Tensor) -> Tensor:
     """Unit quaternion (..., 4) with w >= 0 of rotation matrices (..., 3, 3)."""
     trace = rotation.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
-    turn = rotation - rotation.transpose(-1, -2)
-    axis = torch.stack((turn[..., 2, 1], turn[..., 0, 2], turn[..., 1, 0]), -1)[..., None]
+    skew = rotation - rotation.transpose(-1, -2)
+    axis = torch.stack((skew[..., 2, 1], skew[..., 0, 2], skew[..., 1, 0]), -1)[..., None]
     rest = rotation + rotation.transpose(-1, -2) - trace * torch.eye(3, dtype=rotation.dtype, device=rotation.device)
     # 4 q q^T - 1: each row is the quaternion times one of its components, and the longest row is the most exact.
     outer = torch.cat((torch.cat((trace, axis.transpose(-1, -2)), -1), torch.cat((axis, rest), -1)), -2)

@@ -24,7 +24,7 @@ from world_model.models.forecaster.transformer import Transformer, to_cells, to_
 
 @dataclass(frozen=True, kw_only=True)
 class ForecastState(TensorState):
-    """All that a forecast goes on from. B samples, H remembered frames, oldest to newest, the current one last.
+    """All that the next step depends on. B samples, H remembered frames, oldest to newest, the current one last.
 
     Attributes:
         tokens: (B, H, C, Xl, Yl).
@@ -87,7 +87,7 @@ class Forecaster(nn.Module):
             poses: (B, P, 4, 4) their ego poses in any common frame (float64 for global coordinates).
 
         With ``faithful``, the poses have to be true global ones (deviation 12), and the motion memory is that of a
-        sequence which starts at the first of them; `resume` goes on from an earlier call instead.
+        sequence which starts at the first of them; `resume` continues an earlier call instead.
 
         Raises:
             DataError: tokens of another size than the configured one.
@@ -147,11 +147,11 @@ class Forecaster(nn.Module):
         """
         forecast = self.predict(state, command, curr_to_next)
         if forecast.predicted_ego is not None:
-            return self.go_on(state, forecast.token, *forecast.predicted_ego), forecast
+            return self.advance_published(state, forecast.token, *forecast.predicted_ego), forecast
         return self.advance(state, forecast.token, invert_pose(forecast.curr_to_next)), forecast
 
     def follow(self, state: ForecastState, command: Tensor, curr_to_next: Tensor) -> ForecastState:
-        """The state after `step` with a given motion, to the bit, without asking the ego head what it would have done.
+        """The state after `step` with a given motion, to the bit, without computing the ego head.
 
         With ``faithful`` the motion memory follows that head, so nothing can be left out.
         """
@@ -205,7 +205,7 @@ class Forecaster(nn.Module):
             predicted_ego=(following, slot),
         )
 
-    def go_on(self, state: ForecastState, token: Tensor, ego: EgoState, slot: Tensor) -> ForecastState:
+    def advance_published(self, state: ForecastState, token: Tensor, ego: EgoState, slot: Tensor) -> ForecastState:
         """`advance` as published: to an ego state, with the motion slot (B, 9) of the step (``faithful`` only)."""
         assert state.ego is not None
         moved = invert_pose(curr_to_next_of(state.ego, ego)).to(state.poses.dtype)
@@ -234,7 +234,7 @@ class Forecaster(nn.Module):
         return self.transformer.decode(present, state.tokens.detach(), curr_to_next)
 
     def _decode_moved(self, state: ForecastState, present: Tensor, curr_to_next: Tensor) -> Tensor:
-        """Move what is known into the next frame first: the network only has to say what geometry cannot."""
+        """Move what is known into the next frame first: the network only predicts what geometry cannot."""
         config = self.config
         batch, slots, width, size_x, size_y = state.tokens.shape
         next_pose = state.poses[:, -1] @ invert_pose(curr_to_next)
@@ -255,6 +255,6 @@ class Forecaster(nn.Module):
         points = torch.stack(torch.meshgrid(x, y, indexing="ij"), -1) + low
         source = torch.einsum("bij,xyj->bxyi", next_to_curr[:, :2, :2], points)
         source = source + next_to_curr[:, None, None, :2, 3] / self.config.cell_m - low
-        turn = 2 * torch.pi * (source - 0.5)
-        waves = torch.cat((turn.sin(), turn.cos()), -1).to(dtype)
+        phase = 2 * torch.pi * (source - 0.5)
+        waves = torch.cat((phase.sin(), phase.cos()), -1).to(dtype)
         return F.linear(waves, self.phase_embed.weight, self.phase_embed.bias).permute(0, 3, 1, 2)

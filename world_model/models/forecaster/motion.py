@@ -33,7 +33,7 @@ class PoseEncoder(nn.Module):
 
 
 def standing(batch: int, slots: int, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
-    """(B, slots, 9) motion slots of steps that nobody observed: no motion."""
+    """(B, slots, 9) motion slots of unobserved steps: no motion."""
     slot = torch.zeros(batch, slots, SLOT, device=device, dtype=dtype)
     slot[..., 2] = 1
     return slot

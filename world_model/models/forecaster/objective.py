@@ -88,7 +88,7 @@ def published_rollout(
     model: Forecaster,
     state: ForecastState,
     future: Future,
-    taught: Tensor,
+    forced: Tensor,
     step_weights: tuple[float, ...],
     *,
     couple_batch: bool = False,
@@ -99,7 +99,7 @@ def published_rollout(
         model: with ``faithful=True``.
         state: from `Forecaster.resume` or `Forecaster.start`.
         future: what happened.
-        taught: (K, B) bool, True where the truth replaces the prediction after step k.
+        forced: (K, B) bool, True where the truth replaces the prediction after step k.
         step_weights: (K,) weights of the steps.
         couple_batch: measure speed over the batch (deviation 5; for tests).
 
@@ -111,17 +111,17 @@ def published_rollout(
     for k, weight in enumerate(step_weights):
         forecast = model.predict(state, future.command[:, k], future.curr_to_next[:, k], couple_batch=couple_batch)
         tokens.append(weight * token_loss(forecast.token, future.tokens[:, k], future.valid[:, k]))
-        state = _teach(model, state, forecast, future, k, taught[k])
+        state = _next_state(model, state, forecast, future, k, forced[k])
         forecasts.append(forecast)
     motion = torch.stack([forecast.motion for forecast in forecasts], 1)
     shift = (future.position[:, 1:] - future.position[:, :-1])[..., :2].to(motion.dtype)
-    turn = torch.stack([slot_between(p, q, p[:, 0])[:, 2:6] for p, q in _steps(future)], 1).to(motion.dtype)
+    relative = torch.stack([slot_between(p, q, p[:, 0])[:, 2:6] for p, q in _steps(future)], 1).to(motion.dtype)
     weights = torch.tensor(step_weights, dtype=motion.dtype, device=motion.device)
     # Deviation 14: the rotation loss takes every step alike.
     losses = RolloutLosses(
         token=torch.stack(tokens),
         trajectory=trajectory_loss(motion[..., :2], shift, future.valid, weights, faithful=True),
-        rotation=rotation_loss(F.normalize(motion[..., 2:], dim=-1), turn),
+        rotation=rotation_loss(F.normalize(motion[..., 2:], dim=-1), relative),
     )
     return state, losses
 
@@ -132,17 +132,17 @@ def _steps(future: Future) -> list[tuple[Tensor, Tensor]]:
     return [(future.position[:, k : k + 2], future.rotation[:, k : k + 2]) for k in steps]
 
 
-def _teach(
-    model: Forecaster, state: ForecastState, forecast: Forecast, future: Future, k: int, taught: Tensor
+def _next_state(
+    model: Forecaster, state: ForecastState, forecast: Forecast, future: Future, k: int, forced: Tensor
 ) -> ForecastState:
-    """The next state: predicted, or true where ``taught`` (B,): token, pose and motion together."""
+    """The next state: predicted, or true where ``forced`` (B,): token, pose and motion."""
     assert forecast.predicted_ego is not None, "published_rollout needs a model with faithful=True"
     ego, slot = forecast.predicted_ego
     position, rotation = _steps(future)[k]
     true_slot = slot_between(position, rotation, future.features[:, k])
-    token = torch.where(taught.view(-1, 1, 1, 1), future.tokens[:, k], forecast.token)
-    slot = torch.where(taught[:, None], true_slot, slot)
-    return model.go_on(state, token, ego.teach(position[:, 1], rotation[:, 1], taught), slot)
+    token = torch.where(forced.view(-1, 1, 1, 1), future.tokens[:, k], forecast.token)
+    slot = torch.where(forced[:, None], true_slot, slot)
+    return model.advance_published(state, token, ego.teacher_forced(position[:, 1], rotation[:, 1], forced), slot)
 
 
 def observe_first(state: ForecastState, future: Future) -> EgoState:

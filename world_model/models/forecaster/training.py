@@ -40,7 +40,7 @@ class ForecasterLossConfig:
             on its own (predictions of earlier steps are inputs like any other), at half the cost.
         normalise: divide the token loss by the variance of the tokens, so that one learning rate fits any tokenizer.
         occupancy_weight: weight of the reconstruction loss of one decoded step per rollout; 0 is published.
-        voxels: voxels per grid that the reconstruction loss looks at.
+        voxels: voxels per grid in the reconstruction loss.
     """
 
     past: int = 4
@@ -61,7 +61,7 @@ class WindowBatch:
     """Windows of P observed and K future frames.
 
     Attributes:
-        tokens: (B, P + K, C, Xl, Yl) float16, as they lie in the cache.
+        tokens: (B, P + K, C, Xl, Yl) float16, as in the cache.
         poses: (B, P + K, 4, 4) float64 ego -> global.
         command: (B, P + K) long.
         decoded: the forecast step that is also decoded.

@@ -1,4 +1,4 @@
-"""The II-Former: an intra encoder that looks at the present, an inter decoder that looks at its history.
+"""The II-Former: an intra encoder of the present, an inter decoder of the history.
 
 Source: I2-World (ICCV 2025, arXiv 2507.09144). Parameter names follow the published checkpoints.
 """
@@ -138,7 +138,7 @@ class Transformer(nn.Module):
                     nn.init.xavier_uniform_(parameter)
 
     def encode(self, token: Tensor, plan: Tensor) -> tuple[Tensor, Tensor]:
-        """Look at the present.
+        """Encode the present.
 
         Args:
             token: (B, C, Xl, Yl) current token.
@@ -170,7 +170,7 @@ class Transformer(nn.Module):
         return to_map(to_cells(token) + self.positional_encoding(size) + self.temporal_embedding.weight[-1], size)
 
     def decode(self, present: Tensor, history: Tensor, transform: Tensor) -> Tensor:
-        """Look at the past and form the next token.
+        """The next token, from the encoded present and the past.
 
         Args:
             present: (B, C, Xl, Yl) from `encode`.

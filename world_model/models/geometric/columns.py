@@ -109,7 +109,7 @@ def _lift(matrix: Tensor, x: Tensor, y: Tensor, voxel: float) -> Tensor | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Arrivals:
-    """Target columns in which something may stand that has moved by itself.
+    """Target columns that may hold something that has moved by itself.
 
     Attributes:
         column: (N,) int64 positions, none twice.

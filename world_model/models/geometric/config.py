@@ -19,7 +19,7 @@ class GeometricConfig:
         observed: frames read at the start, the current one included.
         width: channels of the finest level of both networks; the coarser levels have two and three times as many.
         class_embed: width of a class embedding in the read-out.
-        moving_mps: objects slower than this are taken to stand.
+        moving_mps: objects slower than this count as standing.
     """
 
     grid: VoxelGrid = OCC3D

@@ -84,7 +84,7 @@ class Evidence(TensorState):
         labels: (B, X, Y, Z) uint8, movers at their new place.
         memory: (B, X, Y, Z) uint8, what was seen earlier, and movers where they were.
         visibility: (B, X, Y) uint8, `UNKNOWN`, `FORECAST` or `OBSERVED`.
-        displacement_m: (B, X, Y, 2) how far what stands in a column has moved by itself, target axes.
+        displacement_m: (B, X, Y, 2) how far the objects in a column have moved by themselves, target axes.
         elapsed_s: (B,) time since the observation.
     """
 
@@ -180,7 +180,7 @@ def _place_movers(
     """Put what moves into the labels of the target frame, in place.
 
     Returns:
-        (B, X, Y, 2) how far what stands in a column has moved by itself, target axes.
+        (B, X, Y, 2) how far the objects in a column have moved by themselves, target axes.
     """
     rows = labels.view(-1, labels.shape[-1])
     moved = moved_columns(target_to_source, arrived, grid).take(movers)

@@ -47,9 +47,9 @@ class Certainty(TensorState):
     What they say about the true error is fitted on held-out drives (`world_model.evaluation.trust`).
 
     Attributes:
-        unseen: (B,) float32 share of the columns that no observed frame reached.
+        unseen: (B,) float32 share of the columns that no observed frame covered.
         expected_iou: (B,) float32 IoU with the truth if every voxel were occupied with the probability that its own
-            score says: E[intersection] / E[union].
+            logit says: E[intersection] / E[union].
     """
 
     unseen: Tensor
@@ -88,7 +88,7 @@ class FusionNet(nn.Module):
 
     @torch.no_grad()
     def _expect_what_was_seen(self) -> None:
-        """Start from the ego warp: moved voxels are there, all others free."""
+        """Start from the ego warp: moved voxels are occupied, all else is free."""
         slots = self.slots
         assert self.scores.bias is not None
         self.scores.weight.mul_(0.1)
@@ -160,7 +160,7 @@ class FusionNet(nn.Module):
         here = logits.index_select(0, seen) + self._at(fused, seen, weight[gate], bias[gate], 1)[:, 0]
         memory = self._at(fused, remembered, weight[memory_gate], bias[memory_gate], 1)[:, 0]
         logits.index_add_(0, remembered, memory)
-        # Where both speak, only what was seen counts.
+        # Where there is evidence of both kinds, only what was seen counts.
         logits.index_copy_(0, seen, here)
         return logits.view(fused.labels.shape)
 

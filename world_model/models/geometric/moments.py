@@ -29,7 +29,7 @@ class MomentBatch:
         target_to_current, before_to_current: (B, 4, 4) ego frame of the later moment, and of the keyframe before it,
             -> current ego frame.
         elapsed_s, before_s: (B,) time since the current keyframe of the two.
-        velocity_mps: (B, X, Y, 2) velocity of what the boxes say moves; zero elsewhere.
+        velocity_mps: (B, X, Y, 2) velocity inside moving boxes; zero elsewhere.
         known: (B,) bool, whether the current keyframe has boxes at all.
     """
 

@@ -1,7 +1,7 @@
 """How fast things move: velocities read off the observed frames.
 
 Observed frames, aligned by the ego motion, differ where something moved by itself. The network sees the movable voxels
-of all of them at once; boxes of the training data say what is right (any detector's or annotator's boxes will do).
+of all of them at once; boxes of the training data are the target (any detector's or annotator's boxes will do).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MIRRORS: tuple[tuple[int, ...], ...] = ((), (3,), (2,), (2, 3))
 
 
 class MotionNet(nn.Module):
-    """Aligned frames -> velocity of what stands in each cell."""
+    """Aligned frames -> velocity of the objects in each cell."""
 
     def __init__(self, config: GeometricConfig) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class MotionNet(nn.Module):
         self.out = nn.Conv2d(config.width, 3, 1)
         with torch.no_grad():
             assert self.out.bias is not None
-            # Most things stand; where no boxes ever say otherwise, everything does.
+            # Most things stand; without boxes in the data, everything does.
             self.out.bias[2] = -2.0
 
     def forward(self, aligned: Tensor) -> tuple[Tensor, Tensor]:

@@ -181,7 +181,7 @@ class GeometricTask(Task):
         mover = column & (velocity_mps.norm(dim=-1) > self.model.config.moving_mps)
         error = (fine - velocity_mps).abs().sum(-1) * mover
         decision = F.binary_cross_entropy_with_logits(going, mover.float(), reduction="none") * column
-        # Means per sample first, so that a sample weighs the same in whatever batch it stands.
+        # Means per sample first, so that a sample weighs the same in every batch.
         velocity = (error.sum((1, 2)) / mover.sum((1, 2)).clamp(min=1)).mean()
         moving = (decision.sum((1, 2)) / column.sum((1, 2)).clamp(min=1)).mean()
         loss = config.velocity_weight * velocity + config.moving_weight * moving

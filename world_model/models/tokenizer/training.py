@@ -25,7 +25,7 @@ class TokenizerLossConfig:
 
     Args:
         vq_weight: weight of the codebook loss.
-        voxels: voxels per grid that the reconstruction loss looks at (stratified, weighted to stand for all); 0 takes
+        voxels: voxels per grid in the reconstruction loss (stratified, weighted to stand for all); 0 takes
             every voxel, as published.
         rare_weight: weight of a cross-entropy that lifts rare classes (`rare_class_loss`); needs ``voxels``. 0: none,
             as published.

@@ -223,12 +223,12 @@ def test_a_future_out_of_recorded_frames() -> None:
     torch.testing.assert_close(future.features[:, 0, 1], speed)  # measured over the step into the current frame
 
 
-def test_taught_rollouts_stay_on_the_recorded_path(model: Forecaster) -> None:
+def test_teacher_forced_rollouts_stay_on_the_recorded_path(model: Forecaster) -> None:
     poses, seen = drive(2, 6), tokens(2, 6)
     future = future_of(seen[:, 1:], poses, torch.zeros(2, 5, dtype=torch.long))
     start = model.start(seen[:, :2], poses[:, :2])
-    taught = torch.tensor([[True, False]]).expand(4, -1)
-    state, losses = published_rollout(model, start, future, taught, (1.0, 0.5, 0.5, 0.25))
+    forced = torch.tensor([[True, False]]).expand(4, -1)
+    state, losses = published_rollout(model, start, future, forced, (1.0, 0.5, 0.5, 0.25))
     assert state.ego is not None
     torch.testing.assert_close(state.ego.pose[0], poses[0, -1], atol=1e-9, rtol=1e-9)
     assert (state.ego.pose[1] - poses[1, -1]).norm() > 0.1
