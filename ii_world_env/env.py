@@ -104,6 +104,9 @@ class IIWorldEnv(gym.Env[Any, NDArray[Any]]):
     | 31     | offset from the route, left positive                                             | m    | -20 | 20  |
     | 32     | heading against the route, left positive                                         | rad  | -π  | π   |
 
+    `observation="package.module:Class"`: the `space()` of a class of your own, see
+    `ii_world_env.observations.build.Observation` and `examples/own_observation.py`.
+
     ## Rewards
     The reward is the sum of `info["reward_terms"]`. `reward="default"`:
 
@@ -120,9 +123,9 @@ class IIWorldEnv(gym.Env[Any, NDArray[Any]]):
 
     `reward="pdms"` is the gated score of NAVSIM per step, in [0, 1]; `reward="sparse"` is +1 on arrival and -1 for a
     collision or for leaving the road. Any callable from `Outcome` to named terms, or its "package.module:name", works.
-    One with an attribute `needs_labels = False` asks for no fact of `Contact`: no occupancy is decoded for it, nor with
-    `observation="tokens"` for anything else until `env.unwrapped.occupancy` is read, and no episode ends by a collision
-    or off the road.
+    One with an attribute `needs_occupancy = False` (or `needs_labels = False`, its earlier name) reads no fact of
+    `Contact`: no occupancy is decoded for it, nor with `observation="tokens"` for anything else until
+    `env.unwrapped.occupancy` is read, and no episode ends by a collision or off the road.
 
     ## Starting State
     A random recorded keyframe of the split with four frames before it and the horizon after it, at the recorded
@@ -159,7 +162,7 @@ class IIWorldEnv(gym.Env[Any, NDArray[Any]]):
     | `split`       | "val"       | "train", "val" or "all"                                                      |
     | `dataset`     | "any"       | or "nuscenes", "stcocc", "waymo", "uniocc": refuse other data                |
     | `action`      | "kinematic" | "kinematic", "delta", "waypoints", "meta" or "command"                       |
-    | `observation` | "bev"       | "bev", "occupancy", "tokens" or "state"                                      |
+    | `observation` | "bev"       | "bev", "occupancy", "tokens", "state" or "package.module:Class"               |
     | `reward`      | "default"   | "default", "pdms", "sparse", a callable or its import path                   |
     | `horizon`     | 16          | steps of 0.5 s until truncation                                              |
     | `pessimism`   | 0.0         | cost of a step without any forecast trust: term `pessimism`                  |

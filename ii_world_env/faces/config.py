@@ -25,7 +25,7 @@ class EnvConfig:
         dataset: "any", or what the index must hold: "nuscenes", "stcocc", "waymo" or "uniocc". The environment ids of
             single data sets set it; with anything but "any" there are no demo scenes to fall back on.
         action: name of the action mode.
-        observation: name of the observation mode.
+        observation: name of the observation mode, or "package.module:Class" of an `Observation`.
         reward: name of a preset, a callable from `Outcome` to named terms, or its import path.
         horizon: steps of 0.5 s until truncation.
         pessimism: what a step without any forecast trust costs, see `Pessimistic`; only in worlds that have a trust.

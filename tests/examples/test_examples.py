@@ -47,7 +47,7 @@ def write_scenes(*arguments: object, **options: object) -> Path:
 
 
 def test_the_examples_are_known() -> None:
-    known = ["own_world", "quickstart", "scripted_scenarios", "train_ppo", "train_world_model"]
+    known = ["own_observation", "own_world", "quickstart", "scripted_scenarios", "train_ppo", "train_world_model"]
     assert [p.stem for p in EXAMPLES] == known
 
 
@@ -73,6 +73,14 @@ def test_quickstart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     width, _, frames = picture(tmp_path / "quickstart.gif")
     assert width > 1000 and 2 <= frames <= 3
     assert str(tmp_path / "quickstart.gif") in said
+
+
+def test_own_observation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    example = load("own_observation")
+    example.main(example.Args(short=True, out=tmp_path))
+    rings = np.load(tmp_path / "rings.npy")
+    assert rings.shape == (2, 5) and (rings >= 0).all() and rings[:, :4].max() <= 1 and rings[0, 4] > 1
 
 
 def test_own_world(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
