@@ -15,6 +15,7 @@ from agents.planners.idm import IDM
 from agents.planners.planner import Planner
 from agents.planners.scripted import ConstantVelocity, LogReplay, StandStill
 from ii_world_env.engine import Engine, EngineConfig
+from ii_world_env.faces.options import DriveOptions
 from ii_world_env.scenes import Scenes, open_scenes
 from ii_world_env.task.rewards import reward_function
 from world_model.core.errors import IIWorldError, OptionError
@@ -25,7 +26,7 @@ SCRIPTED = {c.name: c for c in (StandStill, ConstantVelocity, LogReplay, IDM)}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate:
+class Evaluate(DriveOptions):
     """Drive planners through fixed held-out scenes and print a table: mean and 95 % interval over the scenes.
 
     Try:
@@ -36,41 +37,22 @@ class Evaluate:
 
     planners: tuple[str, ...] = tuple(SCRIPTED)
     """Any of stand_still, constant_velocity, log_replay, idm, and ppo:PATH for a model that agents.train saved."""
-    world: str = "learned"
-    """learned (what the checkpoint holds), geometric, ii-world, transport, replay, simulated, or
-    package.module:Class."""
-    checkpoint: Path | None = None
-    """Folder of a trained world model. If not given: the bundled one."""
-    index: Path | None = None
-    """Index file, or the data folder that holds it. If not given: the bundled demo scenes."""
     split: str = "val"
     """Which scenes: train, val or all."""
     scenes: int | None = None
     """Take only the first so many scenes of the split."""
     per_scene: int = 2
     """Episodes in each scene, started at evenly spread frames."""
-    action: str = "kinematic"
-    """kinematic or delta."""
-    reward: str = "default"
-    """default, pdms, sparse or package.module:function."""
-    horizon: int = 16
-    """Steps of 0.5 s in an episode."""
     batch: int = 8
     """Episodes that run side by side."""
     out: Path = Path("outputs/planners")
     """Folder for results.json and results.md."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
 
     def __post_init__(self) -> None:
         for name in self.planners:
             if name not in SCRIPTED and not name.startswith("ppo:"):
                 raise OptionError(f"planner {name!r}", f"{', '.join(SCRIPTED)} or ppo:PATH", "name one of these")
-        for name in ("per_scene", "batch", "horizon"):
-            if getattr(self, name) < 1:
-                raise OptionError(
-                    f"--{name.replace('_', '-')} {getattr(self, name)}", "at least 1", "give a larger number"
-                )
+        self.check_counts("per_scene", "batch", "horizon")
 
 
 def evaluate(options: Evaluate) -> dict[str, list[Episode]]:

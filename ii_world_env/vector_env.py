@@ -17,10 +17,10 @@ from ii_world_env.engine import State
 from ii_world_env.env import IIWorldEnv, check_render_mode
 from ii_world_env.faces.config import EnvConfig
 from ii_world_env.faces.episodes import Columns, Episodes
-from ii_world_env.faces.infos import merge, take
+from ii_world_env.faces.infos import merge, split_rows, take
+from ii_world_env.faces.resets import Seeds, reset_mask, seeds_of
 from world_model.core.errors import ConfigError, OptionError
 
-Seeds = int | Sequence[int | None] | None
 Step = tuple[Any, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]
 
 
@@ -143,9 +143,9 @@ class IIWorldVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         if options is not None and not isinstance(options, Mapping):
             raise OptionError(f"reset options of type {type(options).__name__}", "a dict", "give names and values")
         chosen = dict(options or {})
-        mask = _reset_mask(chosen.pop("reset_mask"), self.num_envs) if "reset_mask" in chosen else None
+        mask = reset_mask(chosen.pop("reset_mask"), self.num_envs) if "reset_mask" in chosen else None
         rows = list(range(self.num_envs)) if mask is None else np.flatnonzero(mask).tolist()
-        return self.reset_rows(rows, _seeds(seed, self.num_envs), [chosen] * len(rows))
+        return self.reset_rows(rows, seeds_of(seed, self.num_envs), [chosen] * len(rows))
 
     def reset_rows(
         self, rows: Sequence[int], seeds: Sequence[int | None], options: Sequence[Mapping[str, Any] | None]
@@ -248,7 +248,7 @@ class IIWorldVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         over = np.flatnonzero(terminated | truncated).tolist()
         if over and self.autoreset_mode is AutoresetMode.SAME_STEP:
             rows, running = over, np.flatnonzero(~(terminated | truncated)).tolist()
-            last = {"final_obs": _split(self.episodes.observe(rows), len(rows)), "final_info": take(columns, rows)}
+            last = {"final_obs": split_rows(self.episodes.observe(rows), len(rows)), "final_info": take(columns, rows)}
             merge(infos, last, rows, self.num_envs)
             states = self._begin(rows)
         merge(infos, take(columns, running), running, self.num_envs)
@@ -267,38 +267,14 @@ class IIWorldVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
 class SubEnvironment:
     """One environment of a batch as `get_attr`, `set_attr` and `call` reach it. It cannot be stepped alone.
 
-    Attributes that are set here stay with it; ``engine``, ``scenes``, ``render_mode`` and ``spec`` are the batch's.
+    Attributes that are set here stay with it. Its own are ``state`` (a batch of one), ``occupancy``, ``np_random`` and
+    ``np_random_seed``; ``engine``, ``scenes``, ``render_mode`` and ``spec`` are the batch's.
     """
 
     def __init__(self, owner: IIWorldVectorEnv, row: int) -> None:
         self._owner, self._row = owner, row
         self.action_space, self.observation_space = owner.single_action_space, owner.single_observation_space
-        self.metadata = dict(IIWorldEnv.metadata)
-
-    @property
-    def state(self) -> State:
-        """Its row of the engine's state, a batch of one."""
-        return self._owner.state.index(self._row)
-
-    @property
-    def occupancy(self) -> NDArray[Any]:
-        """(X, Y, Z) uint8, see `IIWorldEnv.occupancy`."""
-        return self._owner.episodes.occupancy(self._row)
-
-    @property
-    def np_random(self) -> np.random.Generator:
-        """Its own generator."""
-        return self._owner.np_random[self._row]
-
-    @property
-    def np_random_seed(self) -> int:
-        """Seed of its generator."""
-        return self._owner.np_random_seed[self._row]
-
-    @property
-    def unwrapped(self) -> SubEnvironment:
-        """Itself."""
-        return self
+        self.metadata, self.unwrapped = dict(IIWorldEnv.metadata), self
 
     def render(self) -> NDArray[Any] | None:
         """Its picture, or None without a render mode."""
@@ -311,6 +287,12 @@ class SubEnvironment:
     def __getattr__(self, name: str) -> Any:
         if name in ("engine", "scenes", "render_mode", "spec"):
             return getattr(self._owner, name)
+        if name in ("np_random", "np_random_seed"):
+            return getattr(self._owner, name)[self._row]
+        if name == "state":
+            return self._owner.state.index(self._row)
+        if name == "occupancy":
+            return self._owner.episodes.occupancy(self._row)
         raise AttributeError(f"an environment in a batch has no attribute {name!r}")
 
 
@@ -325,34 +307,3 @@ def _autoreset_mode(mode: str | AutoresetMode) -> AutoresetMode:
     except ValueError as error:
         allowed = [each.value for each in AutoresetMode]
         raise OptionError(f"autoreset_mode={mode!r}", f"one of {allowed}", "choose one of them") from error
-
-
-def _seeds(seed: Seeds, count: int) -> list[int | None]:
-    if seed is None:
-        return [None] * count
-    if isinstance(seed, (int, np.integer)):
-        return [int(seed) + i for i in range(count)]
-    if not isinstance(seed, (Sequence, np.ndarray)):
-        raise gym.error.Error(f"Seeds must be a whole number or one for each environment, not {type(seed).__name__}")
-    # What is no whole number is refused where the generators are made.
-    seeds = [int(one) if isinstance(one, np.integer) else one for one in seed]
-    if len(seeds) != count:
-        raise ValueError(f"{len(seeds)} seeds for num_envs={count}: give one for each environment, or one number")
-    return seeds
-
-
-def _reset_mask(mask: Any, count: int) -> NDArray[Any]:
-    """Checked as Gymnasium's own vector environments check it."""
-    if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
-        kind = mask.dtype if isinstance(mask, np.ndarray) else type(mask).__name__
-        raise TypeError(f"options['reset_mask'] must be a numpy array of dtype bool, not {kind}")
-    if mask.shape != (count,) or not mask.any():
-        raise ValueError(f"options['reset_mask'] must have shape ({count},) and at least one True, got {mask.tolist()}")
-    return mask
-
-
-def _split(batch: Any, count: int) -> list[Any]:
-    """Observations one by one, each with memory of its own."""
-    if isinstance(batch, dict):
-        return [{name: value[i].copy() for name, value in batch.items()} for i in range(count)]
-    return [batch[i].copy() for i in range(count)]

@@ -18,17 +18,19 @@ import tyro
 
 from ii_world_env.bench import stopwatch
 from ii_world_env.bench.models import try_compiled, write_random
+from ii_world_env.faces.options import DriveOptions
 from ii_world_env.vector_env import IIWorldVectorEnv
 from world_model.core.errors import IIWorldError, OptionError
 from world_model.core.files import write_json
 from world_model.core.runtime import choose_device
+from world_model.evaluation.table import Table, decimal
 
 STAGES = ("forecast", "decode", "reward", "observation", "encode", "reset", "render")
 LAST = ("forecaster alone, frames/s", "plans/s", "peak MiB")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bench:
+class Bench(DriveOptions):
     """Measure environment steps per second: forecast, decoding, reward and observation together, after a warm-up.
 
     Every batch size is timed in turn with one float32 environment that is not compiled; the ratio of the two is what
@@ -41,25 +43,12 @@ class Bench:
       python -m ii_world_env.bench --world transport --steps 100
     """
 
-    world: str = "learned"
-    """learned (what the checkpoint holds), geometric, ii-world, transport, replay, simulated, or
-    package.module:Class."""
-    checkpoint: Path | None = None
-    """Folder of a trained world model. If not given: the bundled one."""
     preset: str | None = None
     """base, nano or tiny: a model of these sizes with random weights instead of a checkpoint."""
-    index: Path | None = None
-    """Index file, or the data folder that holds it. If not given: the bundled demo scenes."""
     split: str = "val"
     """Which scenes: train, val or all."""
-    action: str = "kinematic"
-    """kinematic, delta, waypoints, meta or command."""
     observation: str = "bev"
-    """bev, occupancy, tokens or state."""
-    reward: str = "default"
-    """default, pdms or sparse."""
-    horizon: int = 16
-    """Steps of an episode."""
+    """bev, occupancy, tokens, state or package.module:Class."""
     batches: tuple[int, ...] = ()
     """Numbers of environments. If not given: 1 and 8, on a GPU 1, 8, 64 and 256."""
     steps: int = 16
@@ -70,8 +59,6 @@ class Bench:
     """A batch size that would take longer than this is left out."""
     threads: int | None = None
     """Threads of torch. If not given: torch's own choice."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
     dtype: str = "auto"
     """auto, float32 or bfloat16."""
     compile: bool = False
@@ -80,13 +67,10 @@ class Bench:
     """Also write the figures to this JSON file."""
 
     def __post_init__(self) -> None:
-        counts = (self.steps, self.runs, self.horizon, *self.batches, *([] if self.threads is None else [self.threads]))
-        if min(counts) < 1 or not self.limit_s > 0:
-            raise OptionError(
-                f"a number below 1 among {counts}, or limit_s={self.limit_s}",
-                "batches, steps, runs, horizon and threads of at least 1, and some time",
-                "give larger numbers",
-            )
+        self.check_counts("steps", "runs", "horizon", "threads")
+        if min(self.batches, default=1) < 1 or not self.limit_s > 0:
+            found = f"batches={self.batches}, limit_s={self.limit_s}"
+            raise OptionError(found, "batches of at least 1, and some time", "give larger numbers")
         if self.preset is not None and self.checkpoint is not None:
             raise OptionError("preset= and checkpoint=", "one of them", "a preset has random weights: remove one")
 
@@ -116,11 +100,7 @@ def bench(options: Bench) -> dict[str, Any]:
             else:
                 rows.append(found)
                 print(f"batch {batch}: {found['steps_per_s']:.1f} steps/s, {found['ratio']:.2f} x baseline", flush=True)
-        figures = {
-            "rows": rows,
-            "left_out": skipped,
-            **circumstances(baseline, options),
-        }
+        figures = {"rows": rows, "left_out": skipped, **circumstances(baseline, options)}
         baseline.close()
     print(markdown(figures))
     if options.out is not None:
@@ -139,12 +119,7 @@ def circumstances(envs: IIWorldVectorEnv, options: Bench) -> dict[str, Any]:
         "python": platform.python_version(),
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "model": _model(options),
-        "observation": options.observation,
-        "action": options.action,
-        "reward": options.reward,
-        "runs": options.runs,
-        "steps": options.steps,
-        "horizon": options.horizon,
+        **{name: getattr(options, name) for name in ("observation", "action", "reward", "runs", "steps", "horizon")},
         "data_source": envs.scenes.source,
         "command": shlex.join(["python", "-m", "ii_world_env.bench", *sys.argv[1:]]),
     }
@@ -152,17 +127,24 @@ def circumstances(envs: IIWorldVectorEnv, options: Bench) -> dict[str, Any]:
 
 def markdown(figures: dict[str, Any]) -> str:
     """The figures as a Markdown table with their circumstances, as in docs/results/speed.md."""
-    head = ("world", "model", "dtype", "batch", "steps/s", "with resets", "x baseline", *STAGES, *LAST)
-    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    for row in figures["rows"]:
-        times = [f"{row['milliseconds'][name]:.1f}" if name in row["milliseconds"] else "-" for name in STAGES]
-        rates = [f"{row[name]:.1f}" for name in ("steps_per_s", "steps_per_s_with_resets")]
-        alone = row["latent_frames_per_s"]
-        last = ["-" if alone is None else f"{alone:.1f}", f"{row['plans_per_s']:.1f}", f"{row['peak_mib']:.0f}"]
-        model = figures["model"] if row["dtype"] != "-" else "-"
-        cells = [row["world"], model, row["dtype"], str(row["batch"]), *rates, f"{row['ratio']:.2f}"]
-        lines.append(f"| {' | '.join(cells + times + last)} |")
     rows = figures["rows"]
+    head = ("world", "model", "dtype", "batch", "steps/s", "with resets", "x baseline", *STAGES, *LAST)
+    cells = [
+        [
+            row["world"],
+            figures["model"] if row["dtype"] != "-" else "-",
+            row["dtype"],
+            str(row["batch"]),
+            f"{row['steps_per_s']:.1f}",
+            f"{row['steps_per_s_with_resets']:.1f}",
+            f"{row['ratio']:.2f}",
+            *(decimal(row["milliseconds"].get(name), 1) for name in STAGES),
+            decimal(row["latent_frames_per_s"], 1),
+            f"{row['plans_per_s']:.1f}",
+            f"{row['peak_mib']:.0f}",
+        ]
+        for row in rows
+    ]
     load = "" if figures["load"] is None else f"; load average {figures['load']:.1f} at the end"
     base = f" ({statistics.median(row['baseline_steps_per_s'] for row in rows):.1f} steps/s)" if rows else ""
     notes = [
@@ -177,24 +159,13 @@ def markdown(figures: dict[str, Any]) -> str:
         f"Python {figures['python']}; data: {figures['data_source']}{load}.",
         f"`{figures['command']}`",
     ]
-    return "\n".join(["", *lines, "", *(f"- {note}" for note in notes)])
+    return "\n".join(["", Table(head, cells).markdown(), "", *(f"- {note}" for note in notes)])
 
 
 def _make(options: Bench, checkpoint: Path | None, batch: int, dtype: str) -> IIWorldVectorEnv:
-    envs = IIWorldVectorEnv(
-        batch,
-        autoreset_mode="Disabled",
-        world=options.world,
-        checkpoint=None if checkpoint is None else str(checkpoint),
-        index=None if options.index is None else str(options.index),
-        split=options.split,
-        action=options.action,
-        observation=options.observation,
-        reward=options.reward,
-        horizon=options.horizon,
-        device=options.device,
-        dtype=dtype,
-    )
+    chosen = {**options.keywords(), "checkpoint": None if checkpoint is None else str(checkpoint)}
+    others: dict[str, Any] = {"split": options.split, "observation": options.observation, "dtype": dtype}
+    envs = IIWorldVectorEnv(batch, autoreset_mode="Disabled", **chosen, **others)
     envs.reset(seed=0)
     return envs
 

@@ -65,3 +65,10 @@ def _empty(column: NDArray[Any] | list[Any], count: int) -> NDArray[Any]:
     if isinstance(column, np.ndarray):
         return np.zeros((count, *column.shape[1:]), column.dtype)
     return np.full(count, None, dtype=object)
+
+
+def split_rows(batch: Any, count: int) -> list[Any]:
+    """Observations one by one, each with memory of its own."""
+    if isinstance(batch, dict):
+        return [{name: value[i].copy() for name, value in batch.items()} for i in range(count)]
+    return [batch[i].copy() for i in range(count)]

@@ -58,10 +58,11 @@ def load_tree(path: str | Path, like: T, optional: Collection[str] = ()) -> T:
         raise _bad(path, f"it cannot be read ({error})") from error
     apart = {name: leaves[name] for name in optional if name in leaves}
     leaves.update(dict.fromkeys(apart))
-    tree: T = _build(replace(like, **dict.fromkeys(apart)), "", leaves, path)  # type: ignore[type-var]
+    example: Any = like
+    tree: T = _build(replace(example, **dict.fromkeys(apart)), "", leaves, path)
     if leaves:
         raise _bad(path, f"unknown entries {sorted(leaves)[:4]}")
-    tree = replace(tree, **apart)
+    tree = replace(tree, **apart)  # type: ignore[type-var]  # a dataclass, as ``like`` is
     rows = {len(value) for value in _batched(tree)}
     if len(rows) != 1:
         raise _bad(path, f"batches of different sizes {sorted(rows)}")

@@ -11,7 +11,7 @@ import torch
 
 from agents.evaluate import Evaluate, evaluate
 from agents.planners.learned import PPOPlanner
-from agents.train import CURVE_COLUMNS, Train, train
+from agents.training import CURVE_COLUMNS, Train, train
 from ii_world_env.ego.actions import ACTION_MODES
 from ii_world_env.engine import Engine, EngineConfig
 from ii_world_env.observations.build import build_observation
@@ -51,7 +51,7 @@ def test_training_leaves_model_curve_picture_and_config(trained: Train) -> None:
 
 def test_all_environments_are_one_batch(trained: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     """One forward of the world per step, however many environments there are."""
-    from agents.train import _make
+    from agents.training import _make
 
     venv = _make(replace(trained, num_envs=3))
     (engine,) = venv.get_attr("engine", indices=0)

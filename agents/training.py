@@ -1,0 +1,249 @@
+"""Training a planner in a world with PPO: environments, policy, saved models and curves, and going on with them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor
+
+from ii_world_env.faces.options import DriveOptions
+from ii_world_env.observations.extractor import ClassMapExtractor
+from ii_world_env.sb3_vec_env import IIWorldVecEnv
+from world_model.core.errors import CheckpointError, OptionError
+from world_model.core.files import atomic_write, write_json, write_text
+from world_model.worlds import resolve_world
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # after the choice of a backend without a display
+
+MODEL_FILE, CURVE_FILE, PICTURE_FILE, CONFIG_FILE = "model.zip", "curve.csv", "curve.png", "config.json"
+CURVE_COLUMNS = ("timesteps", "episode_reward", "episode_steps", "progress", "destination", "collision", "off_road")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(DriveOptions):
+    """Train a driving policy with PPO inside a world; stop it whenever you like and go on with --resume.
+
+    Try:
+      python -m agents.train --timesteps 20000
+      python -m agents.train --world transport --timesteps 50000 --out outputs/ppo_transport
+      python -m agents.train --timesteps 100000 --resume
+      python -m agents.evaluate --planners idm ppo:outputs/ppo/model.zip
+    """
+
+    timesteps: int = 20_000
+    """Environment steps in all, those before a --resume included."""
+    num_envs: int = 4
+    """Environments side by side, as one batch: one forward of the world model serves them all."""
+    split: str | None = None
+    """Which scenes to train in: train, val or all. If not given: train, or all of the bundled demo scenes."""
+    observation: str = "bev"
+    """bev or occupancy."""
+    rollout: int = 128
+    """Steps of every environment between two updates."""
+    minibatch: int = 128
+    """Steps in one gradient step."""
+    epochs: int = 4
+    """Passes over the collected steps at each update."""
+    learning_rate: float = 3e-4
+    """Of Adam."""
+    gamma: float = 0.97
+    """Discount per step of 0.5 s."""
+    seed: int = 0
+    """Of policy, scenes and action noise."""
+    save_every: int = 5_000
+    """Environment steps between two saved models."""
+    out: Path = Path("outputs/ppo")
+    """Folder for model.zip, curve.csv, curve.png and config.json."""
+    resume: bool = False
+    """Go on from the model in --out."""
+
+    def __post_init__(self) -> None:
+        self.check_counts("timesteps", "num_envs", "horizon", "rollout", "minibatch", "epochs", "save_every")
+
+
+class Recorder(BaseCallback):
+    """Saves the model and the learning curve now and then, and says how it goes.
+
+    Args:
+        options: the command.
+        rows: of the curve so far.
+        begin: steps done before this run.
+    """
+
+    def __init__(self, options: Train, rows: list[list[float]], begin: int) -> None:
+        super().__init__()
+        self.options, self.rows, self.begin = options, rows, begin
+        self.clock, self.saved = time.perf_counter(), begin
+
+    def _on_step(self) -> bool:
+        for info, done in zip(self.locals["infos"], self.locals["dones"], strict=True):
+            if done:
+                self.rows.append([self.num_timesteps, info["episode"]["r"], info["episode"]["l"], *_outcome(info)])
+        if self.num_timesteps - self.saved >= self.options.save_every:
+            self.save()
+        return True
+
+    def _on_rollout_end(self) -> None:
+        last = np.array(self.rows[-100:]).reshape(-1, len(CURVE_COLUMNS))
+        mean = last.mean(0) if len(last) else np.full(len(CURVE_COLUMNS), np.nan)
+        rate = (self.num_timesteps - self.begin) / (time.perf_counter() - self.clock)
+        print(
+            f"  {self.num_timesteps}/{self.options.timesteps} steps, {rate:.1f}/s; "
+            f"last {len(last)} episodes: reward {mean[1]:.2f}, "
+            f"progress {mean[3]:.0%}, arrived {mean[4]:.0%}, collision {mean[5]:.0%}, off road {mean[6]:.0%}",
+            flush=True,
+        )
+
+    def save(self) -> None:
+        """Write model, curve and picture, each whole or not at all."""
+        out, self.saved = self.options.out, self.num_timesteps
+        with atomic_write(out / MODEL_FILE) as stream:
+            buffer = io.BytesIO()
+            self.model.save(buffer)
+            stream.write(buffer.getvalue())
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerows([CURVE_COLUMNS, *self.rows])
+        write_text(out / CURVE_FILE, text.getvalue())
+        _draw(np.array(self.rows).reshape(-1, len(CURVE_COLUMNS)), out / PICTURE_FILE)
+
+
+def train(options: Train) -> PPO:
+    """Train, saving on the way.
+
+    Returns:
+        The model, which also lies in ``options.out``.
+
+    Raises:
+        CheckpointError: nothing to resume, or a model of other options.
+        OptionError: the folder already holds a model and ``resume`` is off.
+    """
+    # Reads first, writes later: an option that cannot work leaves the folder as it was.
+    rows = _earlier_curve(options)
+    venv = _make(options)
+    venv.seed(options.seed)
+    device = "cpu" if options.device == "auto" else options.device
+    if options.resume:
+        model = _load(options, venv, device)
+    else:
+        model = PPO(
+            "MultiInputPolicy" if options.observation == "bev" else "MlpPolicy",
+            venv,
+            n_steps=options.rollout,
+            batch_size=min(options.minibatch, options.rollout * options.num_envs),
+            n_epochs=options.epochs,
+            learning_rate=options.learning_rate,
+            gamma=options.gamma,
+            ent_coef=0.003,
+            policy_kwargs={"features_extractor_class": ClassMapExtractor, "net_arch": [64], "log_std_init": -0.7},
+            seed=options.seed,
+            device=device,
+        )
+        write_json(options.out / CONFIG_FILE, _plain(options))
+    weights = sum(p.numel() for p in model.policy.parameters())
+    answers = resolve_world(options.world, options.checkpoint)
+    print(f"PPO, {weights / 1e6:.2f} M parameters, {options.num_envs} environments, world {answers}")
+    print(f"  {_source(venv)}")
+    recorder = Recorder(options, rows, model.num_timesteps)
+    left = options.timesteps - model.num_timesteps
+    if left <= 0:
+        print(f"  already at {model.num_timesteps} steps; ask for more with --timesteps")
+        return model
+    try:
+        model.learn(left, callback=recorder, reset_num_timesteps=False)
+    except KeyboardInterrupt:
+        print("  interrupted; the model so far is saved, --resume goes on")
+    recorder.save()
+    venv.close()
+    print(f"wrote {MODEL_FILE}, {CURVE_FILE}, {PICTURE_FILE} and {CONFIG_FILE} in {options.out}")
+    return model
+
+
+def _make(options: Train) -> VecEnv:
+    """All environments as one batch: one model forward for a step of all of them."""
+    split = options.split or ("all" if options.index is None else "train")
+    return VecMonitor(
+        IIWorldVecEnv(options.num_envs, split=split, observation=options.observation, **options.keywords())
+    )
+
+
+def _outcome(info: dict[str, Any]) -> list[float]:
+    share = 1.0 if info["goal_m"] < 1e-6 else float(np.clip(info["progress_m"] / info["goal_m"], 0, 1))
+    return [share, *(float(info["end"] == cause) for cause in CURVE_COLUMNS[4:])]
+
+
+def _plain(options: Train) -> dict[str, Any]:
+    values = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(options).items()}
+    return {**values, "torch": torch.__version__}
+
+
+def _source(venv: VecEnv) -> str:
+    (scenes,) = venv.get_attr("scenes", indices=0)
+    return f"data: {scenes.source}, {len(scenes.numbers)} scenes"
+
+
+def _earlier_curve(options: Train) -> list[list[float]]:
+    model, curve = options.out / MODEL_FILE, options.out / CURVE_FILE
+    if not options.resume:
+        if model.exists():
+            raise OptionError(f"{model} exists", "an empty folder or --resume", "add --resume, or choose another --out")
+        return []
+    if not model.exists():
+        raise CheckpointError(
+            f"nothing to resume: no {model}", "a model that this command saved", "start without --resume"
+        )
+    if not curve.exists():
+        return []
+    with curve.open() as stream:
+        return [[float(value) for value in row] for row in list(csv.reader(stream))[1:]]
+
+
+def _load(options: Train, venv: VecEnv, device: str) -> PPO:
+    path, remedy = options.out / MODEL_FILE, "use the same options as before, or start anew in another --out"
+    try:
+        before = json.loads((options.out / CONFIG_FILE).read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{options.out / CONFIG_FILE} cannot be read ({error})", "the options of the run", remedy
+        ) from error
+    fixed = ("action", "observation", "num_envs", "rollout", "horizon")
+    now = _plain(options)
+    if changed := [f"{name}={now[name]} (was {before.get(name)})" for name in fixed if now[name] != before.get(name)]:
+        raise CheckpointError(f"resume with {', '.join(changed)}", "the options that the run began with", remedy)
+    try:
+        return PPO.load(path, env=venv, device=device)
+    except Exception as error:  # SB3 lets every kind of pickle, zip and torch error through
+        raise CheckpointError(f"{path} cannot be read ({error})", "a model zip of stable-baselines3", remedy) from error
+
+
+def _draw(rows: NDArray[Any], path: Path) -> None:
+    """Learning curve: means over a sliding window of episodes."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), constrained_layout=True)
+    window = max(1, min(50, len(rows) // 4))
+    if len(rows):
+        smooth = np.stack([np.convolve(column, np.ones(window) / window, "valid") for column in rows.T], 1)
+        left.plot(smooth[:, 0], smooth[:, 1], color="#1b6ca8")
+        for i, color in ((3, "#1b6ca8"), (4, "#2a9d5c"), (5, "#d1495b"), (6, "#edae49")):
+            right.plot(smooth[:, 0], 100 * smooth[:, i], color=color, label=CURVE_COLUMNS[i].replace("_", " "))
+        right.legend(frameon=False, fontsize=8)
+    left.set(xlabel="environment steps", ylabel="reward per episode", title=f"mean of {window} episodes")
+    right.set(xlabel="environment steps", ylabel="%", ylim=(-3, 103))
+    for axis in (left, right):
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+    with atomic_write(path) as stream:
+        figure.savefig(stream, format="png", dpi=110)
+    plt.close(figure)

@@ -1,0 +1,41 @@
+"""What `reset` of a batch takes beside the options of one environment: seeds, and a mask of who resets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+Seeds = int | Sequence[int | None] | None
+
+
+def seeds_of(seed: Seeds, count: int) -> list[int | None]:
+    """One seed for each of ``count`` environments: seed, seed + 1, ... of a single number.
+
+    Raises:
+        gymnasium.error.Error, ValueError: neither a whole number nor one for each environment.
+    """
+    if seed is None:
+        return [None] * count
+    if isinstance(seed, (int, np.integer)):
+        return [int(seed) + i for i in range(count)]
+    if not isinstance(seed, (Sequence, np.ndarray)):
+        raise gym.error.Error(f"Seeds must be a whole number or one for each environment, not {type(seed).__name__}")
+    # What is no whole number is refused where the generators are made.
+    seeds = [int(one) if isinstance(one, np.integer) else one for one in seed]
+    if len(seeds) != count:
+        raise ValueError(f"{len(seeds)} seeds for num_envs={count}: give one for each environment, or one number")
+    return seeds
+
+
+def reset_mask(mask: Any, count: int) -> NDArray[Any]:
+    """Checked as Gymnasium's own vector environments check it."""
+    if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
+        kind = mask.dtype if isinstance(mask, np.ndarray) else type(mask).__name__
+        raise TypeError(f"options['reset_mask'] must be a numpy array of dtype bool, not {kind}")
+    if mask.shape != (count,) or not mask.any():
+        raise ValueError(f"options['reset_mask'] must have shape ({count},) and at least one True, got {mask.tolist()}")
+    return mask
