@@ -1,9 +1,9 @@
-"""SE(2)/SE(3), quaternions, and warps of bird's-eye maps and voxel grids.
+"""SE(3), quaternions, and warps of bird's-eye maps and voxel grids; SE(2) is in `planar`.
 
 Conventions
     Quaternions are (w, x, y, z), Hamilton product, and rotate column vectors.
-    A pose is a 4x4 matrix ego -> global. ``target_to_source`` maps points of the frame we want to fill to the
-    frame we sample from, so a warp is one gather.
+    A pose is a 4x4 matrix ego -> global. ``target_to_source`` maps points of the target frame to the source frame, so a
+    warp is one gather.
 """
 
 from __future__ import annotations
@@ -67,12 +67,6 @@ def quat_from_yaw(yaw_rad: Tensor) -> Tensor:
     half = yaw_rad / 2
     zero = torch.zeros_like(half)
     return torch.stack((half.cos(), zero, zero, half.sin()), -1)
-
-
-def yaw_from_quat(q: Tensor) -> Tensor:
-    """Heading in rad (...) of a (w, x, y, z) quaternion (..., 4): the direction of the rotated x axis."""
-    w, x, y, z = q.unbind(-1)
-    return torch.atan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
 
 
 def yaw_from_matrix(pose: Tensor) -> Tensor:
@@ -145,8 +139,8 @@ def warp_bev(
 
 
 TIE = 1e-3
-"""Voxels. Centres that fall between two voxels all go the same way: a shift by half a voxel would otherwise sieve the
-labels by rounding errors, and thin walls would vanish."""
+"""Voxels. Centres that fall between two voxels all round the same way. Otherwise a shift by half a voxel would thin the
+labels out by rounding errors, and thin walls would vanish."""
 
 
 def warp_voxels(labels: Tensor, target_to_source: Tensor, grid: VoxelGrid = OCC3D, fill: int = FREE) -> Tensor:
@@ -168,23 +162,10 @@ def warp_voxels(labels: Tensor, target_to_source: Tensor, grid: VoxelGrid = OCC3
     axes = [
         lower[i] + grid.voxel_m * (torch.arange(n, device=device) + 0.5) for i, n in enumerate((size_x, size_y, size_z))
     ]
-    planar = bool(
-        (matrix[:, :2, 2].abs() < 1e-6).all()
-        and (matrix[:, 2, :2].abs() < 1e-6).all()
-        and (matrix[:, 2, 3].abs() < 1e-6).all()
-    )
-    if planar:
+    if (matrix[:, (0, 1, 2, 2, 2), (2, 2, 0, 1, 3)].abs() < 1e-6).all():
         # Whole columns move together: one index per column instead of one per voxel.
-        x = (
-            matrix[:, 0, 0, None, None] * axes[0][:, None]
-            + matrix[:, 0, 1, None, None] * axes[1]
-            + matrix[:, 0, 3, None, None]
-        )
-        y = (
-            matrix[:, 1, 0, None, None] * axes[0][:, None]
-            + matrix[:, 1, 1, None, None] * axes[1]
-            + matrix[:, 1, 3, None, None]
-        )
+        column = matrix[..., None, None]
+        x, y = (column[:, n, 0] * axes[0][:, None] + column[:, n, 1] * axes[1] + column[:, n, 3] for n in (0, 1))
         i = ((x - lower[0]) / grid.voxel_m + TIE).floor().long()
         j = ((y - lower[1]) / grid.voxel_m + TIE).floor().long()
         inside = (i >= 0) & (i < size_x) & (j >= 0) & (j < size_y)

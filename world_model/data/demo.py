@@ -1,4 +1,4 @@
-"""The demo scenes that ship with the package: a few held-out synthetic drives, so that nothing has to be downloaded.
+"""The demo scenes that ship with the package: a few held-out synthetic recordings, so that no download is needed.
 
 They were cut out of a synthetic data set by ``python -m world_model.data.demo`` (see the model card for the exact
 command): labels without masks, an index and ``synthetic.json``, in the layout of any other data set.
@@ -45,11 +45,10 @@ def cut(index: SceneIndex, names: tuple[str, ...]) -> SceneIndex:
         DataError: a name is unknown.
     """
     unknown = sorted(set(names) - set(index.scene_name.tolist()))
-    if unknown:
+    if unknown or not names:
         known = ", ".join(index.scene_name[:5].tolist())
-        raise DataError(
-            f"no scenes {', '.join(unknown)} in {index.root}", f"names such as {known}", "choose other scenes"
-        )
+        found = f"no scenes {', '.join(unknown)} in {index.root}"
+        raise DataError(found, f"names such as {known}", "choose other scenes")
     return index.part([(str(n), index.frames(s)) for s, n in enumerate(index.scene_name) if n in names])
 
 
@@ -66,17 +65,16 @@ def main(args: Args) -> Path:
     """Write the small data set and return its folder."""
     index = SceneIndex.load(args.index)
     if index.truth_path is not None:
-        raise DataError(
-            f"{index.root} holds predictions and true labels", "one kind of labels", "cut scenes out of the true ones"
-        )
+        found = f"{index.root} holds predictions and true labels"
+        raise DataError(found, "one kind of labels", "cut scenes out of the true ones")
     small = cut(index, args.scenes)
     for frame, name in enumerate(small.label_path.tolist()):
         write_semantics(args.out / name, small.read_labels(frame))
-    # What was written are Occ3D's classes, whatever was read.
+    # Labels are written in Occ3D's classes, whatever was read.
     replace(small, label_format="occ3d", truth_format="occ3d").save(args.out / INDEX_NAME)
     mark = index.root / "synthetic.json"
     if mark.exists():
-        # It says how the scenes were made, so that the simulator can take them up.
+        # How the scenes were made, so that the simulator can continue them.
         (args.out / mark.name).write_bytes(mark.read_bytes())
     size = sum(f.stat().st_size for f in args.out.rglob("*") if f.is_file())
     print(f"{len(small.scene_name)} scenes, {len(small.token)} frames, {size / 1e6:.1f} MB: {args.out}")

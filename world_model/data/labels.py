@@ -79,11 +79,10 @@ def read_labels_of(path: str | Path, label_format: str, shape: tuple[int, ...] =
         return labels
     mapped: NDArray[Any] = kind.table[labels]
     if (mapped == UNKNOWN).any():
-        strange = np.unique(labels[mapped == UNKNOWN]).tolist()
-        raise DataError(
-            f"{path}: {kind.key} holds the class ids {strange[:8]}", f"those of {label_format}: {sorted(kind.classes)}",
-            "check which data set and release the file is from, and prepare it with the right --format",
-        )  # fmt: skip
+        unknown = np.unique(labels[mapped == UNKNOWN]).tolist()
+        found, expected = f"{path}: {kind.key} holds the class ids {unknown[:8]}", f"{sorted(kind.classes)}"
+        remedy = "check which data set and release the file is from, and prepare it with the right --format"
+        raise DataError(found, f"those of {label_format}: {expected}", remedy)
     return mapped
 
 

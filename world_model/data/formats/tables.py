@@ -1,7 +1,7 @@
 """Read nuScenes tables (plain JSON) without the devkit, which needs numpy < 2 and loads everything.
 
-Tables are parsed row by row while they are read, so that the largest of v1.0-trainval (sample_data, more than 1 GB of
-text) never lies in memory: a row keeps only the columns that are asked for, and most rows are dropped at once.
+Tables are parsed row by row while they are read, because the largest of v1.0-trainval (sample_data) has more than 1 GB
+of text. A row keeps only the columns that are asked for.
 """
 
 from __future__ import annotations
@@ -60,34 +60,22 @@ def iterate_table(folder: Path, name: str) -> Iterator[Row]:
             ) from None
 
 
-def read_table(folder: Path, name: str, keep: Callable[[Row], bool] | None = None) -> list[Row]:
-    """The rows of `iterate_table` as a list.
-
-    Args:
-        folder: the folder of the version, e.g. ``.../v1.0-mini``.
-        name: the table, without ``.json``.
-        keep: called with every row; rows for which it is False are dropped at once.
-
-    Raises:
-        DataError: as `iterate_table`.
-    """
-    return [row for row in iterate_table(folder, name) if keep is None or keep(row)]
+def read_table(folder: Path, name: str) -> list[Row]:
+    """The rows of `iterate_table` as a list."""
+    return list(iterate_table(folder, name))
 
 
-def read_by_token(folder: Path, name: str, keep: Callable[[Row], bool] | None = None) -> dict[str, Row]:
-    """The rows of `read_table` by their token.
+def read_by_token(folder: Path, name: str, keep: Callable[[Row], bool] = lambda row: True) -> dict[str, Row]:
+    """The rows of `iterate_table` by their token; rows for which ``keep`` is False are dropped at once.
 
     Raises:
-        DataError: as `read_table`, or two rows have the same token.
+        DataError: as `iterate_table`, or two rows have the same token.
     """
-    rows = read_table(folder, name, keep)
-    table = {row["token"]: row for row in rows}
-    if len(table) != len(rows):
-        raise DataError(
-            f"{folder / name}.json has {len(rows)} rows but {len(table)} different tokens",
-            "every token once",
-            f"fetch {name}.json again",
-        )
+    table: dict[str, Row] = {}
+    for row in filter(keep, iterate_table(folder, name)):
+        if table.setdefault(row["token"], row) is not row:
+            found = f"{folder / name}.json has several rows with the token {row['token']}"
+            raise DataError(found, "every token once", f"fetch {name}.json again")
     return table
 
 
@@ -110,29 +98,28 @@ def read_json(path: Path, kind: type) -> Any:
 
 
 def _elements(path: Path) -> Iterator[Any]:
-    """The elements of a JSON file that is one list, each parsed when it is wanted."""
+    """The elements of a JSON file that is one list, each parsed when it is asked for."""
     decoder = json.JSONDecoder()
     try:
         with open(path, encoding="utf-8") as stream:
-            progress = _progress(path)
-            text, at = stream.read(CHUNK), 0
-            at = _BETWEEN.match(text).end()  # type: ignore[union-attr]
+            text = stream.read(CHUNK)
+            at, read = _skip(text, 0), len(text)
             if text[at : at + 1] != "[":
                 raise DataError(f"{path} holds no list", "a list of rows", f"fetch {path.name} again")
             at += 1
             while True:
-                at = _BETWEEN.match(text, at).end()  # type: ignore[union-attr]
+                at = _skip(text, at)
+                if text[at : at + 1] == "]":
+                    return
                 try:
-                    if text[at : at + 1] == "]":
-                        return
                     row, at = decoder.raw_decode(text, at)
                 except ValueError as error:
-                    # Either the row goes on in the next piece of the file, or it is broken.
+                    # Either the row goes on in the next chunk of the file, or it is broken.
                     more = stream.read(CHUNK)
                     if not more or len(text) - at > LONGEST_ROW:
                         raise _broken(path, error) from error
-                    progress(len(more))
-                    text, at = text[at:] + more, 0
+                    _progress(path, read, read + len(more))
+                    text, at, read = text[at:] + more, 0, read + len(more)
                     continue
                 yield row
     except FileNotFoundError as error:
@@ -141,18 +128,18 @@ def _elements(path: Path) -> Iterator[Any]:
         raise _broken(path, error) from error
 
 
-def _progress(path: Path) -> Callable[[int], None]:
-    """Says how far a large table has been read, every quarter of it."""
-    size, done, said = path.stat().st_size, CHUNK, 0
+def _skip(text: str, at: int) -> int:
+    """The next position that is neither white space nor a comma."""
+    found = _BETWEEN.match(text, at)
+    return found.end() if found else at
 
-    def advance(characters: int) -> None:
-        nonlocal done, said
-        done += characters
-        if size > LARGE and done * 4 // size > said:
-            said = done * 4 // size
-            print(f"  {path.name}: {min(25 * said, 100)} % of {size / 1e9:.2f} GB", flush=True)
 
-    return advance
+def _progress(path: Path, before: int, now: int) -> None:
+    """Print how far a large table has been read, at every quarter of it."""
+    size = path.stat().st_size
+    quarter = now * 4 // size
+    if size > LARGE and quarter > before * 4 // size:
+        print(f"  {path.name}: {min(25 * quarter, 100)} % of {size / 1e9:.2f} GB", flush=True)
 
 
 def _absent(path: Path) -> DataError:

@@ -9,7 +9,7 @@ import pytest
 
 from world_model.core.errors import DataError
 from world_model.data.formats import tables
-from world_model.data.formats.tables import iterate_table, read_table
+from world_model.data.formats.tables import iterate_table, read_by_token, read_table
 
 ROWS = [{"token": f"t{i}", "name": 'a "quoted" }, { [name]' + "é" * i, "other": {"nested": [1, {}]}} for i in range(40)]
 
@@ -23,7 +23,8 @@ def test_any_layout_in_any_pieces(
     (tmp_path / "category.json").write_text(json.dumps(ROWS, indent=indent, ensure_ascii=False), encoding="utf-8")
     found = list(iterate_table(tmp_path, "category"))
     assert found == [{"token": row["token"], "name": row["name"]} for row in ROWS]
-    assert read_table(tmp_path, "category", lambda row: row["token"] == "t3") == [found[3]]
+    assert read_by_token(tmp_path, "category", lambda row: row["token"] == "t3") == {"t3": found[3]}
+    assert read_table(tmp_path, "category") == found
 
 
 def test_an_empty_table(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from world_model.core.geometry import quat_multiply, warp_bev, yaw_from_quat
+from world_model.core.geometry import quat_multiply, quat_to_matrix, warp_bev, yaw_from_matrix
 from world_model.evaluation.parity import Report, verify_folder
 from world_model.evaluation.parity.comparison import Comparison
 from world_model.evaluation.parity.folder import TOKENIZER_WEIGHTS, WORLD_WEIGHTS
@@ -125,7 +125,7 @@ def _right_memory(begin: Callable[..., EgoState]) -> Callable[..., EgoState]:
 BREAK: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "1 identity": lambda patch: patch.setattr(ego_module, "unobserved", _right_identity),
     "2 order": lambda patch: patch.setattr(EgoState, "follow", _right_order(EgoState.follow)),
-    "3 yaw": lambda patch: patch.setattr(ego_module, "misread_yaw", yaw_from_quat),
+    "3 yaw": lambda patch: patch.setattr(ego_module, "misread_yaw", lambda q: yaw_from_matrix(quat_to_matrix(q))),
     "4 surviving pose": lambda patch: patch.setattr(EgoState, "begin", _right_memory(EgoState.begin)),
     "5 speed": lambda patch: patch.setattr(EgoState, "follow", _right_speed(EgoState.follow)),
     "6 command": lambda patch: patch.setattr(EgoState, "obey", lambda self, command: (command, self)),
