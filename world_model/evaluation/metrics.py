@@ -82,9 +82,9 @@ class Confusion:
         part = pairs[:NUM_CLASSES, :NUM_CLASSES]
         unknown = pairs[IGNORE, :NUM_CLASSES]
         if part.sum() + unknown.sum() != pairs.sum():
-            found = [np.flatnonzero(pairs.any(axis)).tolist() for axis in (1, 0)]
+            labels = [np.flatnonzero(pairs.any(axis)).tolist() for axis in (1, 0)]
             raise DataError(
-                f"ground truth labels {found[0]}, predicted {found[1]}",
+                f"ground truth labels {labels[0]}, predicted {labels[1]}",
                 f"0..{FREE} (and {IGNORE} in the ground truth)",
                 "check where these labels come from",
             )
