@@ -22,8 +22,8 @@ from world_model.simulator.simulator import SimulatorConfig
 class Arguments:
     """Write procedural driving scenes: nuScenes tables, Occ3D labels, splits and a calibration report.
 
-    The same options give the same bytes with any number of workers. A killed run goes on where it stopped when the
-    same command is repeated, and scenes whose label files were deleted are written again.
+    The same options give the same bytes with any number of workers. The same command continues an
+    interrupted run, and writes scenes again whose label files were deleted.
     """
 
     out: Path
@@ -39,7 +39,7 @@ class Arguments:
     val_fraction: float = 0.2
     """Share of held-out scenes (the last ones); they never share a town with training scenes."""
     wild: float = 0.0
-    """Share of the training scenes that are driven as nobody would: wandering, chasing what is ahead, off the road."""
+    """Share of the training scenes that leave normal driving: wandering, chasing what is ahead, off the road."""
     scenes_per_town: int = 5
     """Scenes that are driven in the same town."""
 

@@ -41,6 +41,8 @@ REAL_AGENTS = {
     "barrier": ("4.4 / 30, 0 %", ""),
 }
 """Boxes a frame (mean / p95) and share that moves; p90 and p99 of the moving ones' speed, m/s."""
+REAL_LEVELS = (0, 1.1, 27.0, 6.6, 5.8, 4.9, 3.9, 3.6, 3.1, 2.9, 3.1, 3.2, 3.2, 3.3, 2.5, 2.7)
+"""Occupied share per z level, %."""
 REAL_IOU = {"car": ".15-.37", "driveable_surface": ".43-.55", "manmade": ".52-.72", "vegetation": "-"}
 
 
@@ -60,7 +62,6 @@ def comparison(s: SceneStatistics) -> list[Line]:
 def _label_lines(s: SceneStatistics) -> list[Line]:
     shares, masks, levels = 100 * s.mean("class"), s.mean("masks"), _numbers(100 * s.mean("level"), 1)
     columns, near = _numbers(100 * s.mean("columns"), 1, " / "), _numbers(s.mean("drive_ring")[:4])
-    real_levels = "0 1.1 27.0 6.6 5.8 4.9 3.9 3.6 3.1 2.9 3.1 3.2 3.2 3.3 2.5 2.7"
     lines = [
         ("occupied voxels, %", f"{100 - shares[FREE]:.2f}", "4.80 / 4.86"),
         ("columns with anything / driveable, %", columns, "40.2-44.4 / 19.8-20.3"),
@@ -68,7 +69,7 @@ def _label_lines(s: SceneStatistics) -> list[Line]:
         ("mask_lidar / mask_camera mean", _numbers(masks[:2], 3, " / "), ".168-.188 / .157-.171"),
         ("mask_camera 0-10, .., 30-40, >40 m", _numbers(s.mean("camera_ring")), ".44 .39 .21 .11 .02"),
         ("occupied inside mask_lidar / mask_camera", _numbers(masks[2:], 3, " / "), ".966-.973 / .605-.744"),
-        ("occupied share per z level, %", levels, real_levels),
+        ("occupied share per z level, %", levels, " ".join(map(str, REAL_LEVELS))),
     ]
     names = CLASS_NAMES[1:FREE]
     return lines + [(f"share of {n}, %", f"{shares[CLASS_ID[n]]:.3f}", REAL_SHARES.get(n, "0")) for n in names]

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from world_model.core.files import atomic_write
-from world_model.core.grid import CLASS_COLORS, CLASS_ID, FREE
+from world_model.core.grid import CLASS_COLORS, CLASS_ID
 from world_model.data.labels import read_labels
+from world_model.pictures.bev import class_map
+from world_model.simulator.dataset.calibration import REAL_LEVELS
 from world_model.simulator.dataset.config import DatasetConfig
 from world_model.simulator.dataset.export import part_path
 from world_model.simulator.dataset.statistics import SceneStatistics
@@ -30,16 +31,6 @@ REAL_SHARES = {
     "vegetation": 1.085,
 }
 """Mean of the two real frames, % of the grid."""
-REAL_LEVELS = (0, 1.1, 27.0, 6.6, 5.8, 4.9, 3.9, 3.6, 3.1, 2.9, 3.1, 3.2, 3.2, 3.3, 2.5, 2.7)
-
-
-def from_above(semantics: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(X, Y, 3) picture of the highest voxels, forward up and left to the left."""
-    occupied = semantics != FREE
-    top = semantics.shape[2] - 1 - occupied[:, :, ::-1].argmax(2)
-    label = np.where(occupied.any(2), np.take_along_axis(semantics, top[..., None], 2)[..., 0], FREE)
-    picture: NDArray[np.uint8] = np.array(CLASS_COLORS, np.uint8)[label]
-    return picture[::-1, ::-1]
 
 
 def _bars(axes: Any, synthetic: Floats, real: tuple[float, ...], real_name: str) -> None:
@@ -61,7 +52,8 @@ def write_picture(root: Path, config: DatasetConfig, statistics: SceneStatistics
         samples = json.loads(part_path(root, config, scene).read_text())["tables"]["sample"]
         frame = (5 + 4 * k) % len(samples)  # wild scenes are shorter
         axes = figure.add_subplot(grid[k // 4, k % 4])
-        axes.imshow(from_above(read_labels(root / "gts" / config.name(scene) / samples[frame]["token"] / "labels.npz")))
+        labels = read_labels(root / "gts" / config.name(scene) / samples[frame]["token"] / "labels.npz")
+        axes.imshow(np.array(CLASS_COLORS)[class_map(labels)][::-1, ::-1])  # forward up, left to the left
         axes.set_title(f"{config.name(scene)}, frame {frame}", fontsize=9)
         axes.axis("off")
     names = list(REAL_SHARES)

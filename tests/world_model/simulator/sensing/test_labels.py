@@ -70,8 +70,8 @@ def dense_labels(state: SimState) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     noise = dense_noise(scene, module.SCENE_SHIFT_I * state.scene_index) * np.exp(-1j * memory.phase_rad)
     metres = np.minimum(memory.range_m, 200).astype(int)
     threshold = module.COVER_TABLE.reshape(FREE + 1, -1)[full, metres[..., None]]
-    reached = (memory.lowest_m[..., None] < TOPS_M) | (scene.owner.reshape(NX, NY, 1) >= 0)
-    keep = (full != FREE) & reached & (noise.real < threshold)
+    seen = (memory.lowest_m[..., None] < TOPS_M) | (scene.owner.reshape(NX, NY, 1) >= 0)
+    keep = (full != FREE) & seen & (noise.real < threshold)
     objects = (full >= 1) & (full <= module.LAST_OBJECT)
     keep[objects] = dense_objects(state, scene, full, lowest)[objects]
     z = TOPS_M - OCC3D.voxel_m / 2
