@@ -91,9 +91,6 @@ class Confusion:
         self.counts += part
         self.ignored += unknown
 
-    def __add__(self, other: Confusion) -> Confusion:
-        return Confusion(self.table + other.table)
-
     @property
     def total(self) -> int:
         """Number of voxels counted, those of unknown ground truth apart."""

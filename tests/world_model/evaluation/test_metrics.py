@@ -58,7 +58,7 @@ def test_any_order_and_batch_gives_identical_sums() -> None:
     for i in (2, 0, 3, 1):
         parts.add(prediction[i], truth[i])
     assert (parts.counts == whole.counts).all()
-    assert ((counted(prediction[:1], truth[:1]) + counted(prediction[1:], truth[1:])).counts == whole.counts).all()
+    assert (counted(prediction[:1], truth[:1]).counts + counted(prediction[1:], truth[1:]).counts == whole.counts).all()
 
 
 def test_perfect_and_empty() -> None:
@@ -80,7 +80,7 @@ def test_mask_counts_only_inside() -> None:
     prediction, truth = labels(5), labels(6)
     mask = labels(7, highest=2).bool()
     inside, outside = counted(prediction, truth, mask), counted(prediction, truth, ~mask)
-    assert ((inside + outside).counts == counted(prediction, truth).counts).all()
+    assert (inside.counts + outside.counts == counted(prediction, truth).counts).all()
     assert inside.total == int(mask.sum())
 
 
@@ -97,7 +97,6 @@ def test_published_iou_counts_unknown_ground_truth_as_occupied() -> None:
     assert confusion.iou_published(MOVABLE) == confusion.iou(MOVABLE)
     assert int(confusion.ignored.sum()) == truth[1].numel() and confusion.total == truth.numel() - truth[1].numel()
     assert (Confusion(confusion.table).table == confusion.table).all()
-    assert ((confusion + confusion).table == 2 * confusion.table).all()
 
 
 def test_rounding_is_to_two_decimals_of_a_percent() -> None:

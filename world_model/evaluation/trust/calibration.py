@@ -56,8 +56,7 @@ class Calibration:
 
     def of_samples(self, samples: Samples) -> NDArray[np.float64]:
         """(N,) trust of N forecasts, in double precision."""
-        figures = samples.figures[:, [samples.names.index(name) for name in self.names]]
-        score = ((figures - self.center) / self.scale) @ np.array(self.weight)
+        score = ((samples.columns(self.names) - self.center) / self.scale) @ np.array(self.weight)
         return np.asarray(np.interp(score, self.knots, self.trust))
 
     def save(self, path: Path) -> None:

@@ -10,27 +10,20 @@ from numpy.typing import NDArray
 from world_model.evaluation.trust.calibration import Calibration
 from world_model.evaluation.trust.samples import Samples
 
+STRENGTH = 3.0
+"""Of the ridge that keeps figures which say the same from fighting each other."""
 
-def fit(samples: Samples, names: tuple[str, ...] | None = None, strength: float = 3.0) -> Calibration:
-    """Calibrate on forecasts whose error is known.
 
-    Args:
-        samples: forecasts; those of step 0 say what a reconstruction reaches.
-        names: figures to use; all if not given.
-        strength: of the ridge that keeps figures which say the same from fighting each other.
-    """
-    names = samples.names if names is None else names
-    rows = samples.step > 0
-    table = samples.figures[:, [samples.names.index(name) for name in names]]
-    center, scale = table[rows].mean(0), table[rows].std(0)
+def fit(samples: Samples) -> Calibration:
+    """Calibrate on forecasts whose error is known; those of step 0 say what a reconstruction reaches."""
+    figures, ahead, quality = samples.columns(samples.names), samples.step > 0, quality_of(samples)
+    center, scale = figures[ahead].mean(0), figures[ahead].std(0)
     scale = np.where(scale > 1e-9, scale, 1.0)
-    quality = quality_of(samples)
-    weight = ridge((table[rows] - center) / scale, quality[rows], strength)
+    weight = ridge((figures[ahead] - center) / scale, quality[ahead], STRENGTH)
     # Reconstructions lie at the trustworthy end of the same scale.
-    score = ((table - center) / scale) @ weight
-    knots, trust = monotone(score, quality)
+    knots, trust = monotone(((figures - center) / scale) @ weight, quality)
     return Calibration(
-        names=tuple(names),
+        names=samples.names,
         center=tuple(center.tolist()),
         scale=tuple(scale.tolist()),
         weight=tuple(weight.tolist()),

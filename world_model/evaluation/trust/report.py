@@ -75,20 +75,20 @@ def score(calibration: Calibration, samples: Samples, ceiling: float) -> dict[st
     }
 
 
-def reliability(trust: NDArray[Any], quality: NDArray[Any], bins: int = 10) -> tuple[Floats, Floats, Floats]:
-    """Bins of equally many samples.
+def reliability(trust: NDArray[Any], quality: NDArray[Any]) -> tuple[Floats, Floats, Floats]:
+    """Ten bins of equally many samples.
 
     Returns:
         (K,) mean trust, (K,) mean true quality, (K,) its standard deviation inside the bin.
     """
-    parts = np.array_split(np.argsort(trust, kind="stable"), min(bins, len(trust)))
+    parts = np.array_split(np.argsort(trust, kind="stable"), min(10, len(trust)))
     mean, true, spread = np.array([(trust[p].mean(), quality[p].mean(), quality[p].std()) for p in parts]).T
     return mean, true, spread
 
 
-def calibration_error(trust: NDArray[Any], quality: NDArray[Any], bins: int = 10) -> float:
+def calibration_error(trust: NDArray[Any], quality: NDArray[Any]) -> float:
     """Mean over `reliability` bins of the distance between trust and true quality."""
-    mean, true, _ = reliability(trust, quality, bins)
+    mean, true, _ = reliability(trust, quality)
     return float(np.abs(mean - true).mean())
 
 

@@ -52,7 +52,7 @@ class Samples:
     """
 
     names: tuple[str, ...]
-    figures: NDArray[Any]
+    figures: NDArray[np.float64]
     iou: NDArray[Any]
     miou: NDArray[Any]
     scene: NDArray[Any]
@@ -63,6 +63,10 @@ class Samples:
     def pick(self, rows: NDArray[Any]) -> Samples:
         """Some of the samples, by numbers or a mask."""
         return Samples(names=self.names, **{name: getattr(self, name)[rows] for name in COLUMNS})
+
+    def columns(self, names: Sequence[str]) -> NDArray[np.float64]:
+        """(N, len(names)) some of the figures."""
+        return self.figures[:, [self.names.index(name) for name in names]]
 
     @classmethod
     def cat(cls, parts: Sequence[Samples]) -> Samples:
