@@ -14,7 +14,7 @@ from gymnasium.envs.registration import register, registry
 ENV_ID = "IIWorld-nuScenes-v0"
 WAYMO_ID = "IIWorld-Waymo-v0"
 STCOCC_ID = "IIWorld-STCOcc-v0"
-# The first drives in any prepared data set, or in the bundled demo scenes; the others need data of their own kind.
+# The first id drives in any prepared data set, or in the bundled demo scenes; each other one needs its own data set.
 _DATASET_OF = {ENV_ID: "any", WAYMO_ID: "waymo", STCOCC_ID: "stcocc"}
 
 for _id, _dataset in _DATASET_OF.items():

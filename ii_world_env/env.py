@@ -27,8 +27,8 @@ class IIWorldEnv(gym.Env[Any, NDArray[Any]]):
 
     Frames: the ego frame has its origin at the rear axle on the ground, x forward, y left, z up, metres. One step
     is 0.5 s. ``world=`` chooses what answers the actions, and `info["world"]` names it: "learned" is the learned world
-    that the checkpoint holds, "geometric" (what was seen is moved, a network judges and completes it) before "ii-world"
-    (tokenizer and token forecaster); "transport" moves the observed occupancy with the ego, "replay" shows the recorded
+    that the checkpoint holds, "geometric" (what was observed is moved, a network corrects and completes it) before
+    "ii-world" (tokenizer and token forecaster); "transport" moves the observed occupancy with the ego, "replay" shows the recorded
     occupancy from where the ego is, "simulated" goes on with the simulator that made the synthetic scenes, where other
     agents react to the ego.
 
@@ -129,7 +129,7 @@ class IIWorldEnv(gym.Env[Any, NDArray[Any]]):
 
     ## Starting State
     A random recorded keyframe of the split with four frames before it and the horizon after it, at the recorded
-    speed. `reset(options=...)` takes the keys below; others raise `OptionError`.
+    speed. `reset(options=...)` takes the keys below; any other raises `OptionError`.
 
     | Key         | Meaning                                                                                 |
     |-------------|-----------------------------------------------------------------------------------------|

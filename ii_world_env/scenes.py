@@ -1,6 +1,6 @@
 """Where episodes start: a data set, a split, and the frames that have enough past and future.
 
-Without data the bundled demo scenes are used, and said so.
+Without data the bundled demo scenes are used, with a warning.
 """
 
 from __future__ import annotations
@@ -225,25 +225,19 @@ def _variation(options: Mapping[str, Any]) -> dict[str, Any]:
             raise OptionError(f"{name} as a reset option and as a variation", "one of both", "remove one of them")
         if name in options:
             wanted[name] = options[name]
-    check = {"command": _command, "speed_mps": _speed, "action_noise": _share, "drop_agents": _share}
-    return {name: check[name](name, value) for name, value in wanted.items()}
+    return {name: _command(value) if name == "command" else _number(name, value) for name, value in wanted.items()}
 
 
-def _share(name: str, value: object) -> float:
-    if isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) <= 1:
+def _number(name: str, value: object) -> float:
+    high = 20 if name == "speed_mps" else 1
+    if isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) <= high:
         return float(value)
-    raise OptionError(f"{name}={value!r}", "a number 0..1", "0 changes nothing")
+    raise OptionError(f"{name}={value!r}", f"a number 0..{high}", f"it is the {VARIATIONS[name]}")
 
 
-def _command(name: str, value: object) -> int:
+def _command(value: object) -> int:
     if isinstance(value, str) and value in COMMANDS:
         return COMMANDS.index(value)
     if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and 0 <= int(value) < len(COMMANDS):
         return int(value)
-    raise OptionError(f"{name}={value!r}", f"one of {COMMANDS} or 0..2", "choose one of them")
-
-
-def _speed(name: str, value: object) -> float:
-    if isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) <= 20:
-        return float(value)
-    raise OptionError(f"{name}={value!r}", "a number 0..20", "give a speed in metres per second")
+    raise OptionError(f"command={value!r}", f"one of {COMMANDS} or 0..2", "choose one of them")

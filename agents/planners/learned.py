@@ -9,7 +9,7 @@ from stable_baselines3 import PPO
 from torch import Tensor
 
 from ii_world_env.engine import Engine, State
-from ii_world_env.observations import modes as observations
+from ii_world_env.observations.build import build_observation
 from world_model.core.errors import CheckpointError
 
 
@@ -25,7 +25,7 @@ class PPOPlanner:
     """
 
     def __init__(self, engine: Engine, path: str | Path) -> None:
-        self.name, self.grid = f"ppo:{Path(path).parent.name or Path(path).stem}", engine.world.grid
+        self.name = f"ppo:{Path(path).parent.name or Path(path).stem}"
         remedy = "give the model.zip that `python -m agents.train` wrote"
         if not Path(path).is_file():
             raise CheckpointError(f"no policy at {path}", "a model zip of stable-baselines3", remedy)
@@ -42,19 +42,16 @@ class PPOPlanner:
                 f"shape ({engine.action_mode.size},) for action={engine.config.action!r}",
                 "choose the action mode that it was trained with",
             )
-        self.wants_dict = hasattr(self.model.observation_space, "spaces")
+        name = "bev" if hasattr(self.model.observation_space, "spaces") else "occupancy"
+        self.observation = build_observation(name, engine.world, engine.action_mode)
 
     def reset(self, state: State) -> None:
-        """Nothing to forget."""
+        """Nothing is kept."""
 
     def act(self, state: State) -> Tensor:
-        if self.wants_dict:
-            seen = {
-                "bev": observations.bev(state.labels, self.grid).cpu().numpy(),
-                "ego": observations.ego(state).cpu().numpy(),
-                "route": observations.route(state).cpu().numpy(),
-            }
-            actions, _ = self.model.predict(seen, deterministic=True)
+        observed = self.observation.observe(state)
+        if isinstance(observed, dict):
+            actions, _ = self.model.predict({k: v.cpu().numpy() for k, v in observed.items()}, deterministic=True)
         else:
-            actions, _ = self.model.predict(state.labels.cpu().numpy(), deterministic=True)
+            actions, _ = self.model.predict(observed.cpu().numpy(), deterministic=True)
         return torch.as_tensor(actions, device=state.pose.device)

@@ -11,23 +11,27 @@ from world_model.core.grid import STEP_S
 from world_model.core.planar import relative
 
 BRAKE_MPS2 = 3.5
-"""How hard a planner brakes that wants to stand: within the limits of comfort."""
+"""Braking of a planner that comes to a stop: within the limits of comfort."""
 
 
-class StandStill:
-    """Brake to a stop and stay.
+class Scripted:
+    """Base of planners that keep nothing from one step to the next.
 
     Args:
         engine: says which actions there are.
     """
 
-    name = "stand_still"
-
     def __init__(self, engine: Engine) -> None:
         self.mode: ActionMode = engine.action_mode
 
     def reset(self, state: State) -> None:
-        """Nothing to forget."""
+        """Nothing is kept."""
+
+
+class StandStill(Scripted):
+    """Brake to a stop and stay."""
+
+    name = "stand_still"
 
     def act(self, state: State) -> Tensor:
         speed = state.speed_mps
@@ -36,40 +40,20 @@ class StandStill:
         return self.mode.inverse(torch.stack(((speed + slower) / 2 * STEP_S, zero, zero), -1), speed)
 
 
-class ConstantVelocity:
-    """Keep speed and heading.
-
-    Args:
-        engine: says which actions there are.
-    """
+class ConstantVelocity(Scripted):
+    """Keep speed and heading."""
 
     name = "constant_velocity"
-
-    def __init__(self, engine: Engine) -> None:
-        self.mode: ActionMode = engine.action_mode
-
-    def reset(self, state: State) -> None:
-        """Nothing to forget."""
 
     def act(self, state: State) -> Tensor:
         zero = torch.zeros_like(state.speed_mps)
         return self.mode.inverse(torch.stack((state.speed_mps * STEP_S, zero, zero), -1), state.speed_mps)
 
 
-class LogReplay:
-    """Do what the recorded driver did: the action that comes closest to the next recorded pose.
-
-    Args:
-        engine: says which actions there are.
-    """
+class LogReplay(Scripted):
+    """Do what the recorded driver did: the action that comes closest to the next recorded pose."""
 
     name = "log_replay"
-
-    def __init__(self, engine: Engine) -> None:
-        self.mode: ActionMode = engine.action_mode
-
-    def reset(self, state: State) -> None:
-        """Nothing to forget."""
 
     def act(self, state: State) -> Tensor:
         log = state.route.log

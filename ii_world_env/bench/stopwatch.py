@@ -89,7 +89,7 @@ def _encode(world: TokenWorld, labels: Tensor) -> Callable[[], Any]:
 
 
 def latent_frames_per_s(envs: IIWorldVectorEnv) -> float | None:
-    """Frames per second of the forecaster alone: tokens to tokens, nothing decoded, judged or observed.
+    """Frames per second of the forecaster alone: tokens to tokens, nothing decoded, scored or observed.
 
     With one environment, the convention of the 37 frames/s of I2-World (ICCV 2025). None in worlds without tokens.
     """

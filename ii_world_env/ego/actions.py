@@ -1,6 +1,6 @@
 """Action modes: what an agent's numbers mean as a motion of the ego vehicle over one step of 0.5 s.
 
-Continuous modes take floats in [-1, 1] (values outside are clipped), discrete ones whole numbers (others are refused).
+Continuous modes take floats in [-1, 1] (values outside are clipped), discrete modes whole numbers in their range.
 
 Legend: B environments, A components of an action, H waypoints of a plan, N choices.
 """

@@ -53,15 +53,14 @@ class EnvConfig:
     faithful: bool | None = None
 
     def __post_init__(self) -> None:
-        names = ("world", "split", "dataset", "action", "observation", "device", "dtype")
-        paths = ("checkpoint", "index", "data_root")
-        for name in (*names, *paths):
-            value, path = getattr(self, name), name in paths
-            several = name == "checkpoint" and isinstance(value, (list, tuple)) and value
-            good = (value is None or isinstance(value, (str, Path))) if path else isinstance(value, str)
-            if not good and not (several and all(isinstance(one, (str, Path)) for one in several)):
-                expected = "a path, or None" if path else "a name"
-                raise OptionError(f"{name}={value!r} of type {type(value).__name__}", expected, "give a string")
+        for name in ("world", "split", "dataset", "action", "observation", "device", "dtype"):
+            if not isinstance(getattr(self, name), str):
+                raise _wrong_type(name, getattr(self, name), "a name")
+        for name in ("checkpoint", "index", "data_root"):
+            value = getattr(self, name)
+            several = value if name == "checkpoint" and isinstance(value, (list, tuple)) and value else [value]
+            if value is not None and not all(isinstance(one, (str, Path)) for one in several):
+                raise _wrong_type(name, value, "a path, or None")
         if self.faithful is not None and not isinstance(self.faithful, bool):
             raise OptionError(f"faithful={self.faithful!r}", "None, True or False", "leave it out")
 
@@ -77,3 +76,7 @@ class EnvConfig:
             found = f"unexpected keyword argument {', '.join(map(repr, unknown))}"
             raise KeywordError(found, ", ".join(known), "remove or rename it")
         return cls(**options)
+
+
+def _wrong_type(name: str, value: object, expected: str) -> OptionError:
+    return OptionError(f"{name}={value!r} of type {type(value).__name__}", expected, "give a string")

@@ -47,7 +47,7 @@ def check_pessimism(pessimism: float, least_trust: float, trust: TrustFunction |
     """Refuse a penalty or an end that could never come.
 
     Raises:
-        OptionError: not a number in its range, or there is no trust to judge by.
+        OptionError: not a number in its range, or the world has no trust.
     """
     for name, value, high in (("pessimism", pessimism, float("inf")), ("least_trust", least_trust, 1.0)):
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
