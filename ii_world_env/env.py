@@ -28,9 +28,9 @@ class IIWorldEnv(gym.Env[Any, NDArray[Any]]):
     Frames: the ego frame has its origin at the rear axle on the ground, x forward, y left, z up, metres. One step
     is 0.5 s. ``world=`` chooses what answers the actions, and `info["world"]` names it: "learned" is the learned world
     that the checkpoint holds, "geometric" (what was observed is moved, a network corrects and completes it) before
-    "ii-world" (tokenizer and token forecaster); "transport" moves the observed occupancy with the ego, "replay" shows the recorded
-    occupancy from where the ego is, "simulated" goes on with the simulator that made the synthetic scenes, where other
-    agents react to the ego.
+    "ii-world" (tokenizer and token forecaster); "transport" moves the observed occupancy with the ego, "replay" shows
+    the recorded occupancy from where the ego is, "simulated" goes on with the simulator that made the synthetic scenes,
+    where other agents react to the ego.
 
     ## Action Space
     `action="kinematic"` (default), a `Box(-1, 1, (2,), float32)`, through a bicycle model with a wheelbase of 2.588 m:
