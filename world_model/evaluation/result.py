@@ -22,14 +22,14 @@ BASELINES = {
     "ego warp + CV boxes": "gt-ego, oracle boxes",
     "tokenizer": "true future",
 }
-"""Rows that never leave the table, and what each is told about the future."""
+"""Rows that never leave the table, and what each knows of the future."""
 SUBSETS = {"all": SEMANTIC, "static": STATIC, "movable": MOVABLE, "moving": MOVABLE}
 """Classes of each subset; `moving` also restricts the voxels."""
 METRICS = {"miou": "mIoU", "miou_published": "mIoU_published", "iou": "IoU", "iou_published": "IoU_published"}
 
 
 def regime_of(row: str) -> str:
-    """What a row is told about the ego motion: "ii-world gt-ego" -> "gt-ego"."""
+    """The ego motion that a row is conditioned on: "ii-world gt-ego" -> "gt-ego"."""
     return BASELINES.get(row) or row.rpartition(" ")[2]
 
 
@@ -81,26 +81,26 @@ class ForecastResult:
         rows: (R) names.
         counts: (R, H, 2, 19, 18) int64 histograms over all voxels, and over those of moving objects.
         windows: number of windows.
-        missed: (R, H, 2) int64 sum over windows of the distance between the ego pose that the row took for true and the
-            true one: of the positions in micrometres, of the headings in microradians.
+        pose_error: (R, H, 2) int64 sum over windows of the distance between the ego pose that the row took for true
+            and the true one: of the positions in micrometres, of the headings in microradians.
     """
 
     horizons_s: tuple[float, ...]
     rows: tuple[str, ...]
     counts: NDArray[Any]
     windows: int
-    missed: NDArray[Any]
+    pose_error: NDArray[Any]
 
     @classmethod
-    def zero(cls, rows: Sequence[str], horizons_s: Sequence[float]) -> ForecastResult:
-        """Nothing counted yet."""
+    def zero(cls, rows: Sequence[str], horizons_s: Sequence[float], windows: int = 0) -> ForecastResult:
+        """Nothing counted yet, of some windows."""
         size = (len(rows), len(horizons_s))
         return cls(
             horizons_s=tuple(horizons_s),
             rows=tuple(rows),
             counts=np.zeros((*size, 2, *TABLE), np.int64),
-            windows=0,
-            missed=np.zeros((*size, 2), np.int64),
+            windows=windows,
+            pose_error=np.zeros((*size, 2), np.int64),
         )
 
     def confusion(self, row: str, horizon: int, subset: str = "all") -> Confusion:
@@ -130,7 +130,7 @@ class ForecastResult:
 
     def ego_error(self, row: str) -> NDArray[Any]:
         """(H, 2) mean distance between the row's ego pose and the true one, metres and radians."""
-        error: NDArray[Any] = self.missed[self.rows.index(row)] * 1e-6 / max(self.windows, 1)
+        error: NDArray[Any] = self.pose_error[self.rows.index(row)] * 1e-6 / max(self.windows, 1)
         return error
 
     def __add__(self, other: ForecastResult) -> ForecastResult:
@@ -145,5 +145,5 @@ class ForecastResult:
             rows=self.rows,
             counts=self.counts + other.counts,
             windows=self.windows + other.windows,
-            missed=self.missed + other.missed,
+            pose_error=self.pose_error + other.pose_error,
         )

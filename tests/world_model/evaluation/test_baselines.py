@@ -3,11 +3,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from world_model.core.geometry import se2_matrix
+from world_model.core.geometry import invert_pose, se2_matrix
 from world_model.core.grid import FREE, VoxelGrid
 from world_model.data.boxes import mask_of, moving
 from world_model.data.index import Boxes
-from world_model.evaluation.forecasting.baselines import copy_paste, ego_warp, ego_warp_with_boxes
+from world_model.evaluation.forecasting.baselines import baselines
 
 GRID = VoxelGrid(shape=(40, 40, 16), lower_m=(-8.0, -8.0, -1.0))
 CAR, ROAD = 4, 11
@@ -38,6 +38,14 @@ def pose(dx: float, dy: float, yaw: float) -> torch.Tensor:
     return se2_matrix(*values)
 
 
+def forecast(
+    labels: torch.Tensor, here: torch.Tensor, there: torch.Tensor, cars: Boxes, seconds: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Copy-paste, ego warp, and ego warp with boxes of one moment: (1, X, Y, Z) each."""
+    rows = baselines(labels[0], cars, invert_pose(here) @ there, [seconds], GRID)
+    return rows[0], rows[1], rows[2]
+
+
 def test_voxels_inside_match_a_slow_twin() -> None:
     box = boxes((1.3, -2.1, 0.9), (0, 0), yaw=0.7)
     index = np.indices(GRID.shape).reshape(3, -1).T
@@ -62,15 +70,14 @@ def test_moving_needs_a_known_speed() -> None:
 def test_at_rest_every_baseline_is_the_identity() -> None:
     car = boxes((2, 1, 0.6), (3.0, 0.0))
     labels, here = scene(car), pose(5, 6, 0.4)
-    assert torch.equal(copy_paste(labels), labels)
-    assert torch.equal(ego_warp(labels, here, here, GRID), labels)
-    assert torch.equal(ego_warp_with_boxes(labels, here, here, [car], [0.0], GRID), labels)
+    for row in forecast(labels, here, here, car, 0.0):
+        assert torch.equal(row, labels)
 
 
 def test_ego_warp_moves_the_world_backwards() -> None:
-    labels = scene(boxes((2, 1, 0.6), (0, 0)))
-    here = pose(5, 6, 1.2)
-    moved = ego_warp(labels, here, here @ pose(1.6, 0.8, 0.0), GRID)
+    car = boxes((2, 1, 0.6), (0, 0))
+    labels, here = scene(car), pose(5, 6, 1.2)
+    moved = forecast(labels, here, here @ pose(1.6, 0.8, 0.0), car, 1.0)[1]
     assert torch.equal(moved[:, :-4, :-2], labels[:, 4:, 2:])
     assert (moved[:, -4:] == FREE).all()
 
@@ -79,35 +86,32 @@ def test_cv_boxes_carry_movers_and_leave_the_rest() -> None:
     mover, parked = boxes((0.1, 2.1, 0.6), (2.4, -0.8)), boxes((-3.0, -3, 0.6), (0.1, 0.0))
     both = Boxes(**{n: np.concatenate([getattr(b, n) for b in (mover, parked)]) for n in Boxes.__dataclass_fields__})
     here = pose(5, 6, 0.3)
-    forecast = ego_warp_with_boxes(scene(mover, parked), here, here, [both], [1.0], GRID)
+    carried = forecast(scene(mover, parked), here, here, both, 1.0)[2]
     expected = scene(boxes((2.5, 1.3, 0.6), (0, 0)), parked)
-    assert torch.equal(forecast == CAR, expected == CAR)
-    left = (scene(mover) == CAR) & (forecast != CAR)
-    assert (forecast[left] == FREE).all()
+    assert torch.equal(carried == CAR, expected == CAR)
+    left = (scene(mover) == CAR) & (carried != CAR)
+    assert (carried[left] == FREE).all()
 
 
 def test_cv_boxes_and_a_turning_ego() -> None:
     mover = boxes((1.0, 1.0, 0.6), (2.0, 1.0), yaw=0.5)
     here, there = pose(5, 6, 0.3), pose(5, 6, 0.3) @ pose(1.1, -0.4, 0.35)
-    forecast = ego_warp_with_boxes(scene(mover), here, there, [mover], [1.5], GRID)
+    _, warped, carried = forecast(scene(mover), here, there, mover, 1.5)
     to_there = torch.linalg.inv(there)[0] @ here[0]
     center = to_there.numpy() @ np.array([4.0, 2.5, 0.6, 1.0])
     expected = scene(boxes(tuple(center[:3]), (0, 0), yaw=0.5 - 0.35)) == CAR
-    overlap = ((forecast == CAR) & expected).sum() / ((forecast == CAR) | expected).sum()
+    overlap = ((carried == CAR) & expected).sum() / ((carried == CAR) | expected).sum()
     assert overlap > 0.7  # nearest-voxel sampling of a turned box, nothing worse
-    still = ego_warp(scene(mover), here, there, GRID) == CAR
+    still = warped == CAR
     assert (still & expected).sum() / (still | expected).sum() < 0.3
 
 
-def test_inputs_are_not_modified_and_batch_equals_singles() -> None:
-    cars = [boxes((2, 1, 0.6), (3.0, 0.0)), boxes((-1, 0, 0.6), (0.0, 2.0), yaw=1.0)]
-    labels = torch.cat([scene(car) for car in cars])
+def test_inputs_are_not_modified_and_horizons_equal_singles() -> None:
+    car = boxes((2, 1, 0.6), (3.0, 0.0))
+    labels = scene(car)[0]
     before = labels.clone()
-    here = torch.cat([pose(5, 6, 0.3), pose(1, 2, -1.0)])
-    there = torch.cat([pose(6, 7, 0.4), pose(2, 2, -0.9)])
-    both = ego_warp_with_boxes(labels, here, there, cars, [1.0, 2.0], GRID)
-    assert torch.equal(labels, before)
-    for b in (0, 1):
-        part = slice(b, b + 1)
-        single = ego_warp_with_boxes(labels[part], here[part], there[part], cars[part], [1.0 + b], GRID)
-        assert torch.equal(both[part], single)
+    there = torch.cat([pose(1, 0.5, 0.4), pose(2, 0, -0.9)])
+    both = baselines(labels, car, there, [1.0, 2.0], GRID)
+    assert torch.equal(labels, before) and both.shape == (3, 2, *GRID.shape)
+    for h in (0, 1):
+        assert torch.equal(both[:, h], baselines(labels, car, there[h : h + 1], [1.0 + h], GRID)[:, 0])

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_benchmark import save_models
 from tiny_checkpoints import write_geometric
-from tiny_contest import save_models
 
 from world_model.core.errors import CheckpointError, DataError, OptionError, OutputError
 from world_model.evaluate import Evaluate, evaluate
-from world_model.evaluation.forecasting.job import Bench
+from world_model.evaluation.forecasting.evaluator import Evaluator
 from world_model.evaluation.forecasting.partial import PartialResults
 from world_model.evaluation.report import Report
 from world_model.evaluation.result import ForecastResult, ReconstructionResult
@@ -79,7 +79,7 @@ def test_killed_run_resumes_to_identical_results(
         return Evaluate(index=data, checkpoint=checkpoint, out=tmp_path / out, batch=1)
 
     whole = measured(options("whole")).to_dict()
-    real, calls = Bench.score, []
+    real, calls = Evaluator.score, []
 
     def killed(self, scene, work):  # type: ignore[no-untyped-def]
         calls.append(work.scene)
@@ -87,7 +87,7 @@ def test_killed_run_resumes_to_identical_results(
             raise KeyboardInterrupt
         return real(self, scene, work)
 
-    monkeypatch.setattr(Bench, "score", killed)
+    monkeypatch.setattr(Evaluator, "score", killed)
     with pytest.raises(KeyboardInterrupt):
         evaluate(options("killed"))
     assert not (tmp_path / "killed" / "results.json").exists()
@@ -111,7 +111,7 @@ def test_the_long_table(make_scenes, checkpoint: Path, tmp_path: Path) -> None: 
 
 def test_worlds_by_name_and_regimes(data: Path, checkpoint: Path, tmp_path: Path) -> None:
     told = {"index": data, "checkpoint": checkpoint, "max_windows": 2, "what": ("forecasting",)}
-    worlds = ("learned", "replay", "transport", "tiny_contest:Mine")
+    worlds = ("learned", "replay", "transport", "tiny_benchmark:Mine")
     report = measured(Evaluate(out=tmp_path, world=worlds, regimes=("gt-ego", "action"), **told))  # type: ignore[arg-type]
     found = report.forecasting
     assert found is not None
@@ -153,16 +153,14 @@ def test_the_learned_world_of_the_checkpoint_is_scored(data: Path, checkpoint: P
 
 def test_partial_results_of_code_that_changed_are_not_used(tmp_path: Path, data: Path, checkpoint: Path) -> None:
     def decided(world: str, **options: object) -> str:
-        job = Evaluate(index=data, checkpoint=checkpoint, out=tmp_path, world=(world,), **options)  # type: ignore[arg-type]
-        from world_model.evaluate import _job
+        asked = Evaluate(index=data, checkpoint=checkpoint, out=tmp_path, world=(world,), **options)  # type: ignore[arg-type]
+        return Evaluator(asked).forecasts.folder.name
 
-        return Bench(_job(job))._forecasts.folder.name
-
-    plain = decided("tiny_contest:Mine")
-    assert plain == decided("tiny_contest:Mine", batch=3, stride=2, workers=2, faithful=True)
-    others = [decided("transport"), decided("tiny_contest:Mine", horizons_s=(1.0,))]
+    plain = decided("tiny_benchmark:Mine")
+    assert plain == decided("tiny_benchmark:Mine", batch=3, stride=2, workers=2, faithful=True)
+    others = [decided("transport"), decided("tiny_benchmark:Mine", horizons_s=(1.0,))]
     others += [
-        decided("tiny_contest:Mine", regimes=("gt-ego", "action"), action_mode=m) for m in ("kinematic", "delta")
+        decided("tiny_benchmark:Mine", regimes=("gt-ego", "action"), action_mode=m) for m in ("kinematic", "delta")
     ]
     assert len({plain, *others}) == 5
 

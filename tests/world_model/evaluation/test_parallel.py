@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_contest import save_models, tiny_models
+from tiny_benchmark import save_models, tiny_models
 
 from world_model.core.errors import DataError, OptionError
 from world_model.evaluate import Evaluate, evaluate
-from world_model.evaluation.forecasting.parallel import Ranks, divided
-from world_model.evaluation.forecasting.scoring import SceneWork
+from world_model.evaluation.forecasting.benchmark import SceneWork
+from world_model.evaluation.forecasting.parallel import ProcessGroup, divided
 from world_model.prepare import Prepare, prepare
 from world_model.rollouts import fixed_slots
 
@@ -96,7 +96,7 @@ def test_an_error_in_a_process_arrives_whole(data: Path) -> None:
 
 
 def test_workers_and_torchrun_exclude_each_other(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Ranks, "join", classmethod(lambda cls: cls(rank=0, size=2)))
+    monkeypatch.setattr(ProcessGroup, "join", classmethod(lambda cls: cls(rank=0, size=2)))
     with pytest.raises(OptionError, match="torchrun"):
         run(data, "twice", workers=2)
 
@@ -106,7 +106,7 @@ def test_a_rank_without_company_is_explained(monkeypatch: pytest.MonkeyPatch) ->
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(OptionError, match="torchrun"):
-        Ranks.join()
+        ProcessGroup.join()
 
 
 WORK = [SceneWork(scene=n, frames=tuple(range(n % 7)), reconstruct=n % 2 == 0) for n in range(31)]

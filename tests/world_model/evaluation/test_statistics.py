@@ -40,7 +40,7 @@ def test_draws_are_scores_of_resampled_scenes() -> None:
     for d in (0, 17, 39):
         total = (times[d][:, None, None, None, None, None] * counts).sum(0)
         result = ForecastResult(
-            horizons_s=(1.0, 2.0, 3.0), rows=ROWS, counts=total, windows=1, missed=np.zeros((2, 3, 2), np.int64)
+            horizons_s=(1.0, 2.0, 3.0), rows=ROWS, counts=total, windows=1, pose_error=np.zeros((2, 3, 2), np.int64)
         )
         for r, row in enumerate(ROWS):
             for h in range(3):

@@ -20,7 +20,7 @@ from world_model.evaluation.fidelity.report import FidelityReport
 from world_model.evaluation.fidelity.result import TRUTH, Counts, WorldResult
 from world_model.evaluation.fidelity.scene import CONTROL_ARMS, BenchmarkScene, Experiment, starts_of
 from world_model.evaluation.forecasting.partial import PartialResults
-from world_model.evaluation.forecasting.streams import spread
+from world_model.evaluation.forecasting.windows import spread
 from world_model.evaluation.result import steps_of
 from world_model.simulator.dataset.config import GENERATOR_VERSION
 from world_model.worlds.protocol import World

@@ -6,6 +6,7 @@ annotated boxes of the current frame with their velocities (an oracle: no detect
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from world_model.core.geometry import invert_pose, warp_voxels
+from world_model.core.geometry import warp_voxels
 from world_model.core.grid import FREE, MOVABLE, OCC3D, VoxelGrid
 from world_model.data.boxes import advance, mask_of, moving, transform, voxels_inside
 from world_model.data.index import Boxes
@@ -24,72 +25,37 @@ MOVER = 32
 """Bit beside the class (0..17) that marks the voxels of a mover."""
 
 
-def copy_paste(labels: Tensor) -> Tensor:
-    """The world as it is now, in the frame as it is now: the current labels (B, X, Y, Z) unchanged."""
-    return labels
-
-
-def ego_warp(labels: Tensor, current_pose: Tensor, future_pose: Tensor, grid: VoxelGrid = OCC3D) -> Tensor:
-    """A world at rest, seen from where the ego will be: one warp from the current to the future frame.
+def baselines(
+    labels: Tensor, boxes: Boxes, future_poses: Tensor, seconds: Sequence[float], grid: VoxelGrid = OCC3D
+) -> Tensor:
+    """Forecast one window.
 
     Args:
-        labels: (B, X, Y, Z) current labels.
-        current_pose: (B, 4, 4) float64 ego -> global now.
-        future_pose: (B, 4, 4) float64 ego -> global at the horizon.
+        labels: (X, Y, Z) uint8 current labels, on the CPU.
+        boxes: annotated boxes in the current ego frame.
+        future_poses: (H, 4, 4) float64 ego poses at the horizons, in the current ego frame.
+        seconds: (H) times to the horizons.
         grid: the voxel grid of the labels.
 
     Returns:
-        (B, X, Y, Z); what comes into view is free.
+        (3, H, X, Y, Z) labels.
+        Copy-paste: the world as it is now, in the frame as it is now.
+        Ego warp: a world at rest, seen from where the ego will be; what comes into view is free.
+        Ego warp + CV boxes: the same, with every moving object carried along at constant velocity. The voxels of
+        movable classes inside the boxes of movers (not the ground below) are taken out before the warp and stamped at
+        their extrapolated place after it; each is sampled once, straight from the current labels.
     """
-    return warp_voxels(labels, (invert_pose(current_pose) @ future_pose).float(), grid)
-
-
-def ego_warp_with_boxes(
-    labels: Tensor,
-    current_pose: Tensor,
-    future_pose: Tensor,
-    boxes: list[Boxes],
-    seconds: list[float],
-    grid: VoxelGrid = OCC3D,
-) -> Tensor:
-    """The ego warp, with every moving object carried along at constant velocity.
-
-    The voxels of movable classes inside the current boxes of movers are taken out before the warp and stamped at
-    their extrapolated place after it; each is sampled once, straight from the current labels.
-
-    Args:
-        labels, current_pose, future_pose, grid: as `ego_warp`; on the CPU.
-        boxes: B sets of annotated boxes in the current ego frames.
-        seconds: B times to the horizon.
-    """
-    return ego_warps(mark_movers(labels, boxes, grid), labels, current_pose, future_pose, boxes, seconds, grid)[1]
-
-
-def mark_movers(labels: Tensor, boxes: list[Boxes], grid: VoxelGrid = OCC3D) -> Tensor:
-    """Labels (B, X, Y, Z) with `MOVER` added to the movable voxels inside the boxes of movers; the ground below them
-    is not marked."""
-    inside = np.stack([mask_of(moving(b), grid, OBJECT_MARGIN_M) for b in boxes])
+    movers = moving(boxes)
     movable = torch.isin(labels, torch.tensor(MOVABLE, dtype=labels.dtype))
-    return labels + MOVER * (torch.from_numpy(inside) & movable).to(labels.dtype)
-
-
-def ego_warps(
-    marked: Tensor,
-    labels: Tensor,
-    current_pose: Tensor,
-    future_pose: Tensor,
-    boxes: list[Boxes],
-    seconds: list[float],
-    grid: VoxelGrid = OCC3D,
-) -> tuple[Tensor, Tensor]:
-    """`ego_warp` and `ego_warp_with_boxes` by one warp: ``marked`` of `mark_movers` carries both through it."""
-    future_to_current = invert_pose(current_pose) @ future_pose
-    warped = warp_voxels(marked, future_to_current.float(), grid)
-    plain = warped & (MOVER - 1)
-    carried = warped.masked_fill(warped >= MOVER, FREE)
-    for b, (own, dt_s) in enumerate(zip(boxes, seconds, strict=True)):
-        _stamp(carried[b].numpy(), labels[b].numpy(), moving(own), dt_s, future_to_current[b].numpy(), grid)
-    return plain, carried
+    inside = torch.from_numpy(mask_of(movers, grid, OBJECT_MARGIN_M)) & movable
+    marked = labels + MOVER * inside.to(labels.dtype)  # so that one warp serves both rows
+    horizons = []
+    for pose, dt_s in zip(future_poses, seconds, strict=True):
+        warped = warp_voxels(marked[None], pose[None].float(), grid)[0]
+        carried = warped.masked_fill(warped >= MOVER, FREE)
+        _stamp(carried.numpy(), labels.numpy(), movers, dt_s, pose.numpy(), grid)
+        horizons.append(torch.stack((labels, warped & (MOVER - 1), carried)))
+    return torch.stack(horizons, 1)
 
 
 def _stamp(

@@ -1,10 +1,12 @@
-"""What the results of a world depend on, as a hash, so that results of other code or other weights are not reused."""
+"""What results depend on, as hashes, so that results of other code or other weights are not reused."""
 
 from __future__ import annotations
 
 import hashlib
 import inspect
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -23,6 +25,12 @@ def fingerprint(world: World) -> str:
         digest.update(weights_hash(model.state_dict()).encode())
         digest.update(str(next((p.dtype for p in model.parameters()), "")).encode())
     return digest.hexdigest()[:16]
+
+
+def code_hash(function: Callable[..., Any]) -> str:
+    """Hash of the file that a function is written in; its name where there is no file."""
+    path = inspect.getsourcefile(function)
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12] if path else function.__qualname__
 
 
 def _models(thing: object, depth: int = 2) -> list[nn.Module]:

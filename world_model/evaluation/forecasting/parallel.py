@@ -1,7 +1,7 @@
 """Share the scenes of an evaluation among processes: every scene is scored by exactly one of them.
 
 Two ways. Processes on this machine are started here and take scenes one after another. Under ``torchrun`` the
-processes are there already: each takes a fixed part, and the integer sums are added over all of them.
+processes are there already: each takes a fixed part, and the first one gathers the scores of all.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing import get_context
 from multiprocessing.queues import Queue
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from numpy.typing import NDArray
 
 from world_model.core.errors import IIWorldError, OptionError
 from world_model.core.runtime import keep_memory
 from world_model.data.prefetch import prefetch
-from world_model.evaluation.forecasting.job import Bench, Job
-from world_model.evaluation.forecasting.scoring import SceneScore, SceneWork
+from world_model.evaluation.forecasting.benchmark import SceneScore, SceneWork
+from world_model.evaluation.forecasting.evaluator import Evaluator
+from world_model.evaluation.forecasting.options import Evaluate
 
 Value = TypeVar("Value")
 
@@ -48,7 +48,7 @@ class WorkerError(IIWorldError, RuntimeError):
 
 def divided(work: Sequence[SceneWork], parts: int) -> list[list[SceneWork]]:
     """Scenes in ``parts`` parts of nearly equal work: the longest first, each to the part with the least so far."""
-    cost, share = [0] * parts, [[] for _ in range(parts)]  # type: ignore[var-annotated]
+    cost, share = [0] * parts, [list[SceneWork]() for _ in range(parts)]
     for scene in sorted(work, key=lambda w: (-_cost(w), w.scene)):
         least = cost.index(min(cost))
         cost[least] += _cost(scene)
@@ -61,15 +61,17 @@ def _cost(work: SceneWork) -> int:
     return 40 + 20 * len(work.frames) + 40 * work.reconstruct
 
 
-def score_here(bench: Bench, work: Sequence[SceneWork]) -> Iterator[tuple[SceneWork, SceneScore]]:
+def score_here(evaluator: Evaluator, work: Sequence[SceneWork]) -> Iterator[tuple[SceneWork, SceneScore]]:
     """Score scenes in this process; the next one is read meanwhile."""
-    with one_thread(bench.device):
-        scenes = prefetch(lambda n: bench.read(work[n]), range(len(work)), 1)
+    with one_thread(evaluator.device):
+        scenes = prefetch(lambda n: evaluator.read(work[n]), range(len(work)), 1)
         for asked, scene in zip(work, scenes, strict=True):
-            yield asked, bench.score(scene, asked)
+            yield asked, evaluator.score(scene, asked)
 
 
-def score_in_processes(job: Job, work: Sequence[SceneWork], processes: int) -> Iterator[tuple[SceneWork, SceneScore]]:
+def score_in_processes(
+    options: Evaluate, work: Sequence[SceneWork], processes: int
+) -> Iterator[tuple[SceneWork, SceneScore]]:
     """Score scenes in processes started for it, in the order in which they are finished.
 
     Raises:
@@ -80,7 +82,7 @@ def score_in_processes(job: Job, work: Sequence[SceneWork], processes: int) -> I
     numbers: Queue[int] = context.Queue()
     for number in range(processes):
         numbers.put(number)
-    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_begin, initargs=(job, numbers))
+    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_begin, initargs=(options, numbers))
     try:
         futures = {pool.submit(_score, asked): asked for asked in work}
         for future in as_completed(futures):
@@ -95,38 +97,38 @@ def score_in_processes(job: Job, work: Sequence[SceneWork], processes: int) -> I
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-_bench: Bench | None = None
+_evaluator: Evaluator | None = None
 
 
-def _begin(job: Job, numbers: Queue[int]) -> None:
-    global _bench
+def _begin(options: Evaluate, numbers: Queue[int]) -> None:
+    global _evaluator
     keep_memory()
-    _bench = Bench(job, numbers.get())
+    _evaluator = Evaluator(options, numbers.get())
 
 
 def _score(work: SceneWork) -> SceneScore:
-    assert _bench is not None
-    with one_thread(_bench.device):
-        return _bench.score(_bench.read(work), work)
+    assert _evaluator is not None
+    with one_thread(_evaluator.device):
+        return _evaluator.score(_evaluator.read(work), work)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ranks:
+class ProcessGroup:
     """The processes that ``torchrun`` has started, or this one alone.
 
     Attributes:
         rank: number of this process.
         size: how many there are.
-        local: number of this process on its machine.
+        local_rank: number of this process on its machine.
     """
 
     rank: int = 0
     size: int = 1
-    local: int = 0
+    local_rank: int = 0
 
     @classmethod
-    def join(cls) -> Ranks:
-        """Meet the others.
+    def join(cls) -> ProcessGroup:
+        """Meet the other processes.
 
         Raises:
             OptionError: what torchrun should have set is not there.
@@ -135,8 +137,8 @@ class Ranks:
             return cls()
         if not dist.is_initialized():
             try:
-                # The sums are small and lie on the CPU, so gloo serves GPUs as well. Nobody knows how long the others
-                # take to the end of their part.
+                # Scores are small and lie on the CPU, so gloo serves GPUs as well. How long the other processes take to
+                # the end of their part is not known.
                 dist.init_process_group("gloo", timeout=timedelta(days=7))
             except (ValueError, RuntimeError) as error:
                 raise OptionError(
@@ -144,27 +146,25 @@ class Ranks:
                     "the environment that torchrun sets",
                     "start with torchrun --nproc-per-node N -m world_model.evaluate, or unset WORLD_SIZE",
                 ) from error
-        local = int(os.environ.get("LOCAL_RANK", "0"))
-        return cls(rank=dist.get_rank(), size=dist.get_world_size(), local=local)
+        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        return cls(rank=dist.get_rank(), size=dist.get_world_size(), local_rank=local_rank)
 
-    def same(self, make: Callable[[], Value]) -> Value:
+    def broadcast(self, make: Callable[[], Value]) -> Value:
         """What the first process makes, for all."""
         box = [make() if self.rank == 0 else None]
         if self.size > 1:
             dist.broadcast_object_list(box)
-        found: Value = box[0]  # type: ignore[assignment]
+        found: Value = box[0]  # type: ignore[assignment]  # None in the other processes only until it is received
         return found
 
-    def add(self, counts: NDArray[Any]) -> NDArray[Any]:
-        """Sum of int64 arrays of one shape over all processes."""
-        if self.size == 1:
-            return counts
-        nccl = dist.get_backend() == "nccl"
-        total = torch.from_numpy(counts.copy()).to("cuda" if nccl else "cpu")
-        dist.all_reduce(total)
-        return total.cpu().numpy()
+    def gather(self, value: Value) -> list[Value]:
+        """What every process holds, by rank."""
+        values = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(values, value)
+        return values
 
     def leave(self) -> None:
-        """Part from the others, when all is done."""
+        """Part from the other processes, when all is done."""
         if self.size > 1 and dist.is_initialized():
             dist.destroy_process_group()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,11 +11,10 @@ from world_model.core.errors import DataError, OptionError
 from world_model.data.clips import scene_of, windows
 from world_model.data.index import SceneIndex
 from world_model.evaluation.forecasting.scene_data import PAST
-from world_model.evaluation.forecasting.streams import spread
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chosen:
+class ChosenWindows:
     """Windows to score.
 
     Attributes:
@@ -39,7 +39,7 @@ class Chosen:
 
 def choose_windows(
     index: SceneIndex, split: str, scenes: list[int], future: int, stride: int = 1, most: int | None = None
-) -> Chosen:
+) -> ChosenWindows:
     """Every ``stride``-th window of the chosen scenes, at most ``most`` of them, evenly spread.
 
     Raises:
@@ -67,4 +67,11 @@ def choose_windows(
     by_scene: dict[int, list[int]] = {}
     for frame in spread(labelled[::stride], most):
         by_scene.setdefault(scene_of(index, frame), []).append(frame)
-    return Chosen(frames=by_scene, total=len(every), unlabelled=len(inside) - len(labelled))
+    return ChosenWindows(frames=by_scene, total=len(every), unlabelled=len(inside) - len(labelled))
+
+
+def spread(items: Sequence[int], count: int | None) -> list[int]:
+    """At most ``count`` of the items, evenly spaced, in order; all of them for None."""
+    if count is None or count >= len(items):
+        return list(items)
+    return [items[(2 * i + 1) * len(items) // (2 * count)] for i in range(count)]

@@ -1,4 +1,4 @@
-"""Tiny models and contests that several tests share."""
+"""Tiny models and benchmarks that several tests share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from world_model.checkpoints.checkpoint import FORECASTER_FILE, TOKENIZER_FILE, load_tokenizer, save_model
 from world_model.core.grid import VoxelGrid
 from world_model.data.index import SceneIndex
-from world_model.evaluation.forecasting.scoring import Contest, SceneWork, read_scene, score_scene
+from world_model.evaluation.forecasting.benchmark import Benchmark, SceneScore, SceneWork
 from world_model.evaluation.result import ForecastResult
 from world_model.models.forecaster import Forecaster
 from world_model.models.forecaster import tiny as tiny_forecaster
@@ -42,9 +42,13 @@ class Mine(TransportWorld):
         super().__init__(grid, device)
 
 
-def forecast(index: SceneIndex, frames: list[int], contest: Contest, scene: int = 0) -> ForecastResult:
+def score_scene(index: SceneIndex, work: SceneWork, benchmark: Benchmark) -> SceneScore:
+    """Read and score one scene."""
+    return benchmark.score(benchmark.read(index, work), work)
+
+
+def forecast(index: SceneIndex, frames: list[int], benchmark: Benchmark, scene: int = 0) -> ForecastResult:
     """Score windows of one scene."""
-    work = SceneWork(scene=scene, frames=tuple(frames))
-    score = score_scene(read_scene(index, work, contest), work, contest)
+    score = score_scene(index, SceneWork(scene=scene, frames=tuple(frames)), benchmark)
     assert score.forecast is not None and score.reconstruction is None
     return score.forecast

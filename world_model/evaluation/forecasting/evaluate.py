@@ -1,0 +1,129 @@
+"""Score scenes, in one process or many, and report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from world_model.core.errors import OptionError
+from world_model.data.demo import demo_root
+from world_model.data.index import SceneIndex
+from world_model.evaluation.forecasting.benchmark import SceneScore, SceneWork
+from world_model.evaluation.forecasting.evaluator import Evaluator
+from world_model.evaluation.forecasting.options import Evaluate
+from world_model.evaluation.forecasting.parallel import ProcessGroup, divided, score_here, score_in_processes
+from world_model.evaluation.forecasting.windows import ChosenWindows, choose_windows, spread
+from world_model.evaluation.report import Report
+from world_model.evaluation.result import ForecastResult, ReconstructionResult
+from world_model.evaluation.statistics import bootstrap
+
+
+def evaluate(options: Evaluate) -> Report | None:
+    """Measure what the options ask for, write the report, and return it (under torchrun: in the first process only).
+
+    Raises:
+        DataError: index or labels are missing or damaged.
+        CheckpointError: the checkpoint is missing or damaged.
+        OutputError: results cannot be written; partial results stay.
+        OptionError: there is no such device, world or window.
+    """
+    group = ProcessGroup.join()
+    if group.size > 1 and (options.workers or 1) > 1:
+        raise OptionError(
+            f"--workers {options.workers} under torchrun", "one process per rank", "leave --workers out, or torchrun"
+        )
+    if options.index is None:
+        print("no --index given: using the bundled synthetic demo scenes")
+        options = replace(options, index=demo_root())
+    evaluator = Evaluator(options, group.local_rank)
+    index, last = evaluator.index, evaluator.benchmark.steps[-1]
+    scenes = spread(index.scenes(options.split), options.max_scenes)
+    chosen = None
+    if "forecasting" in options.what:
+        chosen = choose_windows(index, options.split, scenes, last, options.stride, options.max_windows)
+    reconstruct = "reconstruction" in options.what and evaluator.benchmark.tokenizer is not None
+    work = _work(index, scenes, chosen, reconstruct)
+    stored, missing = group.broadcast(lambda: _stored(evaluator, work))
+    scores = stored if group.rank == 0 else {}
+    for scene, score in _scored(evaluator, divided(missing, group.size)[group.rank], quiet=group.rank > 0):
+        scores[scene] = score.joined(scores.get(scene))
+    parts = group.gather(scores)
+    group.leave()
+    if group.rank > 0:
+        return None
+    rows, horizons_s = evaluator.benchmark.rows, options.horizons_s
+    forecasts, rebuilt = [ForecastResult.zero(rows, horizons_s)] * len(work), ReconstructionResult.zero()
+    for n, asked in enumerate(work):
+        for score in (part[asked.scene] for part in parts if asked.scene in part):
+            forecasts[n] = score.forecast or forecasts[n]
+            rebuilt += score.reconstruction or ReconstructionResult.zero()
+    report = Report(
+        title=f"{index.source}, {_words(options.split)}",
+        settings=_settings(options, evaluator, len(scenes), chosen),
+        reconstruction=rebuilt if reconstruct else None,
+        forecasting=sum(forecasts, ForecastResult.zero(rows, horizons_s)) if chosen is not None else None,
+        intervals=bootstrap(rows, np.stack([f.counts for f in forecasts])) if chosen is not None else None,
+        faithful=options.faithful,
+    )
+    written = report.save(options.out)
+    print("\n" + report.to_markdown())
+    print("wrote " + ", ".join(str(path) for path in written))
+    return report
+
+
+def _work(index: SceneIndex, scenes: list[int], chosen: ChosenWindows | None, reconstruct: bool) -> list[SceneWork]:
+    """What is asked of every scene; scenes of which nothing is asked, or that have no labels, are left out."""
+    work = []
+    for scene in scenes:
+        inside = index.frames(scene)
+        labels = bool((index.label_path[inside.start : inside.stop] != "").any())
+        frames = tuple(chosen.frames.get(scene, ())) if chosen is not None else ()
+        if frames or (reconstruct and labels):
+            work.append(SceneWork(scene=scene, frames=frames, reconstruct=reconstruct))
+    return work
+
+
+def _stored(evaluator: Evaluator, work: list[SceneWork]) -> tuple[dict[int, SceneScore], list[SceneWork]]:
+    """The scores of an earlier run by scene, and the work that is left."""
+    found = [(asked.scene, *evaluator.stored(asked)) for asked in work]
+    return {scene: score for scene, score, _ in found}, [left for _, _, left in found if left is not None]
+
+
+def _scored(evaluator: Evaluator, work: list[SceneWork], quiet: bool) -> Iterator[tuple[int, SceneScore]]:
+    """Score scenes here or in processes, and print the progress; yields the scene's number with its score."""
+    processes = max(1, min(evaluator.options.workers or 1, len(work)))
+    scored = score_in_processes(evaluator.options, work, processes) if processes > 1 else score_here(evaluator, work)
+    begin, windows = time.perf_counter(), 0
+    for done, (asked, score) in enumerate(scored, 1):
+        yield asked.scene, score
+        windows, passed = windows + len(asked.frames), time.perf_counter() - begin
+        if not quiet:
+            rate = f", {windows / passed:.2f} windows/s" if windows else ""
+            rest = f"{passed / done * (len(work) - done):.0f} s left"
+            name = evaluator.index.scene_name[asked.scene]
+            print(f"[{done}/{len(work)} scenes{rate}, {rest}] {name}", flush=True)
+
+
+def _words(split: str) -> str:
+    return {"val": "held-out", "train": "training scenes"}.get(split, f"split {split}")
+
+
+def _settings(options: Evaluate, evaluator: Evaluator, scenes: int, chosen: ChosenWindows | None) -> dict[str, str]:
+    """How it was measured, for the report."""
+    index, benchmark = evaluator.index, evaluator.benchmark
+    settings = {
+        "data": f"{index.source}, split {options.split}, {scenes} of {len(index.scenes(options.split))} scenes, "
+        f"index {index.fingerprint}",
+        "models": evaluator.models,
+        "precision": f"{options.dtype} on {evaluator.device.type}, {benchmark.slots} per model call",
+    }
+    if index.truth_path is not None:
+        settings["labels"] = "the models see predicted labels; everything is scored against the true ones"
+    if chosen is not None:
+        settings["windows"] = f"{chosen}, --stride {options.stride}"
+    if "action" in options.regimes:
+        settings["actions"] = f"{options.action_mode}, following the logged drive"
+    return settings
