@@ -53,7 +53,7 @@ def generate(options: Generate) -> list[Path]:
             continue
         if world is None:
             world = build_world(options.world_name, checkpoint=options.checkpoint, device=options.device)
-        write_drive(folder, _drive_scene(world, index, scene, given, options, asked), options)
+        write_drive(folder, _drive_scene(world, index, scene, given, options, asked))
         print(f"  wrote {folder}", flush=True)
     print(f"\nresults: {options.out.resolve()}\n  in each folder: {', '.join(contents(options))}")
     return folders
@@ -135,15 +135,9 @@ def _drive_scene(
 
     command = options.steering if options.steering in COMMANDS else None
     rollout = drive(world, clips, steps, motions=motions, command=command, progress=progress)
+    same_way = command is None and motions is None
     return GeneratedDrive(
-        rollout=rollout,
-        clips=clips,
-        index=index,
-        world=options.world_name,
-        control=options.title,
-        grid=world.grid,
-        asked=asked,
-        same_way=command is None and motions is None,
+        options=options, rollout=rollout, clips=clips, grid=world.grid, asked=asked, same_way=same_way
     )
 
 

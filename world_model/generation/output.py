@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from world_model.core.files import write_json, write_npz
 from world_model.core.grid import STEP_S, VoxelGrid
 from world_model.core.planar import planar_motions
 from world_model.data.clips import Clips
-from world_model.data.index import SceneIndex
 from world_model.generation.options import Generate
 from world_model.pictures.drive import drive_film, drive_strip
 from world_model.pictures.vectors import PROPOSED_COLOR, Vectors, box_vectors, ego_vector
@@ -39,34 +37,25 @@ class GeneratedDrive:
     """A finished rollout (batch 1) and what it was about.
 
     Attributes:
-        rollout: the forecast.
-        clips: the clip it started from, with its recorded future.
-        index: where the clip is from.
-        world: name of the world.
-        control: how it was driven, for titles.
+        options: how it was driven, and which files to write.
+        rollout: the forecast, with the labels of all steps.
+        clips: the clip of a data set that it started from, with its recorded future.
         grid: of the labels.
         asked: the question that it answers, stored with it.
         same_way: the recorded drive has the same poses, so the two can be compared voxel by voxel.
     """
 
+    options: Generate
     rollout: Rollout
     clips: Clips
-    index: SceneIndex
-    world: str
-    control: str
     grid: VoxelGrid
-    asked: dict[str, object] = field(default_factory=dict)
-    same_way: bool = False
+    asked: dict[str, object]
+    same_way: bool
 
     @cached_property
-    def start(self) -> NDArray[Any]:
-        """(X, Y, Z) uint8 observed labels of the current frame."""
-        return self.clips.occupancy[0, -1].numpy()
-
-    @cached_property
-    def occupancy(self) -> NDArray[Any]:
-        """(H, X, Y, Z) uint8 forecast after each step, in the ego frame of that step."""
-        return torch.cat(list(self.rollout.occupancy.values())).numpy()
+    def labels(self) -> list[NDArray[Any]]:
+        """(X, Y, Z) uint8 labels: observed at the start, forecast after each step in the ego frame of that step."""
+        return [self.clips.occupancy[0, -1].numpy(), *(labels[0].numpy() for labels in self.rollout.occupancy.values())]
 
     @cached_property
     def ego_to_global(self) -> NDArray[Any]:
@@ -79,11 +68,6 @@ class GeneratedDrive:
         return None if self.rollout.predicted is None else self.rollout.predicted[0].numpy()
 
     @property
-    def film(self) -> list[NDArray[Any]]:
-        """Labels of the start and of every step."""
-        return [self.start, *self.occupancy]
-
-    @property
     def motions(self) -> NDArray[Any]:
         """(H, 3) planar motion of every step."""
         return planar_motions(self.ego_to_global)
@@ -93,24 +77,25 @@ class GeneratedDrive:
         """Labels as recorded, None beyond the end of the scene; the start first."""
         later, valid = self.clips.future_occupancy, self.clips.valid[0, self.clips.past + 1 :]
         assert later is not None
-        return [self.start, *(v.numpy() if ok else None for v, ok in zip(later[0], valid, strict=True))]
+        return [self.labels[0], *(v.numpy() if ok else None for v, ok in zip(later[0], valid, strict=True))]
 
 
-def write_drive(folder: Path, drive: GeneratedDrive, wanted: Generate) -> None:
+def write_drive(folder: Path, drive: GeneratedDrive) -> None:
     """Write everything; ``summary.json`` comes last and marks the folder as finished.
 
     Raises:
         OutputError: a file cannot be written.
     """
+    wanted = drive.options
     _write_arrays(folder, drive)
     if wanted.labels:
-        for step, labels in enumerate(drive.occupancy, 1):
+        for step, labels in enumerate(drive.labels[1:], 1):
             write_npz(folder / "labels" / f"{step:03d}" / "labels.npz", semantics=labels)
     if wanted.pictures:
         _write_pictures(folder, drive)
     film = ""
     if wanted.film != "none":
-        frames = drive_film(drive.film, drive.ego_to_global, title=drive.control, grid=drive.grid)
+        frames = drive_film(drive.labels, drive.ego_to_global, title=wanted.title, grid=drive.grid)
         film = write_film(folder / f"{FILM}.{wanted.film}", frames).name
     write_json(folder / SUMMARY, _summary(drive, film))
 
@@ -140,23 +125,23 @@ def _write_arrays(folder: Path, drive: GeneratedDrive) -> None:
     predicted = {} if drive.predicted is None else {"proposed_motion": drive.predicted}
     write_npz(
         folder / ARRAYS,
-        occupancy=drive.occupancy,
-        start=drive.start,
+        occupancy=np.stack(drive.labels[1:]),
+        start=drive.labels[0],
         ego_to_global=drive.ego_to_global,
         command=drive.rollout.commands[0].numpy(),
-        time_s=np.arange(1, len(drive.occupancy) + 1) * STEP_S,
-        control=np.array(drive.control),
+        time_s=np.arange(1, len(drive.labels)) * STEP_S,
+        control=np.array(drive.options.title),
         meta=np.array(json.dumps(drive.asked)),
         **predicted,
     )
 
 
 def _write_pictures(folder: Path, drive: GeneratedDrive) -> None:
-    ours, theirs = drive.world, "recorded" if drive.same_way else "recorded drive"
-    rows: dict[str, Sequence[NDArray[Any] | None]] = {ours: drive.film, theirs: drive.recorded}
+    ours, theirs = drive.options.world_name, "recorded" if drive.same_way else "recorded drive"
+    rows: dict[str, Sequence[NDArray[Any] | None]] = {ours: drive.labels, theirs: drive.recorded}
     logged = drive.clips.ego_to_global[0, drive.clips.past :].numpy()
     poses = {ours: drive.ego_to_global, theirs: logged}
-    title = f"{drive.asked.get('scene', '')} ({drive.index.source}), control: {drive.control}"
+    title = f"{drive.asked['scene']} ({drive.asked['data_source']}), control: {drive.options.title}"
     compare = (ours, theirs) if drive.same_way else None
     strip: Callable[..., NDArray[Any]] = drive_strip
     write_png(folder / ABOVE, strip(rows, poses, title=title, grid=drive.grid, compare=compare))
@@ -180,16 +165,17 @@ def _ego_arrows(drive: GeneratedDrive) -> list[list[Vectors]]:
 
 
 def _recorded_arrows(drive: GeneratedDrive, logged: NDArray[Any]) -> list[list[Vectors]]:
-    arrows = []
+    arrows, index = [], drive.clips.index
+    assert index is not None
     motions, first = planar_motions(logged), drive.clips.frame[0]
     for step, ok in enumerate(drive.clips.valid[0, drive.clips.past :].tolist()):
-        boxes = [box_vectors(drive.index.boxes(first + step))] if ok else []
+        boxes = [box_vectors(index.boxes(first + step))] if ok else []
         arrows.append([*boxes, *([ego_vector(motions[step])] if step < len(motions) else [])])
     return arrows
 
 
 def _summary(drive: GeneratedDrive, film: str) -> dict[str, object]:
-    poses, steps = drive.ego_to_global, len(drive.occupancy)
+    poses, steps = drive.ego_to_global, len(drive.labels) - 1
     moved = np.linalg.norm(np.diff(poses[:, :2, 3], axis=0), axis=1)
     end = np.linalg.inv(poses[0]) @ poses[-1]
     return {

@@ -100,6 +100,8 @@ class Benchmark:
         horizons_s: (H) seconds ahead.
         batch: windows of a scene that are forecast at once, at least the slots of a batch.
         slots: of each batch, see `fixed_slots`.
+        models: what all models are, in words.
+        weights: hash of the weights of tokenizer and token world.
     """
 
     grid: VoxelGrid
@@ -110,6 +112,8 @@ class Benchmark:
     horizons_s: tuple[float, ...] = (1.0, 2.0, 3.0)
     batch: int = 8
     slots: int = 1
+    models: str = "none"
+    weights: str = "none"
 
     def __post_init__(self) -> None:
         steps_of(self.horizons_s)

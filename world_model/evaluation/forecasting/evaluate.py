@@ -117,7 +117,7 @@ def _settings(options: Evaluate, evaluator: Evaluator, scenes: int, chosen: Chos
     settings = {
         "data": f"{index.source}, split {options.split}, {scenes} of {len(index.scenes(options.split))} scenes, "
         f"index {index.fingerprint}",
-        "models": evaluator.models,
+        "models": benchmark.models,
         "precision": f"{options.dtype} on {evaluator.device.type}, {benchmark.slots} per model call",
     }
     if index.truth_path is not None:

@@ -119,7 +119,7 @@ def _as_steps(arrays: dict[str, Any], path: Path) -> NDArray[Any]:
         return value
     _check_rigid(value, f"{key} in {path}")
     if key == "ego_to_global":
-        return np.linalg.inv(value[:-1]) @ value[1:]
+        value = np.linalg.inv(value[:-1]) @ value[1:]
     return np.linalg.inv(value) if key == "curr_to_next" else value
 
 
