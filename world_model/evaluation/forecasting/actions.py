@@ -1,4 +1,4 @@
-"""The regime `action`: ego poses that come out of actions, as they do for anybody who drives in the learned world.
+"""The regime `action`: ego poses that follow from actions, as they do for every policy that drives in a world.
 
 The actions are those that follow the logged drive best, found step by step from where the actions so far have led.
 """

@@ -78,14 +78,6 @@ class SceneScore:
     forecast: ForecastResult | None = None
     reconstruction: ReconstructionResult | None = None
 
-    def joined(self, other: SceneScore | None) -> SceneScore:
-        """With what another score of the scene has beside."""
-        if other is None:
-            return self
-        return SceneScore(
-            forecast=self.forecast or other.forecast, reconstruction=self.reconstruction or other.reconstruction
-        )
-
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 
@@ -47,24 +48,21 @@ def evaluate(options: Evaluate) -> Report | None:
     reconstruct = "reconstruction" in options.what and evaluator.benchmark.tokenizer is not None
     work = _work(index, scenes, chosen, reconstruct)
     stored, missing = group.broadcast(lambda: _stored(evaluator, work))
-    scores = stored if group.rank == 0 else {}
-    for scene, score in _scored(evaluator, divided(missing, group.size)[group.rank], quiet=group.rank > 0):
-        scores[scene] = score.joined(scores.get(scene))
-    parts = group.gather(scores)
+    own = divided(missing, group.size)[group.rank]
+    parts = group.gather([*(stored if group.rank == 0 else ()), *_scored(evaluator, own, quiet=group.rank > 0)])
     group.leave()
     if group.rank > 0:
         return None
-    rows, horizons_s = evaluator.benchmark.rows, options.horizons_s
-    forecasts, rebuilt = [ForecastResult.zero(rows, horizons_s)] * len(work), ReconstructionResult.zero()
-    for n, asked in enumerate(work):
-        for score in (part[asked.scene] for part in parts if asked.scene in part):
-            forecasts[n] = score.forecast or forecasts[n]
-            rebuilt += score.reconstruction or ReconstructionResult.zero()
+    scores, rows = list(chain(*parts)), evaluator.benchmark.rows
+    zero = ForecastResult.zero(rows, options.horizons_s)
+    by_scene = {scene: score.forecast for scene, score in scores if score.forecast is not None}
+    forecasts = [by_scene.get(asked.scene, zero) for asked in work]
+    rebuilt = [score.reconstruction for _, score in scores if score.reconstruction is not None]
     report = Report(
         title=f"{index.source}, {_words(options.split)}",
         settings=_settings(options, evaluator, len(scenes), chosen),
-        reconstruction=rebuilt if reconstruct else None,
-        forecasting=sum(forecasts, ForecastResult.zero(rows, horizons_s)) if chosen is not None else None,
+        reconstruction=sum(rebuilt, ReconstructionResult.zero()) if reconstruct else None,
+        forecasting=sum(forecasts, zero) if chosen is not None else None,
         intervals=bootstrap(rows, np.stack([f.counts for f in forecasts])) if chosen is not None else None,
         faithful=options.faithful,
     )
@@ -86,10 +84,10 @@ def _work(index: SceneIndex, scenes: list[int], chosen: ChosenWindows | None, re
     return work
 
 
-def _stored(evaluator: Evaluator, work: list[SceneWork]) -> tuple[dict[int, SceneScore], list[SceneWork]]:
-    """The scores of an earlier run by scene, and the work that is left."""
+def _stored(evaluator: Evaluator, work: list[SceneWork]) -> tuple[list[tuple[int, SceneScore]], list[SceneWork]]:
+    """The scores of an earlier run with the numbers of their scenes, and the work that is left."""
     found = [(asked.scene, *evaluator.stored(asked)) for asked in work]
-    return {scene: score for scene, score, _ in found}, [left for _, _, left in found if left is not None]
+    return [(scene, score) for scene, score, _ in found], [left for _, _, left in found if left is not None]
 
 
 def _scored(evaluator: Evaluator, work: list[SceneWork], quiet: bool) -> Iterator[tuple[int, SceneScore]]:
