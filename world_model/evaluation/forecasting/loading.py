@@ -6,13 +6,8 @@ from typing import Any
 
 import torch
 
-from world_model.checkpoints.checkpoint import (
-    TOKENIZER_FILE,
-    bundled_path,
-    load_tokenizer,
-    load_world,
-    shared_geometric,
-)
+from world_model.checkpoints.checkpoint import TOKENIZER_FILE, bundled_path, load_tokenizer
+from world_model.checkpoints.shared import load_world, shared_geometric
 from world_model.core.grid import OCC3D
 from world_model.evaluation.forecasting.actions import action_model
 from world_model.evaluation.forecasting.benchmark import Benchmark
