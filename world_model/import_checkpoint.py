@@ -1,25 +1,15 @@
-"""Take over checkpoints of the original: ``python -m world_model.import_checkpoint ii_scene_tokenizer_4f.pth``."""
+"""Import checkpoints of the original: ``python -m world_model.import_checkpoint ii_scene_tokenizer_4f.pth``."""
 
 from __future__ import annotations
 
-import hashlib
-import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import torch
 import tyro
-from torch import Tensor
 
-from world_model.checkpoints.checkpoint import FORECASTER_FILE, TOKENIZER_FILE, save_model, tokens_hash
-from world_model.checkpoints.i2world import Match, match, plain_weights, published_model, read_original, split_kinds
-from world_model.core.errors import CheckpointError, IIWorldError, OptionError
-from world_model.models.forecaster import Forecaster
-from world_model.models.tokenizer import Tokenizer
-
-SAFE_META = ("epoch", "iter", "mmcv_version", "time", "exp_name")
-"""Entries of mmcv's metadata that go into the checkpoint's card."""
+from world_model.checkpoints.import_i2world import import_files
+from world_model.core.errors import IIWorldError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,108 +34,10 @@ class ImportCheckpoint:
     """Replace files that are there already."""
 
 
-@dataclass(kw_only=True)
-class _Found:
-    """The parts collected so far."""
-
-    weights: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    models: dict[str, Tokenizer | Forecaster] = field(default_factory=dict)
-    cards: dict[str, dict[str, Any]] = field(default_factory=dict)
-    reports: list[tuple[Path, Match]] = field(default_factory=list)
-
-
 def import_checkpoint(options: ImportCheckpoint) -> list[Path]:
-    """Read, match, report, and write; returns the files written.
-
-    Raises:
-        CheckpointError: a file cannot be read, or anything in it does not fit; nothing is written.
-        OptionError: the output exists already.
-        OutputError: it cannot be written.
-    """
-    found = _Found()
-    for path in (options.file, options.world):
-        if path is not None:
-            _collect(path, found)
-    bad = [(path, report) for path, report in found.reports if not report.ok]
-    if bad:
-        raise CheckpointError(*_refusal(*bad[0]))
-    if "tokenizer" not in found.weights:
-        raise CheckpointError(
-            f"{options.file} holds a world model without its tokenizer",
-            "a tokenizer, which the world model's tokens come from",
-            "give the tokenizer's checkpoint first and this one with --world",
-        )
-    return _write(options, found)
-
-
-def _collect(path: Path, found: _Found) -> None:
-    content, meta = read_original(path)
-    parts = split_kinds(content)
-    if not parts:
-        raise CheckpointError(
-            f"{path} holds none of the original's models; its first names are {list(content)[:4]}",
-            "parameters named ...vq.embedding.weight (tokenizer) or ...pose_encoder.pose_time_embedding (world model)",
-            "give a checkpoint of I2-World's tokenizer or world model",
-        )
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    for kind, (prefix, entries) in parts.items():
-        model = published_model(kind)
-        report = match(kind, prefix, entries, model)
-        print(f"{path.name}: {report.text()}")
-        found.reports.append((path, report))
-        if not report.ok:
-            continue
-        weights = plain_weights(entries, report)
-        known = found.weights.setdefault(kind, weights)
-        if different := [name for name in known if not torch.equal(known[name], weights[name])]:
-            raise CheckpointError(
-                f"{path} holds another {kind} than the file before: {len(different)} parameters differ, "
-                f"first {different[0]}",
-                f"the same {kind}, since the world model was trained on its tokens",
-                "import the world model's file alone, which holds its own tokenizer",
-            )
-        found.models[kind] = model
-        found.cards.setdefault(kind, {"file": path.name, "sha256": digest, "meta": _plain_meta(meta)})
-
-
-def _plain_meta(meta: dict[str, Any]) -> dict[str, Any]:
-    """What of mmcv's metadata is short and plain."""
-    values = {name: meta[name] for name in SAFE_META if name in meta}
-    return {name: value if isinstance(value, int | float) else str(value)[:200] for name, value in values.items()}
-
-
-def _refusal(path: Path, report: Match) -> tuple[str, str, str]:
-    counts = (
-        f"{len(report.missing)} missing, {len(report.unexpected)} unexpected, "
-        f"{len(report.wrong)} of another shape or value"
-    )
-    first = next(iter((*report.wrong, *report.missing, *report.unexpected)))
-    total = len(report.matched) + len(report.missing) + len(report.wrong)
-    remedy = (
-        "give the released checkpoint of the 4-frame configuration; the list above names every parameter in question"
-    )
-    if not report.missing and not report.unexpected and any(": shape " in what for what in report.wrong):
-        remedy = "this is a model of another size: only the published sizes can be imported"
-    found = f"{path}: the {report.kind} does not fit ({counts}; first {first}); nothing was written"
-    return found, f"the {total} parameters of the published {report.kind}, and no others", remedy
-
-
-def _write(options: ImportCheckpoint, found: _Found) -> list[Path]:
-    names = {"tokenizer": TOKENIZER_FILE, "forecaster": FORECASTER_FILE}
-    paths = {kind: options.out / names[kind] for kind in ("tokenizer", "forecaster") if kind in found.weights}
-    if not options.overwrite and (there := [str(path) for path in paths.values() if path.exists()]):
-        raise OptionError(f"{', '.join(there)} exists", "a new folder", "choose another --out, or give --overwrite")
-    tokens = tokens_hash(found.weights["tokenizer"])
-    for kind, path in paths.items():
-        card = {"data_source": options.data_source, "imported": found.cards[kind]}
-        card |= {"tokens": tokens} if kind == "forecaster" else {}
-        save_model(path, found.models[kind], found.weights[kind], card)
-        print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
-    if "forecaster" not in paths:
-        print(
-            "no world model yet: give its checkpoint with --world for a folder that `load_world` and gym.make can read"
-        )
-    return list(paths.values())
+    """Import, and return the files written."""
+    files = [options.file] if options.world is None else [options.file, options.world]
+    return import_files(files, options.out, data_source=options.data_source, overwrite=options.overwrite)
 
 
 def main() -> None:
@@ -153,7 +45,7 @@ def main() -> None:
     try:
         import_checkpoint(tyro.cli(ImportCheckpoint, prog="python -m world_model.import_checkpoint"))
     except IIWorldError as error:
-        sys.exit(f"error: {error}")
+        raise SystemExit(f"error: {error}") from error
 
 
 if __name__ == "__main__":
