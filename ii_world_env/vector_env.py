@@ -18,8 +18,8 @@ from ii_world_env.env import IIWorldEnv, check_render_mode
 from ii_world_env.faces.config import EnvConfig
 from ii_world_env.faces.episodes import Columns, Episodes
 from ii_world_env.faces.infos import merge, split_rows, take
-from ii_world_env.faces.resets import Seeds, reset_mask, seeds_of
-from world_model.core.errors import ConfigError, OptionError
+from ii_world_env.faces.resets import Seeds, autoreset_mode_of, check_count, reset_mask, seeds_of
+from world_model.core.errors import OptionError
 
 Step = tuple[Any, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]
 
@@ -90,11 +90,11 @@ class IIWorldVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         render_mode: str | None = None,
         **options: Any,
     ) -> None:
-        _check_count("num_envs", num_envs)
+        check_count("num_envs", num_envs)
         if max_episode_steps is not None:
-            _check_count("max_episode_steps", max_episode_steps)
+            check_count("max_episode_steps", max_episode_steps)
         check_render_mode(render_mode)
-        self.autoreset_mode = _autoreset_mode(autoreset_mode)
+        self.autoreset_mode = autoreset_mode_of(autoreset_mode)
         self.metadata = {**IIWorldEnv.metadata, "autoreset_mode": self.autoreset_mode}
         self.num_envs, self.render_mode = num_envs, render_mode
         self.episodes = Episodes(
@@ -294,16 +294,3 @@ class SubEnvironment:
         if name == "occupancy":
             return self._owner.episodes.occupancy(self._row)
         raise AttributeError(f"an environment in a batch has no attribute {name!r}")
-
-
-def _check_count(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ConfigError(f"{name}={value!r}", "a whole number >= 1", f"give for example {name}=8")
-
-
-def _autoreset_mode(mode: str | AutoresetMode) -> AutoresetMode:
-    try:
-        return AutoresetMode(mode)
-    except ValueError as error:
-        allowed = [each.value for each in AutoresetMode]
-        raise OptionError(f"autoreset_mode={mode!r}", f"one of {allowed}", "choose one of them") from error

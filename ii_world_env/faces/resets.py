@@ -1,4 +1,4 @@
-"""What `reset` of a batch takes beside the options of one environment: seeds, and a mask of who resets."""
+"""What a batch takes beside the options of one environment: counts, an autoreset mode, seeds, a mask of who resets."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
+
+from world_model.core.errors import ConfigError, OptionError
 
 Seeds = int | Sequence[int | None] | None
 
@@ -39,3 +42,26 @@ def reset_mask(mask: Any, count: int) -> NDArray[Any]:
     if mask.shape != (count,) or not mask.any():
         raise ValueError(f"options['reset_mask'] must have shape ({count},) and at least one True, got {mask.tolist()}")
     return mask
+
+
+def check_count(name: str, value: object) -> None:
+    """Refuse what is no whole number of at least 1.
+
+    Raises:
+        ConfigError: names the keyword.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ConfigError(f"{name}={value!r}", "a whole number >= 1", f"give for example {name}=8")
+
+
+def autoreset_mode_of(mode: str | AutoresetMode) -> AutoresetMode:
+    """The mode of a name.
+
+    Raises:
+        OptionError: no such mode; lists them.
+    """
+    try:
+        return AutoresetMode(mode)
+    except ValueError as error:
+        allowed = [each.value for each in AutoresetMode]
+        raise OptionError(f"autoreset_mode={mode!r}", f"one of {allowed}", "choose one of them") from error

@@ -111,6 +111,13 @@ def test_damaged_and_foreign_policies_are_named(trained: Train, tmp_path: Path) 
         PPOPlanner(Engine(TransportWorld(), EngineConfig(action="delta")), trained.out / "model.zip")
 
 
+def test_policies_of_earlier_versions_find_their_extractor() -> None:
+    """They are pickled with the name of the module that it was in."""
+    from agents import extractor
+
+    assert extractor.ClassMapExtractor is ClassMapExtractor
+
+
 @pytest.mark.parametrize("mode", ["bev", "occupancy"])
 def test_extractor_is_small_and_sees_the_classes(mode: str) -> None:
     space = build_observation(mode, TransportWorld(), ACTION_MODES["kinematic"]).space()
