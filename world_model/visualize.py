@@ -56,7 +56,7 @@ class Visualize:
     camera_m: tuple[float, float, float] = CHASE.position_m
     """Position of the camera in the ego frame, metres."""
     target_m: tuple[float, float, float] = CHASE.target_m
-    """The point the camera looks at."""
+    """The point in the middle of the picture."""
 
     def __post_init__(self) -> None:
         if not 50 <= self.height <= 4000:
@@ -64,7 +64,7 @@ class Visualize:
 
 
 def visualize(options: Visualize) -> list[Path]:
-    """Write the pictures and return where they lie.
+    """Write the pictures and return their files.
 
     Raises:
         DataError: a file is missing, damaged or of another format, or the two do not fit together.

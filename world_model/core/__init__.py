@@ -1,1 +1,1 @@
-"""What everything stands on: grid, geometry, errors, files, devices."""
+"""The base of all rooms: grid, geometry, errors, files, devices."""

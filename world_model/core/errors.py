@@ -1,4 +1,4 @@
-"""One hierarchy of errors. Every message says what came, what was expected, and what to do."""
+"""One hierarchy of errors. Every message says what was found, what was expected, and what to do."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ class IIWorldError(Exception):
     """Base of every error raised on purpose by this project.
 
     Args:
-        found: what came.
+        found: what was found.
         expected: what was expected instead.
-        remedy: what the reader can do about it.
+        remedy: what the user can do.
     """
 
     def __init__(self, found: str, expected: str = "", remedy: str = "") -> None:
@@ -43,7 +43,7 @@ class OptionError(IIWorldError, ValueError):
 
 
 class KeywordError(OptionError, TypeError):
-    """A keyword that a constructor does not know: a `TypeError`, as Python's own, which clients look out for."""
+    """An unknown keyword of a constructor; also a `TypeError`, as Python raises, which clients catch."""
 
 
 class OutputError(IIWorldError, OSError):

@@ -1,4 +1,4 @@
-"""What to ask of the machine before heavy work: device, number format, and memory that is kept instead of returned."""
+"""Device and memory settings of a process."""
 
 from __future__ import annotations
 

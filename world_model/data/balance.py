@@ -1,4 +1,4 @@
-"""Which frames to look at so that rare classes are seen as often as common ones.
+"""Draws frames so that rare classes are drawn as often as common ones.
 
 Class-balanced sampling as in CBGS (Zhu et al., 2019): draw a class, then a frame that shows it.
 """
@@ -19,11 +19,11 @@ class BalancedFrames:
     Args:
         index: the data set.
         frames: the frame numbers to draw from.
-        reach_m: objects farther away, along x or y, do not count: their labels are mostly missing.
+        range_m: objects farther away, along x or y, do not count: their labels are mostly missing.
     """
 
-    def __init__(self, index: SceneIndex, frames: NDArray[Any], reach_m: float = 30.0) -> None:
-        near = (np.abs(index.box_center_m[:, :2]) < reach_m).all(1)
+    def __init__(self, index: SceneIndex, frames: NDArray[Any], range_m: float = 30.0) -> None:
+        near = (np.abs(index.box_center_m[:, :2]) < range_m).all(1)
         frame_of_box = np.repeat(np.arange(len(index.token)), np.diff(index.box_start))
         allowed = np.zeros(len(index.token), bool)
         allowed[frames] = True

@@ -15,7 +15,7 @@ MOVING_MPS = 0.5
 """Speed above which an object counts as moving."""
 
 
-def moving(boxes: Boxes) -> Boxes:
+def moving_boxes(boxes: Boxes) -> Boxes:
     """Only the boxes whose known velocity exceeds `MOVING_MPS`."""
     speed = np.linalg.norm(boxes.velocity_mps, axis=1)
     return boxes.select(np.nan_to_num(speed, nan=0.0) > MOVING_MPS)

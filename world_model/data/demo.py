@@ -31,7 +31,7 @@ class Args:
     """Cut scenes out of a prepared data set into a small one of the same layout (semantics only)."""
 
     index: Path
-    """Index file that `world_model.prepare` wrote, or the folder it lies in."""
+    """Index file that `world_model.prepare` wrote, or its folder."""
     scenes: tuple[str, ...]
     """Names of the scenes."""
     out: Path

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 COMMAND_STEPS = 6
-"""How many keyframes (3 s) a command looks ahead."""
+"""Keyframes (3 s) from a frame to the position that its command is derived from."""
 COMMAND_LATERAL_M = 2.0
 """Lateral displacement from which a command is a turn."""
 

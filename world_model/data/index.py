@@ -273,7 +273,7 @@ class SceneIndex:
 
         Args:
             path: the index file, or a folder that holds one.
-            root: folder of the labels; where the index lies, unless given.
+            root: folder of the labels; the folder of the index, unless given.
 
         Raises:
             DataError: there is no index, or it is damaged or of another version.

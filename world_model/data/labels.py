@@ -56,7 +56,7 @@ LABEL_FORMATS: dict[str, LabelFormat] = {
     "waymo": LabelFormat(key="voxel_label", classes=WAYMO_CLASSES),
     "uniocc": LabelFormat(key="occ_label", classes=UNIOCC_CLASSES),
 }
-"""The formats that an index may name: Occ3D (and STCOcc, whose files look the same), Occ3D-Waymo, UniOcc."""
+"""The formats that an index may name: Occ3D (and STCOcc, whose files have the same arrays), Occ3D-Waymo, UniOcc."""
 
 
 def read_labels_of(path: str | Path, label_format: str, shape: tuple[int, ...] = OCC3D.shape) -> NDArray[Any]:

@@ -1,7 +1,7 @@
 """The token cache: token maps of every frame of a data set, one memory-mapped file per scene.
 
 A scene's file appears whole or not at all, so any number of processes on any number of machines can fill one cache, and
-a killed run goes on with the scenes that are missing. Caches of version 0.1 (one file for all scenes) can be read.
+a killed run continues with the scenes that are missing. Caches of version 0.1 (one file for all scenes) can be read.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class TokenCache:
     """Tokens on disk, float16.
 
     Attributes:
-        folder: where they lie.
+        folder: of the cache.
         meta: index fingerprint, tokenizer hash, shape [frames, C, Xl, Yl].
         starts: (S + 1,) first frame of each scene of the index.
     """
@@ -45,7 +45,7 @@ class TokenCache:
 
     @classmethod
     def create(cls, folder: Path, index: SceneIndex, tokenizer_hash: str, shape: tuple[int, int, int]) -> TokenCache:
-        """Open a cache for writing; take up an interrupted one.
+        """Open a cache for writing; an interrupted one is continued.
 
         Raises:
             DataError: the folder holds tokens of other data or another tokenizer.

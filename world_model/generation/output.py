@@ -18,7 +18,7 @@ from world_model.core.planar import planar_motions
 from world_model.data.clips import Clips
 from world_model.generation.options import Generate
 from world_model.pictures.drive import drive_film, drive_strip
-from world_model.pictures.vectors import PROPOSED_COLOR, Vectors, box_vectors, ego_vector
+from world_model.pictures.vectors import PREDICTED_COLOR, Vectors, box_vectors, ego_vector
 from world_model.pictures.video import write_film, write_png
 from world_model.rollouts import Rollout
 
@@ -159,7 +159,7 @@ def _ego_arrows(drive: GeneratedDrive) -> list[list[Vectors]]:
     """For every moment the motion that follows, and the one that the model predicted."""
     arrows: list[list[Vectors]] = []
     for step, motion in enumerate(drive.motions):
-        predicted = [] if drive.predicted is None else [ego_vector(drive.predicted[step], PROPOSED_COLOR)]
+        predicted = [] if drive.predicted is None else [ego_vector(drive.predicted[step], PREDICTED_COLOR)]
         arrows.append([*predicted, ego_vector(motion)])
     return [*arrows, []]
 

@@ -29,7 +29,7 @@ class Camera:
         toward = np.subtract(self.target_m, self.position_m)
         if np.hypot(toward[0], toward[1]) < 1e-6 or not 1 <= self.field_of_view_deg <= 150:
             raise ConfigError(
-                f"camera at {self.position_m} looking at {self.target_m} with {self.field_of_view_deg} degrees",
+                f"camera at {self.position_m} aimed at {self.target_m} with {self.field_of_view_deg} degrees",
                 "a view that is not straight up or down, 1 to 150 degrees wide",
                 "move position_m or target_m sideways, or change field_of_view_deg",
             )

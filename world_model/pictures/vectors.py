@@ -1,4 +1,4 @@
-"""Motion as arrows: where the ego goes, where the model would go, where the others go."""
+"""Motion as arrows: of the ego, executed or predicted, and of other agents."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from world_model.core.grid import STEP_S
 if TYPE_CHECKING:
     from world_model.data.index import Boxes
 
-DRIVEN_COLOR = (0, 229, 160)
-PROPOSED_COLOR = (255, 214, 64)
-OTHERS_COLOR = (255, 255, 255)
+EXECUTED_COLOR = (0, 229, 160)
+PREDICTED_COLOR = (255, 214, 64)
+AGENTS_COLOR = (255, 255, 255)
 AHEAD_S = 2.0
 """Arrows are as long as the way in this time at the present velocity."""
 
@@ -39,15 +39,15 @@ class Vectors:
     least_m: float = 1.0
 
 
-def ego_vector(motion: NDArray[Any], color: tuple[int, int, int] = DRIVEN_COLOR) -> Vectors:
-    """The ego's motion over one step, dx m, dy m and whatever follows, as an arrow from the rear axle."""
+def ego_vector(motion: NDArray[Any], color: tuple[int, int, int] = EXECUTED_COLOR) -> Vectors:
+    """The ego's motion over one step, dx m, dy m and more columns, as an arrow from the rear axle."""
     way = np.asarray(motion, np.float64)[None, :2] * (AHEAD_S / STEP_S)
     return Vectors(start_m=np.zeros((1, 2)), vector_m=way, color=color, width_m=0.9)
 
 
 def box_vectors(boxes: Boxes) -> Vectors:
     """Velocities of annotated objects from their centres; what stands, or has no known velocity, has no arrow."""
-    return Vectors(start_m=boxes.center_m[:, :2], vector_m=boxes.velocity_mps * AHEAD_S, color=OTHERS_COLOR)
+    return Vectors(start_m=boxes.center_m[:, :2], vector_m=boxes.velocity_mps * AHEAD_S, color=AGENTS_COLOR)
 
 
 def outline(start_m: NDArray[Any], vector_m: NDArray[Any], width_m: float) -> NDArray[Any]:

@@ -20,13 +20,13 @@ from world_model.pictures.camera import Camera
 from world_model.pictures.raster import fill_quads
 
 CHASE = Camera()
-"""Above and behind the ego vehicle, looking ahead."""
+"""Above and behind the ego vehicle, facing forward."""
 
 _SUN = np.array((1.0, 0.97, 0.90), np.float32)
 _SKY = np.array((0.88, 0.94, 1.06), np.float32)
 _HAZE = np.array((176, 190, 208), np.float32)
 _NEAR_M = 1.0
-# How bright the sun makes a face by its axis (x, y, z) and the side it looks to: it stands front left and high.
+# How bright the sun makes a face by its axis (x, y, z) and its side: the sun stands front left and high.
 _SUNLIGHT = {(0, -1): 0.05, (0, 1): 0.42, (1, -1): 0.0, (1, 1): 0.62, (2, 1): 0.70, (2, -1): 0.0}
 _SKYLIGHT = {(0, -1): 0.52, (0, 1): 0.52, (1, -1): 0.42, (1, 1): 0.52, (2, 1): 0.44, (2, -1): 0.3}
 

@@ -17,7 +17,7 @@ from world_model.core.errors import DataError
 
 @dataclass(frozen=True, kw_only=True)
 class LabelFolders:
-    """Where the labels of a data set lie.
+    """Folders of the labels of a data set.
 
     Attributes:
         root: the data folder.

@@ -1,4 +1,4 @@
-"""Ego poses from outside: checked, and as the index wants them."""
+"""Checks ego poses of other formats and converts them to translations and unit quaternions."""
 
 from __future__ import annotations
 
@@ -35,20 +35,18 @@ def checked_poses(
     """
     count = len(names)
     try:
-        moved = np.array(translation, np.float64).reshape(count, 3)
-        turned = np.array(rotation, np.float64).reshape(count, 4)
+        position = np.array(translation, np.float64).reshape(count, 3)
+        quaternion = np.array(rotation, np.float64).reshape(count, 4)
     except (ValueError, TypeError) as error:
         expected = "3 numbers of translation and 4 of rotation"
         raise DataError(f"{where}: poses of uneven length ({error})", expected, REMEDY) from error
-    norm = np.linalg.norm(turned, axis=1, keepdims=True)
-    bad = ~(np.isfinite(moved).all(1) & np.isfinite(turned).all(1) & (np.abs(norm[:, 0] - 1) < 1e-2))
+    norm = np.linalg.norm(quaternion, axis=1, keepdims=True)
+    bad = ~(np.isfinite(position).all(1) & np.isfinite(quaternion).all(1) & (np.abs(norm[:, 0] - 1) < 1e-2))
     if bad.any():
         i = int(np.flatnonzero(bad)[0])
-        found = (
-            f"{where}: {int(bad.sum())} poses are broken, e.g. {moved[i].tolist()} {turned[i].tolist()} of {names[i]}"
-        )
+        found = f"{where}: {int(bad.sum())} poses are broken, e.g. {position[i].tolist()} {quaternion[i].tolist()} of {names[i]}"
         raise DataError(found, "finite translations and unit quaternions", REMEDY)
-    return moved, turned / norm
+    return position, quaternion / norm
 
 
 def poses_of_matrices(
@@ -71,21 +69,21 @@ def poses_of_matrices(
         pose = np.array([np.asarray(matrix, np.float64) for matrix in matrices], np.float64).reshape(len(names), 4, 4)
     except (ValueError, TypeError) as error:
         raise DataError(f"{where}: poses that are not 4 x 4 numbers ({error})", "4 x 4 matrices", REMEDY) from error
-    turn = pose[:, :3, :3]
+    rotation = pose[:, :3, :3]
     with np.errstate(invalid="ignore", over="ignore"):
-        off = np.abs(turn @ turn.transpose(0, 2, 1) - np.eye(3)).max((1, 2))
-        bad = ~(np.isfinite(pose).all((1, 2)) & (off < 1e-2) & (np.linalg.det(np.nan_to_num(turn)) > 0))
+        error = np.abs(rotation @ rotation.transpose(0, 2, 1) - np.eye(3)).max((1, 2))
+        bad = ~(np.isfinite(pose).all((1, 2)) & (error < 1e-2) & (np.linalg.det(np.nan_to_num(rotation)) > 0))
     bad |= (np.abs(pose[:, 3] - (0, 0, 0, 1)) > 1e-6).any(1)
     if bad.any():
         i = int(np.flatnonzero(bad)[0])
         found = f"{where}: {int(bad.sum())} poses are broken, e.g. {pose[i].tolist()} of {names[i]}"
         raise DataError(found, "rigid transforms: a right-handed rotation, a finite translation, 0 0 0 1", REMEDY)
-    return pose[:, :3, 3].copy(), _quaternions(turn)
+    return pose[:, :3, 3].copy(), _quaternions(rotation)
 
 
-def _quaternions(turn: NDArray[Any]) -> NDArray[Any]:
+def _quaternions(rotation: NDArray[Any]) -> NDArray[Any]:
     """(N, 4) unit quaternions with w >= 0 of (N, 3, 3) rotations, from the largest of their four components."""
-    m = turn.transpose(1, 2, 0)
+    m = rotation.transpose(1, 2, 0)
     # Four times the products of each pair of components, as a symmetric 4 x 4 matrix per rotation.
     products = np.array(
         [
@@ -96,7 +94,7 @@ def _quaternions(turn: NDArray[Any]) -> NDArray[Any]:
         ]
     )
     largest = np.argmax(products[range(4), range(4)], axis=0)
-    quaternion = products[largest, :, np.arange(len(turn))]
+    quaternion = products[largest, :, np.arange(len(rotation))]
     quaternion *= np.where(quaternion[:, :1] < 0, -1.0, 1.0)
     unit: NDArray[Any] = quaternion / np.linalg.norm(quaternion, axis=1, keepdims=True)
     return unit

@@ -84,7 +84,7 @@ class DataSet:
         Args:
             source: what the data are, shown beside every result; "synthetic" where the folder is marked so, else
                 ``name``.
-            index_folder: where the index will lie; its label paths are relative to it. The root, if not given.
+            index_folder: folder of the index to write; its label paths are relative to it. The root, if not given.
             strict: raise if a frame is missing, instead of cutting its scene there.
 
         Raises:

@@ -114,7 +114,7 @@ def _elements(path: Path) -> Iterator[Any]:
                 try:
                     row, at = decoder.raw_decode(text, at)
                 except ValueError as error:
-                    # Either the row goes on in the next chunk of the file, or it is broken.
+                    # Either the row continues in the next chunk of the file, or it is broken.
                     more = stream.read(CHUNK)
                     if not more or len(text) - at > LONGEST_ROW:
                         raise _broken(path, error) from error

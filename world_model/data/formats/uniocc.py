@@ -8,7 +8,7 @@ folder's name says rate and split: "-train" is the training split, all else is h
 used. UniOcc has no timestamps: frames are taken to be exactly 0.5 s apart. Its eleven classes are fewer than Occ3D's
 eighteen (`world_model.data.labels.UNIOCC_CLASSES`): every motor vehicle on four wheels is a car.
 
-Objects lie in the npz as pickled dicts; they are read by `world_model.data.formats.pickles`, so nothing in them is run.
+The npz holds objects as pickled dicts; they are read by `world_model.data.formats.pickles`, so nothing in them is run.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ def _recording(
 def _filled(
     translation: NDArray[Any], rotation: NDArray[Any], there: NDArray[Any], count: int
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Poses of all frames. One that is missing will be left out; its neighbours' motion wants a likely pose for it."""
+    """Poses of all frames. A missing frame is left out later; until then its neighbours' motion needs a likely pose."""
     if not len(there):
         return np.zeros((count, 3)), np.tile((1.0, 0.0, 0.0, 0.0), (count, 1))
     frames = np.arange(count)

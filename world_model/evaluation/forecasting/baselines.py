@@ -16,7 +16,7 @@ from torch import Tensor
 
 from world_model.core.geometry import warp_voxels
 from world_model.core.grid import FREE, MOVABLE, OCC3D, VoxelGrid
-from world_model.data.boxes import advance, mask_of, moving, transform, voxels_inside
+from world_model.data.boxes import advance, mask_of, moving_boxes, transform, voxels_inside
 from world_model.data.index import Boxes
 
 OBJECT_MARGIN_M = 0.3
@@ -45,7 +45,7 @@ def baselines(
         movable classes inside the boxes of movers (not the ground below) are taken out before the warp and stamped at
         their extrapolated place after it; each is sampled once, straight from the current labels.
     """
-    movers = moving(boxes)
+    movers = moving_boxes(boxes)
     movable = torch.isin(labels, torch.tensor(MOVABLE, dtype=labels.dtype))
     inside = torch.from_numpy(mask_of(movers, grid, OBJECT_MARGIN_M)) & movable
     marked = labels + MOVER * inside.to(labels.dtype)  # so that one warp serves both rows

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from world_model.core.geometry import invert_pose
 from world_model.core.grid import STEP_S, VoxelGrid
-from world_model.data.boxes import mask_of, moving
+from world_model.data.boxes import mask_of, moving_boxes
 from world_model.data.clips import Clips, load_frame
 from world_model.data.index import SceneIndex
 
@@ -51,7 +51,7 @@ class SceneData:
 
     def moving_voxels(self, frame: int) -> Tensor:
         """(V,) int64 flat numbers of the voxels in and closely around moving objects."""
-        mask = mask_of(moving(self.index.boxes(self.first + frame)), self.grid, MOVING_MARGIN_M)
+        mask = mask_of(moving_boxes(self.index.boxes(self.first + frame)), self.grid, MOVING_MARGIN_M)
         return torch.from_numpy(np.flatnonzero(mask))
 
 

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from world_model.core.geometry import invert_pose
 from world_model.core.grid import VoxelGrid
-from world_model.data.boxes import moving as moving_boxes
-from world_model.data.boxes import voxels_inside
+from world_model.data.boxes import moving_boxes, voxels_inside
 from world_model.data.clips import load_frame
 from world_model.data.index import SceneIndex
 

@@ -5,7 +5,7 @@ import torch
 
 from world_model.core.geometry import invert_pose, se2_matrix
 from world_model.core.grid import FREE, VoxelGrid
-from world_model.data.boxes import mask_of, moving
+from world_model.data.boxes import mask_of, moving_boxes
 from world_model.data.index import Boxes
 from world_model.evaluation.forecasting.baselines import baselines
 
@@ -62,9 +62,9 @@ def test_boxes_outside_the_grid_have_no_voxels() -> None:
 
 
 def test_moving_needs_a_known_speed() -> None:
-    assert len(moving(boxes((0, 0, 1), (0.3, 0.3))).class_id) == 0
-    assert len(moving(boxes((0, 0, 1), (0.6, 0.0))).class_id) == 1
-    assert len(moving(boxes((0, 0, 1), (float("nan"), 0.0))).class_id) == 0
+    assert len(moving_boxes(boxes((0, 0, 1), (0.3, 0.3))).class_id) == 0
+    assert len(moving_boxes(boxes((0, 0, 1), (0.6, 0.0))).class_id) == 1
+    assert len(moving_boxes(boxes((0, 0, 1), (float("nan"), 0.0))).class_id) == 0
 
 
 def test_at_rest_every_baseline_is_the_identity() -> None:
