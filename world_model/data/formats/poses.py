@@ -44,7 +44,8 @@ def checked_poses(
     bad = ~(np.isfinite(position).all(1) & np.isfinite(quaternion).all(1) & (np.abs(norm[:, 0] - 1) < 1e-2))
     if bad.any():
         i = int(np.flatnonzero(bad)[0])
-        found = f"{where}: {int(bad.sum())} poses are broken, e.g. {position[i].tolist()} {quaternion[i].tolist()} of {names[i]}"
+        values = f"{position[i].tolist()} {quaternion[i].tolist()}"
+        found = f"{where}: {int(bad.sum())} poses are broken, e.g. {values} of {names[i]}"
         raise DataError(found, "finite translations and unit quaternions", REMEDY)
     return position, quaternion / norm
 
@@ -71,8 +72,8 @@ def poses_of_matrices(
         raise DataError(f"{where}: poses that are not 4 x 4 numbers ({error})", "4 x 4 matrices", REMEDY) from error
     rotation = pose[:, :3, :3]
     with np.errstate(invalid="ignore", over="ignore"):
-        error = np.abs(rotation @ rotation.transpose(0, 2, 1) - np.eye(3)).max((1, 2))
-        bad = ~(np.isfinite(pose).all((1, 2)) & (error < 1e-2) & (np.linalg.det(np.nan_to_num(rotation)) > 0))
+        deviation = np.abs(rotation @ rotation.transpose(0, 2, 1) - np.eye(3)).max((1, 2))
+        bad = ~(np.isfinite(pose).all((1, 2)) & (deviation < 1e-2) & (np.linalg.det(np.nan_to_num(rotation)) > 0))
     bad |= (np.abs(pose[:, 3] - (0, 0, 0, 1)) > 1e-6).any(1)
     if bad.any():
         i = int(np.flatnonzero(bad)[0])
