@@ -53,7 +53,7 @@ class TokenizerTask(Task):
         plan: the streams of all processes.
         config: what to learn.
         seed: fixes the draw of voxels and codes.
-        shard, context, workers: see `Task`; ``shard`` None: all streams, in one micro-batch.
+        shard, context, workers: see `Task`.
     """
 
     model: Tokenizer
@@ -65,11 +65,10 @@ class TokenizerTask(Task):
         config: TokenizerLossConfig,
         *,
         seed: int,
-        shard: BatchShard | None = None,
+        shard: BatchShard,
         context: DistributedContext | None = None,
         workers: int = 2,
     ) -> None:
-        shard = shard or BatchShard(micro_batch=plan.batch)
         super().__init__(model, seed=seed, shard=shard, context=context, workers=workers)
         self.plan, self.config = plan, config
         self.memories = [model.empty_memory(shard.micro_batch) for _ in range(shard.accumulate)]
