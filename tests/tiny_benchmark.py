@@ -35,7 +35,7 @@ def save_models(folder: Path) -> Path:
 
 
 class Mine(TransportWorld):
-    """Somebody's own world, known by its import path."""
+    """A world of one's own, known by its import path."""
 
     def __init__(self, checkpoint: Path | None, device: torch.device, grid: VoxelGrid) -> None:
         assert grid == tiny_tokenizer().grid and checkpoint is not None

@@ -87,7 +87,7 @@ def test_rows_subsets_and_batches(index: SceneIndex, benchmark: Benchmark) -> No
 
 @pytest.mark.parametrize("slots", [1, 4])
 def test_a_scene_scores_the_same_in_any_pieces(index: SceneIndex, benchmark: Benchmark, slots: int) -> None:
-    """How many windows are at hand at once, and what else was asked of the scene, changes nothing."""
+    """How many windows are forecast at once, and what else was asked of the scene, changes nothing."""
     short = replace(benchmark, horizons_s=(1.0, 2.0), slots=slots)
     asked = SceneWork(scene=0, frames=(4, 5, 6, 7), reconstruct=True)
 
@@ -135,12 +135,12 @@ def test_rows_agree_with_their_definition(
         for k in range(6):
             given = (invert_pose(pose[now + k + 1]) @ pose[now + k]).float()[None]
             state, out = forecaster.step(state, torch.tensor([int(index.command[now + k])]), given)
-        ceiling, told = tokenizer.decode(tokens[now + 6][None])[0], tokenizer.decode(out.token)[0]
+        ceiling, conditioned = tokenizer.decode(tokens[now + 6][None])[0], tokenizer.decode(out.token)[0]
     expected = {
         "copy-paste": labels[now],
         "ego warp": warp_voxels(labels[now][None], (invert_pose(pose[now]) @ pose[now + 6])[None].float(), grid)[0],
         "tokenizer": ceiling,
-        "ii-world gt-ego": told,
+        "ii-world gt-ego": conditioned,
     }
     for row, labels_expected in expected.items():
         confusion = Confusion()

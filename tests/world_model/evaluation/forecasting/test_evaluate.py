@@ -100,9 +100,9 @@ def test_the_long_table(make_scenes, checkpoint: Path, tmp_path: Path) -> None: 
     data = make_scenes(frames=(11, 18))
     prepare(Prepare(data_root=data))
     horizons = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0)
-    told = {"index": data, "checkpoint": checkpoint, "what": ("forecasting",)}
-    long = measured(Evaluate(out=tmp_path / "long", horizons_s=horizons, **told)).forecasting  # type: ignore[arg-type]
-    short = measured(Evaluate(out=tmp_path / "short", **told)).forecasting  # type: ignore[arg-type]
+    common = {"index": data, "checkpoint": checkpoint, "what": ("forecasting",)}
+    long = measured(Evaluate(out=tmp_path / "long", horizons_s=horizons, **common)).forecasting  # type: ignore[arg-type]
+    short = measured(Evaluate(out=tmp_path / "short", **common)).forecasting  # type: ignore[arg-type]
     assert long is not None and short is not None and long.horizons_s == horizons
     assert (long.windows, short.windows) == (2, 8)
     text = (tmp_path / "long" / "results.md").read_text()
@@ -110,9 +110,9 @@ def test_the_long_table(make_scenes, checkpoint: Path, tmp_path: Path) -> None: 
 
 
 def test_worlds_by_name_and_regimes(data: Path, checkpoint: Path, tmp_path: Path) -> None:
-    told = {"index": data, "checkpoint": checkpoint, "max_windows": 2, "what": ("forecasting",)}
+    common = {"index": data, "checkpoint": checkpoint, "max_windows": 2, "what": ("forecasting",)}
     worlds = ("learned", "replay", "transport", "tiny_benchmark:Mine")
-    report = measured(Evaluate(out=tmp_path, world=worlds, regimes=("gt-ego", "action"), **told))  # type: ignore[arg-type]
+    report = measured(Evaluate(out=tmp_path, world=worlds, regimes=("gt-ego", "action"), **common))  # type: ignore[arg-type]
     found = report.forecasting
     assert found is not None
     names = ("ii-world", "replay", "transport", "Mine")
@@ -127,11 +127,11 @@ def test_worlds_by_name_and_regimes(data: Path, checkpoint: Path, tmp_path: Path
 def test_the_learned_world_of_the_checkpoint_is_scored(data: Path, checkpoint: Path, tmp_path: Path) -> None:
     """Of a checkpoint that holds both kinds the geometric one, beside the tokenizer; weights decide what is reused."""
     both = shutil.copytree(checkpoint, tmp_path / "both")
-    told = {"index": data, "checkpoint": both, "max_windows": 1, "what": ("forecasting",), "regimes": ("gt-ego",)}
+    common = {"index": data, "checkpoint": both, "max_windows": 1, "what": ("forecasting",), "regimes": ("gt-ego",)}
     scores, models = [], []
     for seed in (0, 1):
         write_geometric(both, seed, TINY_GRID)
-        report = measured(Evaluate(out=tmp_path / "out", **told))  # type: ignore[arg-type]
+        report = measured(Evaluate(out=tmp_path / "out", **common))  # type: ignore[arg-type]
         assert report.forecasting is not None
         assert report.forecasting.rows == (*ROWS[:4], "geometric gt-ego")
         scores.append(report.forecasting.counts[-1])
@@ -139,14 +139,14 @@ def test_the_learned_world_of_the_checkpoint_is_scored(data: Path, checkpoint: P
     assert (scores[0] != scores[1]).any() and models[0] != models[1]
     assert all("geometric, trained on test data" in name and "tokenizer" in name for name in models)
     (both / "tokenizer.safetensors").unlink()
-    rows = measured(Evaluate(out=tmp_path / "alone", **told)).forecasting.rows  # type: ignore[arg-type, union-attr]
+    rows = measured(Evaluate(out=tmp_path / "alone", **common)).forecasting.rows  # type: ignore[arg-type, union-attr]
     assert rows == (*ROWS[:3], "geometric gt-ego")
     for models in ("tokenizer", "none"):  # then only what is named
-        assert Evaluate(models=models, world=("learned", "replay"), **told).worlds == ("replay",)  # type: ignore[arg-type]
+        assert Evaluate(models=models, world=("learned", "replay"), **common).worlds == ("replay",)  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="without 'learned'"):
-        evaluate(Evaluate(out=tmp_path, world=("learned", "geometric"), **told))  # type: ignore[arg-type]
+        evaluate(Evaluate(out=tmp_path, world=("learned", "geometric"), **common))  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="no motion of their own"):
-        evaluate(Evaluate(out=tmp_path, **{**told, "regimes": ("pred-ego",)}))  # type: ignore[arg-type]
+        evaluate(Evaluate(out=tmp_path, **{**common, "regimes": ("pred-ego",)}))  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="both of its models"):
         Evaluate(world=("ii-world",), models="tokenizer")
 
@@ -166,12 +166,12 @@ def test_partial_results_of_code_that_changed_are_not_used(tmp_path: Path, data:
 
 
 def test_faithful_rounds_and_says_so(data: Path, checkpoint: Path, tmp_path: Path) -> None:
-    told = {"index": data, "checkpoint": checkpoint, "what": ("forecasting",), "models": "none"}
+    common = {"index": data, "checkpoint": checkpoint, "what": ("forecasting",), "models": "none"}
     with pytest.raises(DataError, match="200"):  # without a tokenizer the grid is that of Occ3D
-        evaluate(Evaluate(out=tmp_path / "none", **told))  # type: ignore[arg-type]
-    told["models"] = "tokenizer"
-    plain = measured(Evaluate(out=tmp_path, **told)).to_dict()  # type: ignore[arg-type]
-    rounded = measured(Evaluate(out=tmp_path, faithful=True, **told)).to_dict()  # type: ignore[arg-type]
+        evaluate(Evaluate(out=tmp_path / "none", **common))  # type: ignore[arg-type]
+    common["models"] = "tokenizer"
+    plain = measured(Evaluate(out=tmp_path, **common)).to_dict()  # type: ignore[arg-type]
+    rounded = measured(Evaluate(out=tmp_path, faithful=True, **common)).to_dict()  # type: ignore[arg-type]
     assert "as the release rounds" in rounded["conventions"] and "as the release rounds" not in plain["conventions"]
     for name, row in rounded["forecasting"]["rows"].items():
         assert row["horizons"] == plain["forecasting"]["rows"][name]["horizons"]

@@ -39,8 +39,8 @@ def expected(data: Path) -> str:
 
 def run(data: Path, name: str, **options: object) -> str:
     """All numbers of an evaluation, as text."""
-    told = {"resume": False, "regimes": ("gt-ego", "pred-ego", "action"), **options}
-    evaluate(Evaluate(index=data, checkpoint=data / "checkpoint", out=data / name, **told))  # type: ignore[arg-type]
+    settings = {"resume": False, "regimes": ("gt-ego", "pred-ego", "action"), **options}
+    evaluate(Evaluate(index=data, checkpoint=data / "checkpoint", out=data / name, **settings))  # type: ignore[arg-type]
     return (data / name / "results.json").read_text()
 
 
@@ -51,7 +51,7 @@ def test_any_batch_gives_identical_sums(data: Path, expected: str) -> None:
 
 
 def test_any_number_of_processes_gives_identical_sums(data: Path, expected: str) -> None:
-    # Two: under torchrun, and in the run below that takes up another one.
+    # Two: under torchrun, and in the run below that continues another one.
     assert run(data, "workers", workers=3, batch=3) == expected
 
 
@@ -73,7 +73,7 @@ def test_torchrun_gives_identical_sums(data: Path, expected: str) -> None:
     assert found.stdout.count("# Evaluation:") == 1  # only one process reports
 
 
-def test_what_one_number_of_processes_left_is_taken_up_by_another(data: Path, expected: str) -> None:
+def test_what_one_number_of_processes_left_is_finished_by_another(data: Path, expected: str) -> None:
     run(data, "both", max_scenes=2, resume=True)
     partial = data / "both" / "partial"
     before = {path: path.stat().st_mtime_ns for path in partial.rglob("*.npz")}
