@@ -305,13 +305,8 @@ class Episodes:
             raise OptionError(found, wanted, "keep env.unwrapped.state, or State.load() one")
         width, grid = self.engine.action_mode.width, self.engine.world.grid
         labels = (*state.ground.shape, grid.shape[2]) if state.decoded is None else tuple(state.decoded.shape)
-        found_shapes, shapes = (
-            (labels, tuple(state.last_action.shape)),
-            (
-                (len(options), *grid.shape),
-                (len(options), width),
-            ),
-        )
+        found_shapes = labels, tuple(state.last_action.shape)
+        shapes = (len(options), *grid.shape), (len(options), width)
         if found_shapes != shapes:
             raise OptionError(
                 f"a state with labels {found_shapes[0]} and actions {found_shapes[1]}",
