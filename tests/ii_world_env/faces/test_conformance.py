@@ -108,6 +108,8 @@ def test_the_wrappers_of_gymnasium(tiny_data: Path) -> None:
 @pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
 def test_the_vector_wrappers_of_gymnasium(tiny_data: Path, mode: str) -> None:
     envs: Any = vector_wrappers.RecordEpisodeStatistics(batch(tiny_data, autoreset_mode=mode))
+    if mode == "SameStep" and not hasattr(envs, "_autoreset_mode"):
+        pytest.skip("the wrapper of this old gymnasium counts steps for NEXT_STEP only")
     envs = vector_wrappers.NormalizeReward(envs)
     if mode == "NextStep":  # Gymnasium's wrappers of observations take no other
         envs = vector_wrappers.FlattenObservation(envs)
