@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 import sys
 import time
-import warnings
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -74,11 +74,10 @@ def drive(options: Doctor) -> dict[str, str]:
     paths = {"data_root": options.data_root, "checkpoint": options.checkpoint}
     chosen: dict[str, Any] = {name: str(path) for name, path in paths.items() if path is not None}
     device = choose_device(options.device)
-    with warnings.catch_warnings():
-        # The demo scenes are announced by a warning; the report names the data anyway.
-        warnings.simplefilter("ignore", UserWarning)
-        env = gym.make(ii_world_env.ENV_ID, world=options.world, split=options.split, device=str(device), **chosen)
-        _, info = env.reset(seed=0)
+    # The report names the data anyway.
+    logging.getLogger("ii_world_env.scenes").setLevel(logging.ERROR)
+    env = gym.make(ii_world_env.ENV_ID, world=options.world, split=options.split, device=str(device), **chosen)
+    _, info = env.reset(seed=0)
     action = env.action_space.sample() * 0
     spent = 0.0
     for _ in range(STEPS):

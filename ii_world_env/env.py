@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from typing import Any, ClassVar
 
 import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
 
 from ii_world_env.engine import State
-from ii_world_env.faces.config import EnvConfig
+from ii_world_env.faces.config import EnvConfig, each_path
 from ii_world_env.faces.episodes import Episodes, info_of
 from world_model.core.errors import OptionError
 
@@ -172,7 +174,8 @@ class IIWorldEnv(gym.Env[Any, NDArray[Any]]):
     | `faithful`    | None        | keep the published model's mistakes, for its weights; None: as the checkpoint says |
     | `render_mode` | None        | "rgb_array"                                                                  |
 
-    Environments of one process share one copy of the weights.
+    Paths are strings or `pathlib.Path`; `~` is the home folder. Environments of one process share one copy of the
+    weights.
 
     `IIWorld-Waymo-v0` and `IIWorld-STCOcc-v0` are the same environment with `dataset="waymo"` and `dataset="stcocc"`
     (observed: STCOcc's predictions; shown by the "replay" world: the true labels); they need `data_root` or `index`.
@@ -183,6 +186,8 @@ class IIWorldEnv(gym.Env[Any, NDArray[Any]]):
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": list(RENDER_MODES), "render_fps": 2}  # type: ignore[misc]
 
+    _spec: EnvSpec | None = None
+
     def __init__(self, *, render_mode: str | None = None, **options: Any) -> None:
         check_render_mode(render_mode)
         self.render_mode = render_mode
@@ -191,13 +196,22 @@ class IIWorldEnv(gym.Env[Any, NDArray[Any]]):
         self.action_space, self.observation_space = self.episodes.action_space, self.episodes.observation_space
 
     @property
+    def spec(self) -> EnvSpec | None:
+        """How the environment was made; ``spec.to_json()`` always works unless ``reward`` is a callable."""
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: EnvSpec | None) -> None:
+        self._spec = plain_spec(spec)
+
+    @property
     def state(self) -> State:
         """The engine's state of this moment, a batch of one: keep it, branch from it, give it to a planner.
 
         `reset(options={"state": state})` goes on from a kept one.
 
         Raises:
-            ResetNeeded: before the first reset.
+            NoEpisode: before the first reset, a `ResetNeeded` and an `AttributeError`.
         """
         return self.episodes.state
 
@@ -257,6 +271,15 @@ class IIWorldEnv(gym.Env[Any, NDArray[Any]]):
     def _observe(self) -> Any:
         observed = self.episodes.observe()
         return {name: value[0] for name, value in observed.items()} if isinstance(observed, dict) else observed[0]
+
+
+def plain_spec(spec: EnvSpec | None) -> EnvSpec | None:
+    """The same with paths as strings, which JSON can hold: ``gym.make`` writes down the keywords as they came."""
+    if spec is None:
+        return None
+    plain = copy.copy(spec)
+    plain.kwargs = {name: each_path(value, str) for name, value in spec.kwargs.items()}
+    return plain
 
 
 def check_render_mode(render_mode: str | None) -> None:

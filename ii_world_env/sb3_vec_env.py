@@ -62,6 +62,7 @@ class IIWorldVecEnv(VecEnv):
         assert isinstance(envs, IIWorldVectorEnv)
         self.vector = envs
         super().__init__(num_envs, envs.single_observation_space, envs.single_action_space)
+        self.metadata = dict(envs.metadata)  # the base keeps the render modes alone: films would not know their speed
 
     def reset(self) -> VecEnvObs:
         """Start everywhere, with the seeds and options that were set since the last reset."""

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from ii_world_env.engine import State
-from ii_world_env.env import IIWorldEnv, check_render_mode
+from ii_world_env.engine import Engine, State
+from ii_world_env.env import IIWorldEnv, check_render_mode, plain_spec
 from ii_world_env.faces.config import EnvConfig
 from ii_world_env.faces.episodes import Columns, Episodes
 from ii_world_env.faces.infos import merge, split_rows, take
 from ii_world_env.faces.resets import Seeds, autoreset_mode_of, check_count, reset_mask, seeds_of
+from ii_world_env.scenes import Scenes
 from world_model.core.errors import OptionError
 
 Step = tuple[Any, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]
@@ -59,6 +61,9 @@ class IIWorldVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
     | "SameStep"           | `step` returns the next first observation; the last one is in `infos["final_obs"]`     |
     | "Disabled"           | `reset(options={"reset_mask": mask})` is yours to call; stepping raises `ResetNeeded`  |
 
+    Gymnasium's `RecordEpisodeStatistics` counts right with "SameStep" from Gymnasium 1.4 on; with an earlier one take
+    "NextStep".
+
     Infos are arrays (N, ...) by key `k`, with a bool mask `_k` of the environments that have it; dicts are nested the
     same way.
 
@@ -80,6 +85,8 @@ class IIWorldVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         ResetNeeded: a step before the first reset, or after an end without autoreset.
         ClosedEnvironmentError: reset, step or render after close.
     """
+
+    _spec: EnvSpec | None = None
 
     def __init__(
         self,
@@ -117,6 +124,15 @@ class IIWorldVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
     def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
         """The seed of every generator."""
         return tuple(self._rng_seeds)
+
+    @property
+    def spec(self) -> EnvSpec | None:
+        """How the environments were made, see `IIWorldEnv.spec`."""
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: EnvSpec | None) -> None:
+        self._spec = plain_spec(spec)
 
     @property
     def state(self) -> State:
@@ -197,7 +213,9 @@ class IIWorldVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         """One picture for each environment, as in `IIWorldEnv.render`; None without a render mode."""
         self._check_open()
         if self.render_mode is None:
-            gym.logger.warn('render() does nothing: make the environments with render_mode="rgb_array"')
+            logging.getLogger(__name__).warning(
+                'render() does nothing: make the environments with render_mode="rgb_array"'
+            )
             return None
         return tuple(self.episodes.picture(i) for i in range(self.num_envs))
 
@@ -267,8 +285,9 @@ class IIWorldVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
 class SubEnvironment:
     """One environment of a batch as `get_attr`, `set_attr` and `call` reach it. It cannot be stepped alone.
 
-    Attributes that are set here stay with it. Its own are ``state`` (a batch of one), ``occupancy``, ``np_random`` and
-    ``np_random_seed``; ``engine``, ``scenes``, ``render_mode`` and ``spec`` are the batch's.
+    Attributes that are set here stay with it. What it reads of the batch cannot be set: ``state`` (a batch of one),
+    ``occupancy``, ``np_random`` and ``np_random_seed`` are its own; ``engine``, ``scenes``, ``render_mode``, ``spec``
+    are the batch's.
     """
 
     def __init__(self, owner: IIWorldVectorEnv, row: int) -> None:
@@ -284,13 +303,42 @@ class SubEnvironment:
         """An attribute, as of a wrapped environment."""
         return getattr(self, name)
 
-    def __getattr__(self, name: str) -> Any:
-        if name in ("engine", "scenes", "render_mode", "spec"):
-            return getattr(self._owner, name)
-        if name in ("np_random", "np_random_seed"):
-            return getattr(self._owner, name)[self._row]
-        if name == "state":
-            return self._owner.state.index(self._row)
-        if name == "occupancy":
-            return self._owner.episodes.occupancy(self._row)
-        raise AttributeError(f"an environment in a batch has no attribute {name!r}")
+    @property
+    def state(self) -> State:
+        """See `IIWorldEnv.state`."""
+        return self._owner.state.index(self._row)
+
+    @property
+    def occupancy(self) -> NDArray[Any]:
+        """See `IIWorldEnv.occupancy`."""
+        return self._owner.episodes.occupancy(self._row)
+
+    @property
+    def np_random(self) -> np.random.Generator:
+        """Its generator."""
+        return self._owner.np_random[self._row]
+
+    @property
+    def np_random_seed(self) -> int:
+        """The seed of its generator."""
+        return self._owner.np_random_seed[self._row]
+
+    @property
+    def engine(self) -> Engine:
+        """The batch's engine."""
+        return self._owner.engine
+
+    @property
+    def scenes(self) -> Scenes:
+        """The batch's scenes."""
+        return self._owner.scenes
+
+    @property
+    def render_mode(self) -> str | None:
+        """The batch's render mode."""
+        return self._owner.render_mode
+
+    @property
+    def spec(self) -> EnvSpec | None:
+        """How the batch was made."""
+        return self._owner.spec

@@ -13,7 +13,6 @@ import io
 import re
 import runpy
 import sys
-import warnings
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -51,9 +50,7 @@ def test_python_blocks_run(page: str, tmp_path: Path, monkeypatch: pytest.Monkey
             if block.page == page and block.file:
                 (tmp_path / block.file).write_text(block.text, encoding="utf-8")
             elif block.page == page and not block.not_run:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", UserWarning)  # the announcement of the demo scenes
-                    exec(compile("\n" * (block.line - 1) + block.text, block.page, "exec"), namespace)
+                exec(compile("\n" * (block.line - 1) + block.text, block.page, "exec"), namespace)
     finally:
         written = {block.file.removesuffix(".py") for block in PYTHON if block.file}
         for name in written & (set(sys.modules) - modules):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ from world_model.core.errors import KeywordError, OptionError
 @dataclass(frozen=True, kw_only=True)
 class EnvConfig:
     """Keywords of ``gym.make("IIWorld-nuScenes-v0", ...)``; plain values, since specs are copied and written as JSON.
+
+    Paths may come as `Path` and may begin with ``~``, the home folder.
 
     Args:
         world: "learned" (what the checkpoint holds: "geometric", else "ii-world"), "geometric", "ii-world",
@@ -37,9 +41,9 @@ class EnvConfig:
     """
 
     world: str = "learned"
-    checkpoint: str | list[str] | None = None
-    index: str | None = None
-    data_root: str | None = None
+    checkpoint: str | Path | list[str | Path] | None = None
+    index: str | Path | None = None
+    data_root: str | Path | None = None
     split: str = "val"
     dataset: str = "any"
     action: str = "kinematic"
@@ -61,6 +65,7 @@ class EnvConfig:
             several = value if name == "checkpoint" and isinstance(value, (list, tuple)) and value else [value]
             if value is not None and not all(isinstance(one, (str, Path)) for one in several):
                 raise _wrong_type(name, value, "a path, or None")
+            object.__setattr__(self, name, each_path(value, _expanded))
         if self.faithful is not None and not isinstance(self.faithful, bool):
             raise OptionError(f"faithful={self.faithful!r}", "None, True or False", "leave it out")
 
@@ -76,6 +81,20 @@ class EnvConfig:
             found = f"unexpected keyword argument {', '.join(map(repr, unknown))}"
             raise KeywordError(found, ", ".join(known), "remove or rename it")
         return cls(**options)
+
+
+def each_path(value: Any, change: Callable[[Any], Any]) -> Any:
+    """A path, or each one of a list of paths, changed; anything else as it is."""
+    if isinstance(value, (list, tuple)):
+        return [each_path(one, change) for one in value]
+    return change(value) if isinstance(value, (str, Path)) else value
+
+
+def _expanded(path: str | Path) -> str | Path:
+    if isinstance(path, Path):
+        return path.expanduser()
+    # Names separated by commas make an ensemble.
+    return ",".join(os.path.expanduser(name.strip()) if "~" in name else name for name in path.split(","))
 
 
 def _wrong_type(name: str, value: object, expected: str) -> OptionError:

@@ -22,6 +22,7 @@ from ii_world_env.ego.route import points_at
 from ii_world_env.engine import CAUSES, TERMINATIONS, Engine, EngineConfig, State
 from ii_world_env.faces.config import EnvConfig
 from ii_world_env.faces.render import compose_frame
+from ii_world_env.faces.resets import NoEpisode
 from ii_world_env.observations.build import build_observation, check_observed
 from ii_world_env.scenes import conditions, open_scenes
 from ii_world_env.task.rewards import check_finite, reward_function
@@ -114,10 +115,10 @@ class Episodes:
         """The engine's state of all N.
 
         Raises:
-            ResetNeeded: before the first reset.
+            NoEpisode: before the first reset.
         """
         if self._state is None:
-            raise ResetNeeded("Cannot go on before reset() was called")
+            raise NoEpisode("There is no episode yet: call reset() first")
         return self._state
 
     @property

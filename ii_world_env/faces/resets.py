@@ -7,12 +7,21 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
 from world_model.core.errors import ConfigError, OptionError
 
 Seeds = int | Sequence[int | None] | None
+
+
+class NoEpisode(ResetNeeded, AttributeError):
+    """What belongs to an episode was read while there is none.
+
+    Also an `AttributeError`, so that ``hasattr``, ``has_wrapper_attr`` and ``inspect.getmembers`` answer as for any
+    attribute that is absent.
+    """
 
 
 def seeds_of(seed: Seeds, count: int) -> list[int | None]:

@@ -17,10 +17,6 @@ from PIL import Image
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:no data_root= or index= given"),  # the bundled scenes are meant here
-]
-
 
 def load(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"example_{name}", ROOT / "examples" / f"{name}.py")

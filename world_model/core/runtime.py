@@ -29,7 +29,25 @@ def choose_device(name: str = "auto") -> torch.device:
             "auto or cpu here",
             "install a CUDA build of torch, or use --device cpu",
         )
+    if device.type == "cuda":
+        present = device.index is None or device.index < torch.cuda.device_count()  # asks without a CUDA context
+    else:
+        present = device.type == "cpu" or _computes(device)
+    if not present:
+        raise OptionError(
+            f"device {name!r}, which torch {torch.__version__} cannot use here",
+            "auto, cpu, cuda or cuda:N",
+            "choose one of these",
+        )
     return device
+
+
+def _computes(device: torch.device) -> bool:
+    """Whether numbers on a device come back: "meta" has none, and an absent backend refuses in its own words."""
+    try:
+        return torch.ones(1, device=device).tolist() == [1.0]
+    except Exception:  # RuntimeError, NotImplementedError, AssertionError, ImportError: each backend has another
+        return False
 
 
 def keep_memory() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 import warnings
@@ -17,6 +18,7 @@ from gymnasium.error import ResetNeeded
 
 import ii_world_env
 from ii_world_env.env import IIWorldEnv
+from ii_world_env.faces.config import EnvConfig
 from ii_world_env.scenes import open_scenes
 from world_model.core.errors import ActionError, CheckpointError, ConfigError, DataError, OptionError
 from world_model.core.grid import OCC3D
@@ -193,17 +195,52 @@ def test_pictures(street_data: Path) -> None:
     assert make(street_data).render() is None
 
 
-def test_the_demo_is_announced(street_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_demo_is_announced(
+    street_data: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     import world_model.data.demo as demo
     from ii_world_env import scenes
 
     monkeypatch.setattr(demo, "demo_root", lambda: street_data)
     scenes._say_demo.cache_clear()
-    with pytest.warns(UserWarning, match="bundled demo scenes"):
-        assert open_scenes().source == "hand-drawn (bundled demo)"
+    monkeypatch.setattr(logging.getLogger("ii_world_env.scenes"), "level", logging.NOTSET)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        assert open_scenes().source == "hand-drawn (bundled demo)"
         open_scenes()
+    assert [record.levelname for record in caplog.records if "bundled demo scenes" in record.message] == ["WARNING"]
+
+
+def test_the_demo_drives_where_warnings_are_errors() -> None:
+    code = (
+        "import gymnasium as gym, ii_world_env;"
+        "env = gym.make('IIWorld-nuScenes-v0', world='transport'); env.reset(seed=0);"
+        "env.step(env.action_space.sample()); assert env.render() is None;"
+        "envs = gym.make_vec('IIWorld-nuScenes-v0', num_envs=2, world='transport'); envs.reset(seed=0); envs.render()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[3]
+    )
+    assert done.returncode == 0, done.stderr
+    assert "bundled demo scenes" in done.stderr
+
+
+def test_paths_may_be_objects_and_begin_with_a_tilde(street_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(street_data.parent))
+    monkeypatch.setenv("USERPROFILE", str(street_data.parent))
+    for root in (street_data, Path("~") / street_data.name, f"~/{street_data.name}"):
+        for make_one in (gym.make, gym.make_vec):
+            env = make_one(ii_world_env.ENV_ID, world="transport", data_root=root, checkpoint=[Path("a")])
+            assert env.spec is not None and env.unwrapped.spec is not None
+            spec = type(env.spec).from_json(env.spec.to_json())
+            assert spec.kwargs["data_root"] == str(root) and spec.kwargs["checkpoint"] == ["a"]
+            _, info = make_one(spec).reset(seed=0)
+            assert str(np.ravel(info["data_source"])[0]) == "hand-drawn"
+    config = EnvConfig(checkpoint="~/a, ~/b", index="~/x", data_root=Path("~/y"))
+    home = str(street_data.parent)
+    assert config.checkpoint == f"{home}/a,{home}/b" and config.index == f"{home}/x"
+    assert config.data_root == Path(home) / "y"
+    assert EnvConfig(checkpoint=["~/a", Path("~/b")]).checkpoint == [f"{home}/a", Path(home) / "b"]
 
 
 @pytest.mark.parametrize("reward", ["pdms", "sparse"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import gymnasium as gym
@@ -13,12 +15,13 @@ from same import assert_same
 from stable_baselines3 import PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize, VecVideoRecorder
 
 import ii_world_env
 from ii_world_env.observations.extractor import ClassMapExtractor
 from ii_world_env.sb3_vec_env import IIWorldVecEnv
 from world_model.core.errors import OptionError
+from world_model.core.grid import STEP_S
 
 SETTINGS = {"world": "small_worlds:Transport", "device": "cpu", "horizon": 3}
 
@@ -63,6 +66,15 @@ def test_equals_the_dummy_of_singles(small_data: Path) -> None:
 
 def plain(info: dict[str, Any]) -> dict[str, Any]:
     return {key: dict(value) if key == "terminal_observation" else value for key, value in info.items()}
+
+
+def test_films_play_as_fast_as_the_world(small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "moviepy", ModuleType("moviepy"))  # wanted at once, used when a film is written
+    ours, theirs = (build(small_data, 2, render_mode="rgb_array") for build in (make, dummy))
+    for env in (ours, VecMonitor(ours), theirs):
+        film = VecVideoRecorder(env, str(tmp_path), lambda step: False)
+        assert film.frames_per_sec == 1 / STEP_S
+    assert ours.metadata["render_modes"] == ["rgb_array"]
 
 
 def test_seeds_and_options_count_once(small_data: Path) -> None:
