@@ -39,6 +39,8 @@ class Args(TrainArgs):
     """Samples of one forward and backward pass in one process."""
     learning_rate: float = 2e-3
     """Peak learning rate."""
+    styled: float = 1.0
+    """Share of the samples that are drawn in the style of another label maker, on ground of another shape; 0: none."""
 
 
 def job(args: Args, index: SceneIndex, context: DistributedContext) -> Job:
@@ -52,7 +54,7 @@ def job(args: Args, index: SceneIndex, context: DistributedContext) -> Job:
         model.train()
         origin = {"init": card["weights"]}
     optim = OptimConfig(learning_rate=args.learning_rate, schedule="cosine", warmup=50, ema=0.99)
-    config, loss = args.config(optim), GeometricLossConfig(learn=args.learn)
+    config, loss = args.config(optim), GeometricLossConfig(learn=args.learn, styled_ratio=args.styled)
     shard = config.shard(context)
     task = GeometricTask(
         model, index, args.split, loss, seed=args.seed, shard=shard, context=context, workers=args.workers

@@ -38,6 +38,8 @@ class EnvConfig:
         dtype: "auto", "float32" or "bfloat16".
         faithful: keep the mistakes of the published model (`world_model.checkpoints.deviations`), for published
             weights; None as the checkpoint says. Only in learned worlds.
+        self_check: let the geometric world forecast the observed past at every reset, and believe what was observed
+            where its network is worse.
     """
 
     world: str = "learned"
@@ -55,6 +57,7 @@ class EnvConfig:
     device: str = "auto"
     dtype: str = "auto"
     faithful: bool | None = None
+    self_check: bool = True
 
     def __post_init__(self) -> None:
         for name in ("world", "split", "dataset", "action", "observation", "device", "dtype"):
@@ -68,6 +71,8 @@ class EnvConfig:
             object.__setattr__(self, name, each_path(value, _expanded))
         if self.faithful is not None and not isinstance(self.faithful, bool):
             raise OptionError(f"faithful={self.faithful!r}", "None, True or False", "leave it out")
+        if not isinstance(self.self_check, bool):
+            raise OptionError(f"self_check={self.self_check!r}", "True or False", "leave it out")
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> EnvConfig:

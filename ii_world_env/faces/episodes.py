@@ -81,6 +81,7 @@ class Episodes:
             device=config.device,
             dtype=config.dtype,
             faithful=config.faithful,
+            self_check=config.self_check,
         )
         self.world_name = resolve_world(config.world, config.checkpoint)
         trust, reward = trust_of(world, config.checkpoint), reward_function(config.reward)

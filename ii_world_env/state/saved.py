@@ -96,7 +96,7 @@ def _flatten(value: Any, name: str, tensors: dict[str, Tensor], plain: dict[str,
 def _build(like: Any, name: str, leaves: dict[str, Any], path: str | Path) -> Any:
     if is_dataclass(like) and not isinstance(like, type):
         return replace(
-            like, **{f.name: _build(getattr(like, f.name), _join(name, _key(f)), leaves, path) for f in fields(like)}
+            like, **{f.name: _field(f, getattr(like, f.name), _join(name, _key(f)), leaves, path) for f in fields(like)}
         )
     if name not in leaves:
         raise _bad(path, f"{name} is missing")
@@ -112,6 +112,15 @@ def _build(like: Any, name: str, leaves: dict[str, Any], path: str | Path) -> An
     if type(value) is not type(like):
         raise _bad(path, f"{name} is {type(value).__name__}, not {type(like).__name__}")
     return value
+
+
+def _field(field: Field[Any], like: Any, name: str, leaves: dict[str, Any], path: str | Path) -> Any:
+    """A field of a dataclass; one that files of earlier versions do not have yet is made by its own rule."""
+    blank = field.metadata.get("absent")
+    if blank is None or any(leaf == name or leaf.startswith(f"{name}.") for leaf in leaves):
+        return _build(like, name, leaves, path)
+    rows = next(len(value) for value in leaves.values() if isinstance(value, Tensor))
+    return blank(like, rows)
 
 
 def _array(like: Any, value: Any, name: str, path: str | Path) -> Any:

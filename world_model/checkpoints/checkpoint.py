@@ -65,6 +65,8 @@ def config_from_json(kind: type[Config], values: dict[str, Any]) -> Config:
     if "faithful" in known and "faithful" not in values:
         # Checkpoints of version 0.1 know the switch by its first part, or not at all.
         values["faithful"] = values.pop("align_corner", False)
+    if "ground_relative" in known:
+        values.setdefault("ground_relative", False)
     if set(values) != known:
         raise CheckpointError(
             f"configuration fields {sorted(set(values) ^ known)} do not match",

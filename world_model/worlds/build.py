@@ -28,6 +28,7 @@ def build_world(
     device: str = "auto",
     dtype: str = "auto",
     faithful: bool | None = None,
+    self_check: bool = True,
     grid: VoxelGrid = OCC3D,
 ) -> World:
     """Make a world.
@@ -43,6 +44,7 @@ def build_world(
             has it; "geometric" runs in float32 only.
         faithful: keep the mistakes of the published model, see `world_model.checkpoints.deviations`; None
             as the checkpoint says.
+        self_check: let the geometric world test itself on the observed past at every reset (see `Belief`).
         grid: voxel grid of the worlds that have no model.
 
     Raises:
@@ -52,7 +54,7 @@ def build_world(
     """
     place = pick_device(device)
     if name in LEARNED_NAMES:
-        return _trained(name, checkpoint, place, dtype, faithful)
+        return _trained(name, checkpoint, place, dtype, faithful, self_check)
     if faithful is not None:
         raise _no_switch(faithful, name)
     if name == "transport":
@@ -68,15 +70,21 @@ def build_world(
     raise OptionError(f"world={name!r}", f"one of {WORLD_NAMES} or 'package.module:Class'", "choose one of them")
 
 
-def _trained(name: str, checkpoint: Checkpoint, place: torch.device, dtype: str, faithful: bool | None) -> World:
+def _trained(
+    name: str, checkpoint: Checkpoint, place: torch.device, dtype: str, faithful: bool | None, self_check: bool
+) -> World:
     """A learned world, or an ensemble of them."""
     if place.type == "cpu":
         keep_memory()  # a third of a step's time would go into mapping fresh memory
-    members = [_member(member_kind(name, path), path, place, dtype, faithful) for path in member_paths(checkpoint)]
+    members = [
+        _member(member_kind(name, path), path, place, dtype, faithful, self_check) for path in member_paths(checkpoint)
+    ]
     return members[0] if len(members) == 1 else EnsembleWorld(members)
 
 
-def _member(kind: str, path: str | Path | None, place: torch.device, dtype: str, faithful: bool | None) -> World:
+def _member(
+    kind: str, path: str | Path | None, place: torch.device, dtype: str, faithful: bool | None, self_check: bool
+) -> World:
     if kind == GEOMETRIC:
         from world_model.worlds.geometric import GeometricWorld
 
@@ -88,7 +96,7 @@ def _member(kind: str, path: str | Path | None, place: torch.device, dtype: str,
                 "'auto' or 'float32'",
                 "leave dtype= out, or choose world='ii-world'",
             )
-        return GeometricWorld(shared_geometric(path, place)[0])
+        return GeometricWorld(shared_geometric(path, place)[0], self_check=self_check)
     from world_model.worlds.token import TokenWorld
 
     model = load_world(path, device=str(place), dtype=_pick_dtype(dtype, place))

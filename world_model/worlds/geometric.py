@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor
@@ -12,8 +12,14 @@ from world_model.core.grid import STEP_S
 from world_model.core.tensor_state import TensorState
 from world_model.data.clips import Clips
 from world_model.models.geometric import GeometricForecaster, Observation
-from world_model.models.geometric.evidence import gather_evidence, previous_forecast
+from world_model.models.geometric.belief import Belief, absent_classes
+from world_model.models.geometric.evidence import align_past, gather_evidence, observe, previous_forecast
 from world_model.models.geometric.fusion import Certainty
+
+CHECK_STEPS = 2
+"""The self-check forecasts the current frame from what was known so many steps ago: 1 s."""
+CHECK_COLUMNS = 120
+"""Columns along each side of the square around the ego that the self-check compares: 48 m."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +33,7 @@ class GeometricState(TensorState):
         elapsed_s: (B,) time since the reset.
         labels: (B, X, Y, Z) uint8 occupancy now; the memory of what was forecast where nothing was ever observed.
         certainty: how sure the forecast is.
+        belief: how far the network is believed, found at the reset.
     """
 
     seen: Observation
@@ -35,6 +42,7 @@ class GeometricState(TensorState):
     elapsed_s: Tensor
     labels: Tensor
     certainty: Certainty
+    belief: Belief = field(metadata={"absent": lambda like, rows: Belief.blank(rows, like.named.device)})
 
 
 class GeometricWorld:
@@ -42,12 +50,13 @@ class GeometricWorld:
 
     Args:
         model: the forecaster.
+        self_check: forecast the known past at every reset, and let the evidence win where the network is worse.
     """
 
     needs_future_labels = False
 
-    def __init__(self, model: GeometricForecaster) -> None:
-        self.model, self.grid = model.eval(), model.config.grid
+    def __init__(self, model: GeometricForecaster, *, self_check: bool = True) -> None:
+        self.model, self.grid, self.self_check = model.eval(), model.config.grid, self_check
 
     @property
     def device(self) -> torch.device:
@@ -73,7 +82,25 @@ class GeometricWorld:
             elapsed_s=torch.zeros(batch, device=device),
             labels=seen.labels,
             certainty=Certainty.of_observation(batch, device),
+            belief=self._check(labels, to_current),
         )
+
+    def _check(self, labels: Tensor, to_current: Tensor) -> Belief:
+        """What the network makes of the current frame, out of the frames up to one second before it."""
+        past, now = labels[:, :-CHECK_STEPS], labels[:, -1]
+        if not self.self_check or past.shape[1] < 2:
+            return Belief.blank(len(labels), labels.device)
+        source = invert_pose(to_current[:, past.shape[1] - 1])
+        aligned = align_past(past, source[:, None] @ to_current[:, : past.shape[1]], self.grid)
+        # Velocities are the other network's; here everything stands.
+        seen = observe(aligned, now.new_zeros(*now.shape[:3], 2, dtype=torch.float32))
+        elapsed = to_current.new_full((len(now),), CHECK_STEPS * STEP_S)
+        evidence = gather_evidence(seen, source, elapsed, self.grid)
+        x, y = (slice((n - size) // 2, (n + size) // 2) for n in now.shape[1:3] for size in [min(CHECK_COLUMNS, n)])
+        parts = {name: getattr(evidence, name)[:, x, y].contiguous() for name in ("labels", "memory", "visibility")}
+        window = replace(evidence, displacement_m=evidence.displacement_m[:, x, y], **parts)
+        belief = self.model.fusion.check(window, now[:, x, y].contiguous())
+        return belief.without(absent_classes(labels))
 
     def step(self, state: GeometricState, curr_to_next: Tensor, command: Tensor) -> GeometricState:
         next_to_curr = invert_pose(curr_to_next)
@@ -84,7 +111,7 @@ class GeometricWorld:
         evidence = gather_evidence(
             state.seen, ego_to_start, elapsed, self.grid, displacement_m=displacement, previous=previous
         )
-        labels, certainty = self.model.fusion.forecast(evidence)
+        labels, certainty = self.model.fusion.forecast(evidence, state.belief if self.self_check else None)
         return GeometricState(
             seen=state.seen,
             ego_to_start=ego_to_start,
@@ -92,11 +119,17 @@ class GeometricWorld:
             elapsed_s=elapsed,
             labels=labels,
             certainty=certainty,
+            belief=state.belief,
         )
 
     def occupancy(self, state: GeometricState) -> Tensor:
         return state.labels
 
     def trust_figures(self, state: GeometricState) -> dict[str, Tensor]:
-        """What the forecast trust is made of, (B,) by name; see `Certainty`."""
-        return {field.name: getattr(state.certainty, field.name) for field in fields(Certainty)}
+        """What the forecast trust is made of, (B,) by name; see `Certainty`, and how well the past was forecast."""
+        certainty = {field.name: getattr(state.certainty, field.name) for field in fields(Certainty)}
+        return {**certainty, "past_iou": torch.maximum(state.belief.network_iou, state.belief.evidence_iou)}
+
+    def self_check_figures(self, state: GeometricState) -> dict[str, Tensor]:
+        """What the self-check of the reset has found, (B,) by name: the IoU of both with the known frame."""
+        return {"network_iou": state.belief.network_iou, "evidence_iou": state.belief.evidence_iou}

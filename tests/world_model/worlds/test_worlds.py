@@ -211,6 +211,6 @@ def test_a_large_batch_passes_through_the_fusion_network_in_chunks(monkeypatch: 
     world.model.fusion.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0].labels)))
     monkeypatch.setitem(fusion.GRIDS_AT_ONCE, "cpu", 1)
     parts = world.step(world.reset(random_clips()), motion(1.0), torch.full((2,), 2))
-    assert sizes == [1, 1]
+    assert sizes == [1, 1, 1, 1]  # of the self-check, and of the step
     assert (parts.labels != whole.labels).float().mean() < 1e-4
     torch.testing.assert_close(parts.certainty.expected_iou, whole.certainty.expected_iou, rtol=1e-4, atol=1e-5)

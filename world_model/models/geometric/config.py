@@ -20,6 +20,7 @@ class GeometricConfig:
         width: channels of the finest level of both networks; the coarser levels have two and three times as many.
         class_embed: width of a class embedding in the read-out.
         moving_mps: objects slower than this count as standing.
+        ground_relative: the networks see heights above the local ground; False in checkpoints of earlier versions.
     """
 
     grid: VoxelGrid = OCC3D
@@ -28,6 +29,7 @@ class GeometricConfig:
     width: int = 32
     class_embed: int = 16
     moving_mps: float = 0.5
+    ground_relative: bool = True
 
     def __post_init__(self) -> None:
         factor = 4 * self.patch

@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from world_model.core.grid import FREE, NUM_CLASSES
 from world_model.core.sparse import occupied_indices, positive_indices, quotient
 from world_model.core.tensor_state import TensorState
+from world_model.models.geometric.belief import BANDS, Belief, band_of, find_belief
 from world_model.models.geometric.config import GeometricConfig
 from world_model.models.geometric.evidence import FORECAST, OBSERVED, Evidence
+from world_model.models.geometric.ground import GroundShift, ground_relative
 from world_model.models.layers import LabelStem, UNet, best_class, from_cells, group_norm, to_cells
 
 TIME_SCALE_S = 3.0
@@ -97,29 +99,55 @@ class FusionNet(nn.Module):
     def forward(self, evidence: Evidence) -> Fused:
         patch = self.config.patch
         labels, memory = to_cells(evidence.labels, patch), to_cells(evidence.memory, patch)
-        batch, (rows, columns) = labels.shape[0], self.cells
+        batch, rows, columns, _ = labels.shape
         visibility = torch.stack([(evidence.visibility == kind).float() for kind in (OBSERVED, FORECAST)], 1)
         shift = evidence.displacement_m.permute(0, 3, 1, 2) / SHIFT_SCALE_M
         maps = F.avg_pool2d(torch.cat((visibility, shift), 1), patch)
         time = evidence.elapsed_s / TIME_SCALE_S
         clock = torch.stack((time, time.clamp(max=1), 1 / (1 + time)), 1)[..., None, None].expand(-1, 3, rows, columns)
-        place = self.place.expand(batch, -1, -1, -1)
+        # A smaller grid is the middle of the whole one.
+        top, left = ((whole - part) // 2 for whole, part in zip(self.cells, (rows, columns), strict=True))
+        place = self.place[:, top : top + rows, left : left + columns].expand(batch, -1, -1, -1)
         seen = (self.stem(labels) + self.memory_stem(memory)).permute(0, 3, 1, 2)
         x = self.enter(torch.cat((maps, place, clock), 1)) + seen
         features = F.silu(self.norm(self.body(x))).permute(0, 2, 3, 1).contiguous()
         return Fused(features=features, labels=labels, memory=memory)
 
-    def forecast(self, evidence: Evidence) -> tuple[Tensor, Certainty]:
-        """The most probable labels (B, X, Y, Z) uint8, and how sure they are: both read the same logits."""
-        batch = len(evidence.labels)
-        limit = GRIDS_AT_ONCE.get(evidence.labels.device.type, batch)
+    def forecast(self, evidence: Evidence, belief: Belief | None = None) -> tuple[Tensor, Certainty]:
+        """The most probable labels (B, X, Y, Z) uint8, and how sure they are: both read the same logits.
+
+        Args:
+            evidence: what geometry expects.
+            belief: how far the network is believed; None: entirely.
+        """
+        batch, limit = len(evidence.labels), _at_once(evidence)
         if batch > limit:
-            labels, certainty = zip(*map(self.forecast, evidence.chunks(limit)), strict=True)
-            return torch.cat(labels), Certainty.cat(certainty)
-        fused = self(evidence)
+            beliefs = [None] * -(-batch // limit) if belief is None else belief.chunks(limit)
+            parts, certainties = zip(*map(self.forecast, evidence.chunks(limit), beliefs), strict=True)
+            return torch.cat(parts), Certainty.cat(certainties)
+        lowered, shift = self.canonical(evidence)
+        fused = self(lowered)
         logits = self.sparse_logits(fused)
         unseen = (evidence.visibility != OBSERVED).flatten(1).float().mean(1)
-        return self.labels(fused, logits), Certainty(unseen=unseen, expected_iou=expected_iou(logits))
+        certainty = Certainty(unseen=unseen, expected_iou=expected_iou(logits))
+        return shift.raised(self.labels(fused, logits, belief), evidence.labels), certainty
+
+    def canonical(self, evidence: Evidence) -> tuple[Evidence, GroundShift]:
+        """Evidence with heights as the network reads them."""
+        return ground_relative(evidence) if self.config.ground_relative else (evidence, GroundShift(voxels=None))
+
+    def check(self, evidence: Evidence, truth: Tensor) -> Belief:
+        """How far to believe the network, from a forecast of a known frame (B, X, Y, Z); see `find_belief`."""
+        limit = _at_once(evidence)
+        if len(truth) > limit:
+            return Belief.cat([self.check(*part) for part in zip(evidence.chunks(limit), truth.split(limit))])
+        lowered, shift = self.canonical(evidence)
+        fused, target = self(lowered), to_cells(shift.lowered(truth), self.config.patch)
+        logits = self.sparse_logits(fused)
+        names = torch.full((logits.numel(),), FREE, dtype=torch.uint8, device=logits.device)
+        voxel = ((logits > 0) | (fused.labels != FREE)).view(-1).nonzero()[:, 0]
+        names[voxel] = best_class(self._class_logits(fused, voxel)[:FREE])
+        return find_belief(logits, names.view(logits.shape), fused.labels, target, self.config.grid.shape[2])
 
     def occupied_logits(self, fused: Fused) -> Tensor:
         """Logits (B, Xc, Yc, slots) that the voxels are occupied."""
@@ -138,17 +166,35 @@ class FusionNet(nn.Module):
         classes = F.log_softmax(self.class_logits(fused, voxel).float(), 1)
         return torch.cat((F.logsigmoid(occupied)[:, None] + classes, F.logsigmoid(-occupied)[:, None]), 1)
 
-    def labels(self, fused: Fused, logits: Tensor | None = None) -> Tensor:
+    def labels(self, fused: Fused, logits: Tensor | None = None, belief: Belief | None = None) -> Tensor:
         """The most probable labels (B, X, Y, Z) uint8: occupied where that is likelier than free, then the class.
 
         Args:
             fused: what the read-outs work on.
             logits: `sparse_logits` of it, where they are known already.
+            belief: corrections; None: the network's word as it is.
         """
-        voxel = positive_indices((self.sparse_logits(fused) if logits is None else logits).view(-1))
+        logits = self.sparse_logits(fused) if logits is None else logits
+        flat = (logits if belief is None else self._believed(fused, logits, belief)).view(-1)
+        voxel = positive_indices(flat)
         out = torch.full((fused.labels.numel(),), FREE, dtype=torch.uint8, device=fused.labels.device)
-        out[voxel] = best_class(self._class_logits(fused, voxel)[:FREE])
+        scores = self._class_logits(fused, voxel)
+        if belief is None:
+            out[voxel] = best_class(scores[:FREE])
+        else:
+            row, evidence = voxel // logits[0].numel(), fused.labels.view(-1)[voxel].long()
+            scores.scatter_add_(0, evidence[None], belief.named[row, evidence][None])
+            name = best_class(scores[:FREE])
+            kept = (evidence != FREE) | (flat[voxel] > belief.drawn[row, name.long()])
+            out[voxel[kept]] = name[kept]
         return from_cells(out.view(fused.labels.shape), self.config.patch, self.config.grid)
+
+    def _believed(self, fused: Fused, logits: Tensor, belief: Belief) -> Tensor:
+        """Logits (B, Xc, Yc, slots) with the corrections of voxels with evidence."""
+        flat, seen = logits.flatten().clone(), occupied_indices(fused.labels)
+        group = fused.labels.view(-1)[seen].long() * BANDS + band_of(seen % self.config.grid.shape[2])
+        flat[seen] += belief.kept[seen // logits[0].numel(), group]
+        return flat.view(logits.shape)
 
     def sparse_logits(self, fused: Fused) -> Tensor:
         """`occupied_logits` (B, Xc, Yc, slots) up to rounding: gates are read where there is evidence only."""
@@ -190,6 +236,11 @@ class FusionNet(nn.Module):
         rows = weight.shape[0] // width
         table = F.linear(features.index_select(0, some), weight, bias).view(-1, width)
         return table.index_select(0, place * rows + quotient(slot, rows)[1])
+
+
+def _at_once(evidence: Evidence) -> int:
+    """Grids that pass through the network together."""
+    return GRIDS_AT_ONCE.get(evidence.labels.device.type, len(evidence.labels))
 
 
 def expected_iou(scores: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ from torch import Tensor
 from world_model.core.geometry import invert_pose
 from world_model.core.grid import VoxelGrid
 from world_model.data.boxes import moving_boxes, voxels_inside
-from world_model.data.clips import load_frame
 from world_model.data.index import SceneIndex
+from world_model.data.label_styles import LabelStyle
 
 BOX_MARGIN_M = 0.4
 
@@ -43,7 +43,17 @@ class MomentBatch:
     known: Tensor
 
 
-def read_moment(index: SceneIndex, frame: int, steps: int, observed: int, grid: VoxelGrid) -> dict[str, Tensor]:
+def read_moment(
+    index: SceneIndex,
+    frame: int,
+    steps: int,
+    observed: int,
+    grid: VoxelGrid,
+    style: LabelStyle | None = None,
+    *,
+    planar: bool = True,
+    held: bool = False,
+) -> dict[str, Tensor]:
     """One sample of a `MomentBatch`, without the batch axis.
 
     Args:
@@ -52,23 +62,33 @@ def read_moment(index: SceneIndex, frame: int, steps: int, observed: int, grid: 
         steps: how far ahead the later moment is.
         observed: frames to read up to the current one.
         grid: the voxel grid.
+        style: another label maker, and ground of another shape.
+        planar: the poses know nothing of that ground, as nuScenes' with height 0; else they follow it.
+        held: the current frame stands for all of them: where nothing moves or flickers, nothing may change.
     """
+    style = style or LabelStyle()
     later = (frame + steps - 1, frame + steps)
-    past = list(range(frame - observed + 1, frame + 1))
-    pose = torch.from_numpy(index.ego_to_global[[*past, *later]])
+    rows = [*range(frame - observed + 1, frame + 1), *later]
+    rows = [frame] * len(rows) if held else rows
+    recorded = index.ego_to_global[rows]
+    pose = torch.from_numpy(np.stack([style.pose(one, planar=planar) for one in recorded]))
+    labels = [np.asarray(index.read_labels(f, grid.shape)) for f in rows[:observed]]
+    labels.append(np.asarray(index.read_truth(rows[-1], grid.shape)))
+    seen_at = [*range(observed), len(rows) - 1]
+    drawn = [style.draw(one, recorded[n], rows[n], grid) for n, one in zip(seen_at, labels, strict=True)]
     # Relative poses before float32: global coordinates run to kilometres.
     to_current = (invert_pose(pose[observed - 1]) @ pose).float()
     seconds = torch.tensor((index.timestamp_us[[*later]] - index.timestamp_us[frame]) * 1e-6, dtype=torch.float32)
     velocity, known = box_velocities(index, frame, grid)
     return {
-        "observed": torch.stack([load_frame(index, f, grid) for f in past]),
+        "observed": torch.from_numpy(np.stack(drawn[:-1])),
         "frame_to_current": to_current[:observed],
-        "target": torch.from_numpy(np.array(index.read_truth(frame + steps, grid.shape))),
+        "target": torch.from_numpy(drawn[-1]),
         "target_to_current": to_current[-1],
         "before_to_current": to_current[-2],
         "elapsed_s": seconds[1],
         "before_s": seconds[0],
-        "velocity_mps": velocity,
+        "velocity_mps": torch.zeros_like(velocity) if held else velocity,
         "known": torch.tensor(known),
     }
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from world_model.core.grid import FREE
 from world_model.models.geometric.config import GeometricConfig
 from world_model.models.geometric.evidence import is_movable
+from world_model.models.geometric.ground import ground_shift
 from world_model.models.layers import LabelStem, UNet, to_cells
 
 SPEED_SCALE_MPS = 5.0
@@ -47,14 +48,14 @@ class MotionNet(nn.Module):
         Returns:
             (B, 2, Xc, Yc) velocity if it moves, m/s; (B, Xc, Yc) logit that it moves.
         """
-        return self._read(*movable_of(aligned))
+        return self._read(*movable_of(aligned, self.config.ground_relative))
 
     def mirror_average(self, aligned: Tensor) -> tuple[Tensor, Tensor]:
         """Test-time augmentation: the mean of `forward` over the frames and their mirror images.
 
         A mirrored world moves the mirrored way, and the network's errors in the two are not the same.
         """
-        height, now = movable_of(aligned)
+        height, now = movable_of(aligned, self.config.ground_relative)
         speeds, moves = [], []
         for axes in MIRRORS:
             speed, going = self._read(height.flip(axes), now.flip([axis - 1 for axis in axes]))
@@ -88,15 +89,16 @@ class MotionNet(nn.Module):
         return rigid(F.interpolate(speed, scale_factor=patch), mover).permute(0, 2, 3, 1)
 
 
-def movable_of(aligned: Tensor) -> tuple[Tensor, Tensor]:
-    """What moves or may move, of frames (B, P, X, Y, Z), newest first.
+def movable_of(aligned: Tensor, ground_relative: bool) -> tuple[Tensor, Tensor]:
+    """What moves or may move, of frames (B, P, X, Y, Z), newest first; with heights above the local ground, or not.
 
     Returns:
         (B, P, X, Y) four times the share of movable voxels of each column: enough to see where an object was, whatever
         its class; (B, X, Y, Z) the movable labels of the newest frame, free elsewhere.
     """
     movable = is_movable(aligned)
-    return movable.float().mean(-1) * 4, torch.where(movable[:, 0], aligned[:, 0], FREE)
+    now = torch.where(movable[:, 0], aligned[:, 0], FREE)
+    return movable.float().mean(-1) * 4, ground_shift(aligned[:, 0]).lowered(now) if ground_relative else now
 
 
 def rigid(velocity_mps: Tensor, mover: Tensor, columns: int = RIGID_COLUMNS) -> Tensor:

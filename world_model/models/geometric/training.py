@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from world_model.core.errors import ConfigError, DataError
 from world_model.core.geometry import invert_pose
 from world_model.data.index import SceneIndex
+from world_model.data.label_styles import draw_style
 from world_model.models.geometric.evidence import align_past, gather_evidence, is_movable, observe, previous_forecast
 from world_model.models.geometric.forecaster import GeometricForecaster
 from world_model.models.geometric.fusion import Fused
@@ -45,6 +46,8 @@ class GeometricLossConfig:
         far_steps: the other samples are up to this many steps ahead.
         teacher_forcing_ratio: share of the samples whose evidence moves by the boxes' velocities, not the network's.
         memory_ratio: share of the samples that also see their own forecast of the step before.
+        styled_ratio: share of the samples drawn as another label maker would, on ground of another shape.
+        held_ratio: share of these that repeat one frame.
         voxels: voxels per grid in the loss, beside all those of objects.
         velocity_weight: weight of the error of velocities (per m/s).
         moving_weight: weight of the decision whether something moves.
@@ -56,6 +59,8 @@ class GeometricLossConfig:
     far_steps: int = 16
     teacher_forcing_ratio: float = 0.3
     memory_ratio: float = 0.5
+    styled_ratio: float = 1.0
+    held_ratio: float = 0.08
     voxels: int = 24_000
     velocity_weight: float = 0.15
     moving_weight: float = 1.0
@@ -121,7 +126,10 @@ class GeometricTask(Task):
         near = rng.random() < config.near_share
         low, high = (1, config.near_steps) if near else (config.near_steps, config.far_steps)
         steps = min(int(rng.integers(low, high + 1)), left)
-        return read_moment(self.index, frame, steps, model.observed, model.grid)
+        if rng.random() >= config.styled_ratio:
+            return read_moment(self.index, frame, steps, model.observed, model.grid)
+        style, planar, held = draw_style(rng), rng.random() < 0.6, rng.random() < config.held_ratio
+        return read_moment(self.index, frame, steps, model.observed, model.grid, style, planar=planar, held=held)
 
     def loss(self, batch: MomentBatch, iteration: int, micro: int = 0) -> Loss:
         """Likelihood and Lovász of the later labels, and the velocities of what moves."""
@@ -156,9 +164,10 @@ class GeometricTask(Task):
                 inside = memory.move.inside & with_memory.view(-1, 1, 1)
                 memory = replace(memory, move=replace(memory.move, inside=inside))
             evidence = gather_evidence(seen, batch.target_to_current, batch.elapsed_s, grid, previous=memory)
-        fused = model.fusion(evidence)
+        evidence, shift = model.fusion.canonical(evidence)
+        fused, target = model.fusion(evidence), shift.lowered(batch.target)
         # Voxels are drawn, and Lovász is taken, within a group of samples: see world_model.training.distributed.
-        groups = self.groups(iteration, micro, fused.features, fused.labels, fused.memory, batch.target)
+        groups = self.groups(iteration, micro, fused.features, fused.labels, fused.memory, target)
         parts = [self._label_loss(Fused(features=f, labels=x, memory=m), *rest) for f, x, m, *rest in groups]
         likelihood, lovasz = (torch.stack(values).mean() for values in zip(*parts, strict=True))
         return likelihood + lovasz, {"likelihood": likelihood.detach(), "lovasz": lovasz.detach()}

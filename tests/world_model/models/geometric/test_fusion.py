@@ -50,7 +50,9 @@ def test_expected_iou_at_its_ends() -> None:
 @torch.inference_mode()
 def test_unseen_counts_what_the_observation_does_not_reach(world: GeometricWorld) -> None:
     start = world.reset(street_clips(TINY, speed_mps=2.0))
-    assert world.trust_figures(start) == {"unseen": 0, "expected_iou": 1}
+    figures = world.trust_figures(start)
+    assert (figures["unseen"], figures["expected_iou"]) == (0, 1)
+    assert 0 < float(figures["past_iou"]) <= 1
     state = start
     for passed in (4, 8, 12):  # of 16 m
         state = world.step(state, move(4.0), STRAIGHT)

@@ -1,0 +1,63 @@
+"""Heights above the local ground: found on hills, exactly invertible, nothing lost."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from street import SMALL, street
+
+from world_model.core.grid import FREE
+from world_model.data.label_styles import LabelStyle, draw_terrain
+from world_model.models.geometric.ground import CANONICAL_Z, GroundShift, ground_shift
+
+
+def lifted(by: int) -> torch.Tensor:
+    """The street, by so many voxels higher."""
+    return torch.from_numpy(np.roll(street(SMALL), by, axis=2))[None]
+
+
+def test_flat_ground_is_left_alone() -> None:
+    labels = lifted(0)
+    shift = ground_shift(labels)
+    assert shift.voxels is None
+    assert shift.lowered(labels) is labels
+    assert shift.raised(labels, labels) is labels
+
+
+def test_an_offset_is_found_everywhere() -> None:
+    for by in (-2, 1, 5):
+        shift = ground_shift(lifted(by))
+        assert shift.voxels is not None and (shift.voxels == by).all()
+
+
+def test_columns_without_ground_follow_their_surroundings() -> None:
+    labels = lifted(3)
+    labels[:, 30:60, 30:60] = FREE
+    voxels = ground_shift(labels).voxels
+    assert voxels is not None and (voxels == 3).all()
+
+
+def test_no_ground_at_all_moves_nothing() -> None:
+    assert ground_shift(torch.full((2, *SMALL.shape), FREE, dtype=torch.uint8)).voxels is None
+
+
+def test_hills_become_level() -> None:
+    plain = street(SMALL)
+    for seed in range(4):
+        style = LabelStyle(terrain=draw_terrain(np.random.default_rng(seed)))
+        labels = torch.from_numpy(style.draw(plain, np.eye(4), 0, SMALL))[None]
+        ground = ground_shift(labels).lowered(labels)[..., CANONICAL_Z - 1 : CANONICAL_Z + 2]
+        known = (labels == 11).any(-1)
+        assert ((ground == 11).any(-1) & known).sum() >= 0.98 * known.sum()
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 17))
+def test_back_and_forth_is_the_identity(seed: int, most: int) -> None:
+    rng = np.random.default_rng(seed)
+    labels = torch.from_numpy(rng.integers(0, FREE + 1, (2, 6, 5, 16)).astype(np.uint8))
+    shift = GroundShift(voxels=torch.from_numpy(rng.integers(-most, most + 1, (2, 6, 5))))
+    # What leaves the canonical range comes back from the original.
+    assert torch.equal(shift.raised(shift.lowered(labels), labels), labels)
