@@ -93,6 +93,7 @@ def calibrate_trust(options: CalibrateTrust) -> Calibration:
         "world": kind,
         "data_source": index.source,
         "data_fingerprint": index.fingerprint,
+        "poses": index.poses,
         "split": options.split,
         "steps": options.steps,
         "stride": options.stride,

@@ -16,6 +16,7 @@ from world_model.core.errors import IIWorldError
 from world_model.core.grid import CLASS_NAMES
 from world_model.data.boxes import MOVING_MPS
 from world_model.data.formats.gaps import ImportReport
+from world_model.data.formats.poses import Poses
 from world_model.data.formats.read import LAYOUTS, detect, read_data_set
 from world_model.data.index import COMMANDS, INDEX_NAME, SceneIndex
 
@@ -54,6 +55,10 @@ class Prepare:
     faithful: bool = False
     """For the original's checkpoints: motion features as in the info files (infos, stcocc); for waymo the original's
     commands, features and transforms, and no cuts where its timestamps jump."""
+    poses: Poses = "auto"
+    """raw: as recorded. planar: x, y and yaw only (z = 0, no pitch, no roll). auto: planar where all heights are equal
+    although the vehicle pitches or rolls, as in nuScenes, whose raw poses lift or sink the world between frames; else
+    raw, also with --faithful."""
     check_labels: bool = False
     """Also read every label file once, to find damaged ones now rather than in the middle of a training run."""
 
@@ -79,7 +84,9 @@ def prepare(options: Prepare) -> SceneIndex:
         truth_folder=options.truth_folder,
         faithful=options.faithful,
     )
-    index, report = data.to_index(source=options.source, index_folder=out.parent, strict=options.strict)
+    index, report = data.to_index(
+        source=options.source, index_folder=out.parent, strict=options.strict, poses=options.poses
+    )
     if options.check_labels:
         _check_labels(index)
     index.save(out)
@@ -90,7 +97,7 @@ def prepare(options: Prepare) -> SceneIndex:
 
 def summary(index: SceneIndex, report: ImportReport) -> str:
     """A table of what an index holds."""
-    lines = [f"source {index.source}, fingerprint {index.fingerprint}", "split    scenes  frames   boxes  moving"]
+    lines = [f"source {index.source}, {index.words}", "split    scenes  frames   boxes  moving"]
     if index.truth_path is not None:
         lines.insert(1, "labels are predictions; forecasts are scored against the true labels beside them")
     scene_of_frame = np.repeat(np.arange(len(index.scene_name)), np.diff(index.scene_start))

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from world_model.core.geometry import invert_pose, se2_matrix, yaw_from_matrix
+from world_model.core.geometry import invert_pose, rotation_matrix, se2_matrix, yaw_from_matrix
 
 
 def transform(pose: Tensor, points: Tensor) -> Tensor:
@@ -58,6 +58,26 @@ def level_poses(ego_to_global: Tensor) -> Tensor:
     Worlds and the environment move the ego in a plane; the recorded slope would lift or sink the ground under it.
     """
     return se2_matrix(*planar_pose(invert_pose(ego_to_global[:, :1]) @ ego_to_global).unbind(-1))
+
+
+def ground_poses(translation_m: NDArray[Any], rotation: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Poses projected on the ground plane z = 0: x, y, and the yaw of the forward axis; no pitch, no roll.
+
+    Args:
+        translation_m: (N, 3) positions in the global frame.
+        rotation: (N, 4) unit quaternions (w, x, y, z) ego -> global.
+
+    Returns:
+        (N, 3) and (N, 4), float64. What lies in the plane already stays the same to the bit.
+    """
+    place, quaternion = translation_m.astype(np.float64), rotation.astype(np.float64)
+    place[:, 2] = 0.0
+    tilted = (quaternion[:, 1:3] != 0).any(1)
+    forward = rotation_matrix(quaternion[tilted])[:, :, 0]
+    half_yaw = np.arctan2(forward[:, 1], forward[:, 0]) / 2
+    zero = np.zeros_like(half_yaw)
+    quaternion[tilted] = np.stack((np.cos(half_yaw), zero, zero, np.sin(half_yaw)), 1)
+    return place, quaternion
 
 
 def poses_from_motions(motions: NDArray[Any]) -> NDArray[Any]:

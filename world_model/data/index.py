@@ -29,6 +29,7 @@ READABLE_VERSIONS = (1, 2)
 """Version 1 knew one label format and no separate truth; such files are read as Occ3D labels that are the truth."""
 DATASETS = ("nuscenes", "stcocc", "waymo", "uniocc")
 COMMANDS = ("right", "left", "straight")
+POSES = ("raw", "planar")
 BOX_COLUMNS = {
     "box_center_m": "center_m",
     "box_size_m": "size_m",
@@ -38,7 +39,7 @@ BOX_COLUMNS = {
     "box_instance": "instance",
 }
 """Column of the index -> attribute of `Boxes`."""
-_META = ("source", "dataset", "label_format", "truth_format", "faithful")
+_META = ("source", "dataset", "label_format", "truth_format", "faithful", "poses")
 _FRAME_COLUMNS = {
     **dict.fromkeys(("token", "label_path", "truth_path", "timestamp_us", "command"), ()),
     **{"translation_m": (3,), "rotation": (4,), "motion": (3,)},
@@ -99,6 +100,7 @@ class SceneIndex:
             perception model; None where ``label_path`` is the truth.
         truth_format: how the files of ``truth_path`` are read.
         faithful: prepared with ``--faithful``: commands, motion and (Waymo) frame transforms are the original's.
+        poses: one of `POSES`: "raw" as recorded, "planar" projected on the ground plane by ``prepare --poses``.
     """
 
     root: Path
@@ -125,6 +127,7 @@ class SceneIndex:
     truth_path: NDArray[Any] | None = None
     truth_format: str = "occ3d"
     faithful: bool = False
+    poses: str = "raw"
 
     def __post_init__(self) -> None:
         scenes, frames, boxes = len(self.scene_name), len(self.token), len(self.box_class)
@@ -151,7 +154,8 @@ class SceneIndex:
             raise DataError("the index holds commands outside 0..2", "0 right, 1 left, 2 straight", _REMEDY)
         if not (self.box_class < FREE).all():
             raise DataError("the index holds box classes outside 0..16", "Occ3D class ids", _REMEDY)
-        for name, known in (("dataset", DATASETS), ("label_format", LABEL_FORMATS), ("truth_format", LABEL_FORMATS)):
+        choices = {"dataset": DATASETS, "label_format": LABEL_FORMATS, "truth_format": LABEL_FORMATS, "poses": POSES}
+        for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise DataError(f"the index says {name} = {getattr(self, name)!r}", f"one of {tuple(known)}", _REMEDY)
 
@@ -244,6 +248,11 @@ class SceneIndex:
         pose[:, :3, 3] = self.translation_m
         pose[:, 3, 3] = 1
         return pose
+
+    @property
+    def words(self) -> str:
+        """Which index it is, for reports: fingerprint and kind of poses."""
+        return f"index {self.fingerprint}, {self.poses} poses"
 
     @cached_property
     def fingerprint(self) -> str:

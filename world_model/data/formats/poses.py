@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from world_model.core.errors import DataError
+from world_model.core.geometry import rotation_matrix
 
+Poses = Literal["auto", "raw", "planar"]
+LEVEL_M, LEVEL_RAD = 1e-3, 1e-5
+"""Heights that differ by less are equal; a vehicle that is tilted by less is level."""
 REMEDY = "fetch the file again; poses must be rigid transforms ego -> global in metres"
 
 
@@ -80,6 +84,27 @@ def poses_of_matrices(
         found = f"{where}: {int(bad.sum())} poses are broken, e.g. {pose[i].tolist()} of {names[i]}"
         raise DataError(found, "rigid transforms: a right-handed rotation, a finite translation, 0 0 0 1", REMEDY)
     return pose[:, :3, 3].copy(), _quaternions(rotation)
+
+
+def choose_poses(wanted: Poses, translation_m: NDArray[Any], rotation: NDArray[Any]) -> str:
+    """What poses an index gets.
+
+    "auto" is "planar" for poses that do not climb although the vehicle is tilted, as those of nuScenes: all heights are
+    0, but pitch and roll follow the road, so that transforms between frames lift or sink the world.
+
+    Args:
+        wanted: "auto", "raw" or "planar".
+        translation_m: (N, 3) positions of the whole data set.
+        rotation: (N, 4) unit quaternions (w, x, y, z) ego -> global.
+
+    Returns:
+        "raw" or "planar".
+    """
+    if wanted != "auto":
+        return wanted
+    up = rotation_matrix(rotation)[:, :2, 2]
+    tilted = np.linalg.norm(up, axis=1).max(initial=0.0) > LEVEL_RAD
+    return "planar" if tilted and np.ptp(translation_m[:, 2]) < LEVEL_M else "raw"
 
 
 def _quaternions(rotation: NDArray[Any]) -> NDArray[Any]:

@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 from world_model.core.errors import DataError, OptionError
 from world_model.core.geometry import pose_matrix
+from world_model.core.planar import ground_poses
 from world_model.data.ego_motion import commands_from_poses, motion_from_poses
 from world_model.data.formats.gaps import LONGEST_STEP_S, ImportReport, cut_at_gaps
+from world_model.data.formats.poses import Poses, choose_poses
 from world_model.data.index import BOX_COLUMNS, Boxes, SceneIndex
 
 
@@ -77,7 +79,12 @@ class DataSet:
     longest_step_s: float = LONGEST_STEP_S
 
     def to_index(
-        self, *, source: str | None = None, index_folder: Path | None = None, strict: bool = False
+        self,
+        *,
+        source: str | None = None,
+        index_folder: Path | None = None,
+        strict: bool = False,
+        poses: Poses = "auto",
     ) -> tuple[SceneIndex, ImportReport]:
         """The index of all frames whose label files exist, and what was left out.
 
@@ -86,6 +93,8 @@ class DataSet:
                 ``name``.
             index_folder: folder of the index to write; its label paths are relative to it. The root, if not given.
             strict: raise if a frame is missing, instead of cutting its scene there.
+            poses: "raw", "planar" (see `ground_poses`) or "auto" (see `choose_poses`; "raw" for ``faithful`` data,
+                because published scores were made with such poses).
 
         Raises:
             DataError: there is no frame, two recordings have the same name, timestamps do not rise, no label file
@@ -96,7 +105,7 @@ class DataSet:
         if not recordings:
             raise DataError(f"{self.where} names no frames", "at least one scene", "check the file or folder")
         _check(recordings, self.where)
-        index = _index(recordings, index_folder or self.root, self, _source(self.root, self.name, source))
+        index = _index(recordings, index_folder or self.root, self, _source(self.root, self.name, source), poses)
         follows = [np.ones(len(r.token), bool) if r.follows is None else r.follows for r in recordings]
         return cut_at_gaps(index, follows=np.concatenate(follows), longest_step_s=self.longest_step_s, strict=strict)
 
@@ -154,11 +163,14 @@ def _check(recordings: Sequence[Recording], where: str) -> None:
             )
 
 
-def _index(recordings: Sequence[Recording], folder: Path, data: DataSet, source: str) -> SceneIndex:
+def _index(recordings: Sequence[Recording], folder: Path, data: DataSet, source: str, wanted: Poses) -> SceneIndex:
     """All frames of all recordings, whether their label files exist or not; label paths relative to ``folder``."""
     start = np.cumsum([0, *(len(r.token) for r in recordings)]).astype(np.int64)
     translation = np.concatenate([r.translation_m for r in recordings])
     rotation = np.concatenate([r.rotation for r in recordings])
+    kind = choose_poses("raw" if data.faithful and wanted == "auto" else wanted, translation, rotation)
+    if kind == "planar":
+        translation, rotation = ground_poses(translation, rotation)
     time_us = np.concatenate([r.timestamp_us for r in recordings]).astype(np.int64)
     poses = pose_matrix(torch.from_numpy(translation), torch.from_numpy(rotation)).numpy()
     command, motion = [], []
@@ -187,6 +199,7 @@ def _index(recordings: Sequence[Recording], folder: Path, data: DataSet, source:
         label_format=data.label_format,
         truth_format=data.label_format,
         faithful=data.faithful,
+        poses=kind,
     )
 
 

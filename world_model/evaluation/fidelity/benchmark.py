@@ -189,7 +189,7 @@ class FidelityBenchmark:
         held_out = {"val": "held-out scenes", "train": "training scenes"}.get(options.split, f"split {options.split}")
         scenes, starts = len(self.scene_numbers), sum(len(scene.frames) for scene in self.scenes())
         settings = {
-            "data": f"{index.source}, split {options.split}, {scenes} scenes, index {index.fingerprint}",
+            "data": f"{index.source}, split {options.split}, {scenes} scenes, {index.words}",
             "truth": f"the simulator, generator {GENERATOR_VERSION}" if self.simulator is not None else "the log",
             "starts": f"{starts} (--stride {options.stride}), seed {options.seed}",
             "worlds": "; ".join(f"{c.name}: checkpoint {c.checkpoint}, {c.fingerprint}" for c in self.candidates),

@@ -114,7 +114,7 @@ def _settings(options: Evaluate, evaluator: Evaluator, scenes: int, chosen: Chos
     index, benchmark = evaluator.index, evaluator.benchmark
     settings = {
         "data": f"{index.source}, split {options.split}, {scenes} of {len(index.scenes(options.split))} scenes, "
-        f"index {index.fingerprint}",
+        + index.words,
         "models": benchmark.models,
         "precision": f"{options.dtype} on {evaluator.device.type}, {benchmark.slots} per model call",
     }
