@@ -21,6 +21,7 @@ from ii_world_env.task.rewards import reward_function
 from world_model.core.errors import IIWorldError, OptionError
 from world_model.core.files import write_json, write_text
 from world_model.worlds import build_world, resolve_world
+from world_model.worlds.provenance import provenance, weights_source
 
 SCRIPTED = {c.name: c for c in (StandStill, ConstantVelocity, LogReplay, IDM)}
 
@@ -96,10 +97,11 @@ def _planner(name: str, engine: Engine) -> Planner:
 def _report(results: dict[str, list[Episode]], options: Evaluate, scenes: Scenes, count: int) -> None:
     shown = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(options).items()}
     answers = resolve_world(options.world, options.checkpoint)
+    trained_on = weights_source(options.world, options.checkpoint)
     title = (
         f"{count} episodes of {options.horizon} steps in {len({e.scene for r in results.values() for e in r})} scenes, "
-        f"split {options.split}, data: {scenes.source}, world: {answers}, action: {options.action}, "
-        f"reward: {options.reward}. Mean [95 % interval over scenes]."
+        f"split {options.split}, {provenance([trained_on], scenes.source)} ({scenes.index.poses} poses), "
+        f"world: {answers}, action: {options.action}, reward: {options.reward}. Mean [95 % interval over scenes]."
     )
     table = f"{title}\n\n{markdown(results)}\n"
     print(f"\n{table}")
@@ -108,6 +110,8 @@ def _report(results: dict[str, list[Episode]], options: Evaluate, scenes: Scenes
         {
             "options": shown,
             "data_source": scenes.source,
+            "weights_source": trained_on,
+            "poses": scenes.index.poses,
             "torch": torch.__version__,
             "summary": {name: summary(episodes) for name, episodes in results.items()},
             "episodes": {name: [asdict(e) for e in episodes] for name, episodes in results.items()},

@@ -7,7 +7,8 @@ current ego frame -> next ego frame, made of the raw poses (z = 0, real pitch an
   0 with planar poses.
 - profile: the true height of that point comes from the climb of the drive itself. Because z stays 0, a step with
   displacement t in the ego frame climbs at the angle atan(-t_z / |t_xy|); their sum along the drive is the road's
-  profile. Only windows count that never stand still and get 10 m far. The braking pitch of the body is part of both errors.
+  profile. Only windows count that never stand still and get 10 m far.
+  The pitch of the braking body is part of both errors.
 
     python benchmarks/poses.py --windows DATA/curr_to_future_ego_rts.npz
 """

@@ -93,6 +93,7 @@ def drive(options: Doctor) -> dict[str, str]:
         "threads": str(torch.get_num_threads()),
         "data": f"{chosen.get('data_root', 'bundled')}: {info['data_source']}",
         "checkpoint": chosen.get("checkpoint", "bundled"),
+        "weights trained on": str(info["weights_source"]),
         "world": str(info["world"]),
         "mean step time": f"{spent / STEPS * 1e3:.1f} ms over {STEPS} steps",
     }

@@ -34,6 +34,10 @@ class IIWorldEnv(gym.Env[Any, NDArray[Any]]):
     the recorded occupancy from where the ego is, "simulated" goes on with the simulator that made the synthetic scenes,
     where other agents react to the ego.
 
+    `info["data_source"]` names the data of every reset and step, `info["weights_source"]` the data that the weights of
+    the world were trained on (None for worlds without weights). Where they differ, a warning is logged once
+    (logger "ii_world_env").
+
     ## Action Space
     `action="kinematic"` (default), a `Box(-1, 1, (2,), float32)`, through a bicycle model with a wheelbase of 2.588 m:
 

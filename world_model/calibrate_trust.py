@@ -25,6 +25,7 @@ from world_model.evaluation.trust.report import markdown, plot_trust, score
 from world_model.evaluation.trust.samples import Samples, collect, starts_of
 from world_model.worlds.build import build_world
 from world_model.worlds.protocol import World
+from world_model.worlds.provenance import provenance, weights_source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,9 +90,11 @@ def calibrate_trust(options: CalibrateTrust) -> Calibration:
     fitted, unseen = _halves(_measured(world, index, options, models))
     calibration, ceiling = fit(fitted), ceiling_of(fitted)
     report = score(calibration, unseen, ceiling)
+    trained_on = weights_source(options.world, options.members)
     card = {
         "world": kind,
         "data_source": index.source,
+        "weights_source": trained_on,
         "data_fingerprint": index.fingerprint,
         "poses": index.poses,
         "split": options.split,
@@ -105,9 +108,10 @@ def calibrate_trust(options: CalibrateTrust) -> Calibration:
     path = options.out or trust_path(options.members, kind)
     calibration.save(path)
     title = f"Trust of {kind} forecasts on held-out {index.source} scenes that it was not fitted on"
+    origin = f"{provenance([trained_on], index.source)} ({index.words})"
     write_plot(options.work / "trust.png", plot_trust(calibration, unseen, ceiling, title), dpi=100)
-    write_report(options.work, "report", card, f"# {title}\n\n{markdown(report)}")
-    print(f"\n{markdown(report)}\nwrote {path}\nreport: {options.work.resolve()}")
+    write_report(options.work, "report", card, f"# {title}\n\n{origin}\n\n{markdown(report)}")
+    print(f"\n{origin}\n\n{markdown(report)}\nwrote {path}\nreport: {options.work.resolve()}")
     return calibration
 
 

@@ -77,6 +77,7 @@ def verdict(options: Verdict) -> list[Path]:
     }
     findings = [line for world in options.worlds for line in grade(world, found["evaluation"], found["fidelity"])]
     sources = {name: f"{folders[name]}; {found[name]['settings']['data']}" for name in folders}
+    sources |= {"provenance": found["fidelity"]["settings"]["provenance"]}
     written = write_verdict(options.out, found["fidelity"]["title"], findings, sources)
     print("\n" + written[0].read_text())
     print("wrote " + ", ".join(str(path) for path in written))

@@ -5,9 +5,11 @@ One model forward per step for all of them; a reset encodes only the episodes th
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,7 @@ from world_model.core.grid import STEP_S
 from world_model.core.planar import into
 from world_model.core.tensor_state import difference
 from world_model.worlds import build_world, resolve_world
+from world_model.worlds.provenance import provenance, same_source, weights_source
 
 TIME_LIMIT = len(CAUSES)
 """Number of a truncation by ``max_episode_steps``, which the engine knows nothing of."""
@@ -107,6 +110,9 @@ class Episodes:
         self._state: State | None = None
         self._reward = np.zeros(count)
         self._source, self._scene_names = self.scenes.source, [""] * count
+        self._weights_source = weights_source(config.world, config.checkpoint)
+        if not same_source(self._weights_source, self.scenes.index.source):
+            _warn_of_transfer(str(self._weights_source), self._source)
         self._frames = np.zeros(count, np.int64)
         self._paths: list[list[Tensor]] | None = [[] for _ in range(count)] if keep_paths else None
         self._observed_fits = False
@@ -342,6 +348,7 @@ class Episodes:
             ends[(ends == 0) & (steps >= self.limit)] = TIME_LIMIT
         columns: Columns = {
             "data_source": [self._source] * len(rows),
+            "weights_source": [self._weights_source] * len(rows),
             "world": [self.world_name] * len(rows),
             "scene": [self._scene_names[row] for row in rows],
             "frame": self._frames[list(rows)],
@@ -356,6 +363,15 @@ class Episodes:
             columns["reward_terms"] = dict(zip(terms, rest[len(facts) :], strict=False))
             columns |= zip(facts, rest, strict=False)
         return columns, ends
+
+
+@cache  # once per process and pair
+def _warn_of_transfer(weights: str, data: str) -> None:
+    logging.getLogger("ii_world_env").warning(
+        "%s: forecasts on data that the weights were not trained on are less true; "
+        'train on such data, or choose world="transport" or "replay", which have no weights',
+        provenance([weights], data),
+    )
 
 
 def info_of(columns: Columns, i: int) -> dict[str, Any]:

@@ -108,7 +108,7 @@ def test_table_over_fixed_scenes(street_data: Path, tmp_path: Path, capsys: pyte
     options = Evaluate(world="transport", index=street_data, per_scene=2, batch=3, out=tmp_path, device="cpu")
     results = evaluate(options)
     text = capsys.readouterr().out
-    assert all(f"| {name} |" in text for name in SCRIPTED) and "hand-drawn" in text
+    assert all(f"| {name} |" in text for name in SCRIPTED) and "no weights, data hand-drawn (raw poses)" in text
     assert (tmp_path / "results.md").read_text() in text and (tmp_path / "results.json").exists()
     cars = {name: [e.collision for e in r if e.scene == "street-1"] for name, r in results.items()}
     assert sum(cars["log_replay"]) > 0, "the log drives through the car that was drawn into the way"

@@ -30,6 +30,12 @@ VERSION = 1
 TOKENIZER_FILE = "tokenizer.safetensors"
 FORECASTER_FILE = "forecaster.safetensors"
 GEOMETRIC_FILE = "geometric.safetensors"
+KINDS = {
+    TOKENIZER_FILE: Tokenizer.__name__,
+    FORECASTER_FILE: Forecaster.__name__,
+    GEOMETRIC_FILE: GeometricForecaster.__name__,
+}
+"""Which model each file of a checkpoint holds."""
 
 
 class _DataclassInstance(Protocol):
@@ -132,7 +138,7 @@ def copy_model(source: Path, out: Path, name: str) -> None:
             shutil.copyfileobj(stream, target)
 
 
-def _read(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _read(path: Path, kind: str, with_weights: bool = True) -> tuple[dict[str, Any], dict[str, Tensor]]:
     token_files = f"{TOKENIZER_FILE} and {FORECASTER_FILE}"
     files = GEOMETRIC_FILE if kind == GeometricForecaster.__name__ else token_files
     remedy = f"give a folder that the training commands wrote (it holds {files})"
@@ -141,7 +147,8 @@ def _read(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safe_open(str(path), framework="pt") as archive:
             meta = json.loads((archive.metadata() or {}).get("iiworld", "null"))
-            weights = {name: archive.get_tensor(name) for name in archive.keys()}  # noqa: SIM118 (not a dict)
+            names = archive.keys() if with_weights else ()
+            weights = {name: archive.get_tensor(name) for name in names}
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged ({error})", "an intact safetensors file", remedy) from error
     if not isinstance(meta, dict) or meta.get("format") != "iiworld":
@@ -150,6 +157,25 @@ def _read(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
         found = f"{path} holds a {meta['kind']}, format version {meta['version']}"
         raise CheckpointError(found, f"a {kind}, format version {VERSION}", remedy)
     return meta, weights
+
+
+def _file(path: str | Path | None, name: str) -> Path:
+    path = Path(path) if path is not None else bundled_path()
+    return path / name if path.is_dir() or not path.suffix else path
+
+
+def read_card(path: str | Path | None, name: str) -> dict[str, Any]:
+    """What a checkpoint says about itself, without its weights.
+
+    Args:
+        path: the file, or the folder that it lies in; None is the bundled one.
+        name: of the file, one of the three.
+
+    Raises:
+        CheckpointError: missing, damaged or of another version.
+    """
+    card: dict[str, Any] = _read(_file(path, name), KINDS[name], with_weights=False)[0]["card"]
+    return card
 
 
 def _fill(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
@@ -179,8 +205,7 @@ def _load(
     device: torch.device | str,
 ) -> tuple[Model, dict[str, Any], dict[str, Tensor]]:
     """A model in evaluation mode, its card with the hash of its weights, and the weights."""
-    path = Path(path) if path is not None else bundled_path()
-    path = path / name if path.is_dir() or not path.suffix else path
+    path = _file(path, name)
     meta, weights = _read(path, kind.__name__)
     model = kind(config_from_json(config, meta["config"]))
     _fill(model, weights, path)

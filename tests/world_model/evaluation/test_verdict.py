@@ -106,7 +106,14 @@ def test_one_command_measures_and_grades(tmp_path: Path, monkeypatch: pytest.Mon
     def measured(name: str, file: str, found: dict[str, Any]) -> Any:
         def run(options: Any) -> None:
             asked[name] = options
-            write_json(options.out / file, {**found, "title": "synthetic", "settings": {"data": "some"}})
+            write_json(
+                options.out / file,
+                {
+                    **found,
+                    "title": "synthetic",
+                    "settings": {"data": "some", "provenance": "weights trained on a, data b"},
+                },
+            )
 
         return run
 

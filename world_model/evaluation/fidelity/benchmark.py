@@ -24,6 +24,7 @@ from world_model.evaluation.forecasting.windows import spread
 from world_model.evaluation.result import steps_of
 from world_model.simulator.dataset.config import GENERATOR_VERSION
 from world_model.worlds.protocol import World
+from world_model.worlds.provenance import provenance
 from world_model.worlds.rebuild import dataset_config
 from world_model.worlds.simulated import SimulatedWorld
 
@@ -190,6 +191,7 @@ class FidelityBenchmark:
         scenes, starts = len(self.scene_numbers), sum(len(scene.frames) for scene in self.scenes())
         settings = {
             "data": f"{index.source}, split {options.split}, {scenes} scenes, {index.words}",
+            "provenance": provenance((c.weights_source for c in self.candidates), index.source),
             "truth": f"the simulator, generator {GENERATOR_VERSION}" if self.simulator is not None else "the log",
             "starts": f"{starts} (--stride {options.stride}), seed {options.seed}",
             "worlds": "; ".join(f"{c.name}: checkpoint {c.checkpoint}, {c.fingerprint}" for c in self.candidates),

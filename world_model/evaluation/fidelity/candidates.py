@@ -11,6 +11,7 @@ from world_model.evaluation.fidelity.result import TRUTH
 from world_model.evaluation.forecasting.fingerprint import fingerprint
 from world_model.worlds import World, build_world
 from world_model.worlds.kinds import LEARNED_NAMES, WEIGHT_FILES, holds, resolve_world
+from world_model.worlds.provenance import weights_source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,12 +23,14 @@ class Candidate:
         world: itself.
         fingerprint: hash of its code and weights, which its results depend on.
         checkpoint: where its weights are from, as text.
+        weights_source: what they were trained on; None for a world without weights.
     """
 
     name: str
     world: World
     fingerprint: str
     checkpoint: str
+    weights_source: str | None
 
 
 def load_candidates(worlds: Sequence[str], checkpoints: Sequence[Path], device: str) -> list[Candidate]:
@@ -52,7 +55,15 @@ def load_candidates(worlds: Sequence[str], checkpoints: Sequence[Path], device: 
         world = build_world(given, checkpoint=folder, device=device)
         used.add(str(folder))
         where = str(folder) if folder else "bundled" if given in LEARNED_NAMES else "none"
-        candidates.append(Candidate(name=name, world=world, fingerprint=fingerprint(world), checkpoint=where))
+        candidates.append(
+            Candidate(
+                name=name,
+                world=world,
+                fingerprint=fingerprint(world),
+                checkpoint=where,
+                weights_source=weights_source(given, folder),
+            )
+        )
     names = [candidate.name for candidate in candidates]
     if len(set(names)) < len(names) or TRUTH in names:
         raise OptionError(f"worlds named {names}", "different names", "name each world once, folders of one name apart")

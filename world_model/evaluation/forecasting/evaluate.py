@@ -9,6 +9,7 @@ from itertools import chain
 
 import numpy as np
 
+from world_model.checkpoints.checkpoint import TOKENIZER_FILE
 from world_model.core.errors import OptionError
 from world_model.data.demo import demo_root
 from world_model.data.index import SceneIndex
@@ -20,6 +21,7 @@ from world_model.evaluation.forecasting.windows import ChosenWindows, choose_win
 from world_model.evaluation.report import Report
 from world_model.evaluation.result import ForecastResult, ReconstructionResult
 from world_model.evaluation.statistics import bootstrap
+from world_model.worlds.provenance import file_source, provenance, weights_source
 
 
 def evaluate(options: Evaluate) -> Report | None:
@@ -109,12 +111,19 @@ def _words(split: str) -> str:
     return {"val": "held-out", "train": "training scenes"}.get(split, f"split {split}")
 
 
+def _trained_on(options: Evaluate, has_tokenizer: bool) -> list[str | None]:
+    """What the weights of every row were trained on."""
+    found = [weights_source(name, options.checkpoint) for name in options.worlds]
+    return [*found, file_source(options.checkpoint, TOKENIZER_FILE)] if has_tokenizer else found
+
+
 def _settings(options: Evaluate, evaluator: Evaluator, scenes: int, chosen: ChosenWindows | None) -> dict[str, str]:
     """How it was measured, for the report."""
     index, benchmark = evaluator.index, evaluator.benchmark
     settings = {
         "data": f"{index.source}, split {options.split}, {scenes} of {len(index.scenes(options.split))} scenes, "
         + index.words,
+        "provenance": provenance(_trained_on(options, benchmark.tokenizer is not None), index.source),
         "models": benchmark.models,
         "precision": f"{options.dtype} on {evaluator.device.type}, {benchmark.slots} per model call",
     }

@@ -78,7 +78,7 @@ def test_the_limits_of_auto() -> None:
     tilted = np.array([(1, 0, 0, 0), (np.cos(0.02), 0, np.sin(0.02), 0), (np.cos(0.01), np.sin(0.01), 0, 0)])
     assert choose_poses("auto", place, level) == "raw"
     assert choose_poses("auto", place, tilted) == "planar"
-    assert choose_poses("auto", place + (0, 0, 812.5), tilted) == "planar"
+    assert choose_poses("auto", place + np.array((0, 0, 812.5)), tilted) == "planar"
     assert choose_poses("auto", place + np.array([[0, 0, 0.002]] * 2 + [[0, 0, 0]]), tilted) == "raw"
     assert choose_poses("raw", place, tilted) == "raw" and choose_poses("planar", place, level) == "planar"
 
