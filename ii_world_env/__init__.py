@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from gymnasium.envs.registration import register, registry
 
+from ii_world_env.faces import forks as _forks  # its hook must be there before the first fork  # noqa: F401
+
 ENV_ID = "IIWorld-nuScenes-v0"
 WAYMO_ID = "IIWorld-Waymo-v0"
 STCOCC_ID = "IIWorld-STCOcc-v0"

@@ -123,8 +123,8 @@ def pick_device(name: str = "auto") -> torch.device:
         raise OptionError(
             f"device={name!r} in a forked worker of a process that uses a GPU",
             "a GPU that is first used in the process that owns it",
-            'make all environments in one process, gym.make_vec("IIWorld-nuScenes-v0", num_envs=N): one model serves '
-            'them; or start the workers with "spawn", or take device="cpu"',
+            'make all environments in one process, gym.make_vec("IIWorld-nuScenes-v0", num_envs=N): one model and one '
+            'batch serve them; or start the workers with context="spawn", or take device="cpu"',
         )
     return choose_device(name)
 
