@@ -13,13 +13,14 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
+from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
 from ii_world_env.faces.options import DriveOptions
-from ii_world_env.observations.extractor import ClassMapExtractor
+from ii_world_env.observations.extractor import extractor_for
 from ii_world_env.sb3_vec_env import IIWorldVecEnv
 from world_model.core.errors import CheckpointError, OptionError
 from world_model.core.files import atomic_write, write_json, write_text
@@ -50,7 +51,7 @@ class Train(DriveOptions):
     split: str | None = None
     """Which scenes to train in: train, val or all. If not given: train, or all of the bundled demo scenes."""
     observation: str = "bev"
-    """bev or occupancy."""
+    """bev, occupancy, state, tokens (only in the world ii-world), or package.module:Class."""
     rollout: int = 128
     """Steps of every environment between two updates."""
     minibatch: int = 128
@@ -62,7 +63,7 @@ class Train(DriveOptions):
     gamma: float = 0.97
     """Discount per step of 0.5 s."""
     seed: int = 0
-    """Of policy, scenes and action noise."""
+    """Of policy, scenes and action noise; of a resumed run together with the steps done before it."""
     save_every: int = 5_000
     """Environment steps between two saved models."""
     out: Path = Path("outputs/ppo")
@@ -139,8 +140,9 @@ def train(options: Train) -> PPO:
     if options.resume:
         model = _load(options, venv, device)
     else:
+        extractor = extractor_for(options.observation, venv.observation_space)
         model = PPO(
-            "MultiInputPolicy" if options.observation == "bev" else "MlpPolicy",
+            "MultiInputPolicy" if isinstance(venv.observation_space, spaces.Dict) else "MlpPolicy",
             venv,
             n_steps=options.rollout,
             batch_size=min(options.minibatch, options.rollout * options.num_envs),
@@ -148,7 +150,7 @@ def train(options: Train) -> PPO:
             learning_rate=options.learning_rate,
             gamma=options.gamma,
             ent_coef=0.003,
-            policy_kwargs={"features_extractor_class": ClassMapExtractor, "net_arch": [64], "log_std_init": -0.7},
+            policy_kwargs={"features_extractor_class": extractor, "net_arch": [64], "log_std_init": -0.7},
             seed=options.seed,
             device=device,
         )
@@ -224,9 +226,17 @@ def _load(options: Train, venv: VecEnv, device: str) -> PPO:
     if changed := [f"{name}={now[name]} (was {before.get(name)})" for name in fixed if now[name] != before.get(name)]:
         raise CheckpointError(f"resume with {', '.join(changed)}", "the options that the run began with", remedy)
     try:
-        return PPO.load(path, env=venv, device=device)
+        model = PPO.load(path, env=venv, device=device)
     except Exception as error:  # SB3 lets every kind of pickle, zip and torch error through
         raise CheckpointError(f"{path} cannot be read ({error})", "a model zip of stable-baselines3", remedy) from error
+    # Loading has seeded policy and environments as at the very beginning: the same starts and noise would come again.
+    model.set_random_seed(resumed_seed(options.seed, model.num_timesteps))
+    return model
+
+
+def resumed_seed(seed: int, done: int) -> int:
+    """The seed of a run that goes on after ``done`` environment steps: other starts, the same for the same pair."""
+    return int(np.random.SeedSequence((seed, done)).generate_state(1)[0] >> 1)
 
 
 def _draw(rows: NDArray[Any], path: Path) -> None:

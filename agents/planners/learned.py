@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from gymnasium import spaces
 from stable_baselines3 import PPO
 from torch import Tensor
 
+from ii_world_env.ego.actions import ActionMode
 from ii_world_env.engine import Engine, State
-from ii_world_env.observations.build import build_observation
-from world_model.core.errors import CheckpointError
+from ii_world_env.observations.build import OBSERVATION_MODES, Observation, build_observation
+from world_model.core.errors import CheckpointError, ConfigError
 
 
 class PPOPlanner:
@@ -35,15 +40,20 @@ class PPOPlanner:
             raise CheckpointError(
                 f"{path} cannot be read ({error})", "a model zip of stable-baselines3", remedy
             ) from error
-        size = self.model.action_space.shape
-        if size != (engine.action_mode.size,):
+        mode = engine.action_mode
+        space, wanted = self.model.action_space, _action_space(mode)
+        if (
+            type(space) is not type(wanted)
+            or space.shape != wanted.shape
+            or getattr(space, "n", 0) != len(mode.choices)
+        ):
+            found = f"{space.n} choices" if isinstance(space, spaces.Discrete) else f"shape {space.shape}"
             raise CheckpointError(
-                f"{path} was trained for actions of shape {size}",
-                f"shape ({engine.action_mode.size},) for action={engine.config.action!r}",
+                f"{path} was trained for actions of {found}",
+                f"{wanted} for action={engine.config.action!r}",
                 "choose the action mode that it was trained with",
             )
-        name = "bev" if hasattr(self.model.observation_space, "spaces") else "occupancy"
-        self.observation = build_observation(name, engine.world, engine.action_mode)
+        self.observation = _observation(engine, self.model.observation_space, Path(path))
 
     def reset(self, state: State) -> None:
         """Nothing is kept."""
@@ -55,3 +65,31 @@ class PPOPlanner:
         else:
             actions, _ = self.model.predict(observed.cpu().numpy(), deterministic=True)
         return torch.as_tensor(actions, device=state.pose.device)
+
+
+def _action_space(mode: ActionMode) -> spaces.Space[Any]:
+    return spaces.Discrete(len(mode.choices)) if mode.choices else spaces.Box(-1.0, 1.0, mode.shape, np.float32)
+
+
+def _observation(engine: Engine, space: spaces.Space[Any], path: Path) -> Observation:
+    """The observation mode whose space a policy was trained for: the one that its run wrote down, or any that fits.
+
+    Raises:
+        CheckpointError: no mode has that space in this world.
+    """
+    try:
+        written = [str(json.loads((path.parent / "config.json").read_text())["observation"])]
+    except (OSError, ValueError, KeyError, TypeError):
+        written = []  # a policy without its run's folder
+    for name in (*written, *OBSERVATION_MODES):
+        try:
+            observation = build_observation(name, engine.world, engine.action_mode, engine.config.footprint)
+        except ConfigError:
+            continue  # a mode that only other worlds have
+        if observation.space() == space:
+            return observation
+    raise CheckpointError(
+        f"{path} was trained for observations {space}",
+        f"those of {', '.join((*written, *OBSERVATION_MODES))} in this world",
+        "choose the world and the action mode that it was trained with",
+    )

@@ -1,6 +1,7 @@
-"""Features for stable-baselines3 out of class maps: an embedding per class, then a small convolutional net.
+"""Features for stable-baselines3 out of each observation mode.
 
-About 0.2 M parameters. SB3's default would flatten 10,000 class numbers (or one-hot 640,000 voxels) into a dense layer.
+Class maps go through an embedding per class and a small convolutional net of about 0.2 M parameters: SB3's default
+would flatten 10,000 class numbers (or one-hot 640,000 voxels) into a dense layer. Token maps go through the same net.
 """
 
 from __future__ import annotations
@@ -8,9 +9,10 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, FlattenExtractor
 from torch import Tensor, nn
 
 from ii_world_env.observations import modes as observations
@@ -28,7 +30,7 @@ class ClassMapExtractor(BaseFeaturesExtractor):
         vector_features: features of ego and route together.
 
     Raises:
-        ConfigError: another observation space.
+        ConfigError: another observation space; in the first pass, class ids that were normalised.
     """
 
     scale: Tensor
@@ -41,34 +43,30 @@ class ClassMapExtractor(BaseFeaturesExtractor):
         vector_features: int = 64,
     ) -> None:
         is_dict = isinstance(observation_space, spaces.Dict)
-        if not is_dict and observation_space.shape != OCC3D.shape:
+        if not _has_class_map(observation_space):
             raise ConfigError(
                 f"observation space {observation_space}",
                 'that of observation="bev" or "occupancy"',
                 "use one of these modes",
             )
         super().__init__(observation_space, map_features + (vector_features if is_dict else 0))
-        self.embed = nn.Embedding(NUM_CLASSES, embedding)
-        widths = (embedding, 16, 32, 32, 32)
-        layers: list[nn.Module] = []
-        for i, (before, after) in enumerate(pairwise(widths)):
-            kernel = 5 if i == 0 else 3
-            layers += [nn.Conv2d(before, after, kernel, stride=2, padding=kernel // 2), nn.ReLU()]
-        self.map = nn.Sequential(*layers, nn.Flatten())
+        self.embed, self._checked = nn.Embedding(NUM_CLASSES, embedding), False
         shape = observation_space["bev"].shape if isinstance(observation_space, spaces.Dict) else (100, 100)
         assert shape is not None
+        self.map = _convolutions(embedding)
         with torch.no_grad():
             size = self.map(torch.zeros(1, embedding, *shape)).shape[1]
         self.map_out = nn.Sequential(nn.Linear(size, map_features), nn.ReLU())
         self.vector: nn.Module | None = None
         if isinstance(observation_space, spaces.Dict):
-            bound = [torch.as_tensor(observation_space[key].high) for key in ("ego", "route")]  # type: ignore[attr-defined]
-            self.register_buffer("scale", 1 / torch.cat(bound))
-            self.vector = nn.Sequential(
-                nn.Linear(len(torch.cat(bound)), 64), nn.ReLU(), nn.Linear(64, vector_features), nn.ReLU()
-            )
+            bound = _bounds(observation_space)
+            self.register_buffer("scale", 1 / bound)
+            self.vector = _perceptron(len(bound), vector_features)
 
     def forward(self, observation: Tensor | dict[str, Tensor]) -> Tensor:
+        if not self._checked:  # once: it waits for the device
+            check_class_ids(observation if isinstance(observation, Tensor) else observation["bev"])
+            self._checked = True
         if isinstance(observation, Tensor):
             return self._map(observations.bev(observation.to(torch.uint8), OCC3D))
         assert self.vector is not None
@@ -79,3 +77,85 @@ class ClassMapExtractor(BaseFeaturesExtractor):
         # SB3 hands over floats; class numbers up to 17 are exact in them.
         features: Tensor = self.map_out(self.map(self.embed(classes.long()).permute(0, 3, 1, 2)))
         return features
+
+
+class TokenMapExtractor(BaseFeaturesExtractor):
+    """`observation="tokens"` -> feature vector (B, features_dim); arguments as in `ClassMapExtractor`."""
+
+    scale: Tensor
+
+    def __init__(self, observation_space: spaces.Dict, map_features: int = 96, vector_features: int = 64) -> None:
+        super().__init__(observation_space, map_features + vector_features)
+        shape = observation_space["tokens"].shape
+        assert shape is not None
+        self.map, bound = _convolutions(shape[0]), _bounds(observation_space)
+        with torch.no_grad():
+            size = self.map(torch.zeros(1, *shape)).shape[1]
+        self.map_out = nn.Sequential(nn.Linear(size, map_features), nn.ReLU())
+        self.register_buffer("scale", 1 / bound)
+        self.vector = _perceptron(len(bound), vector_features)
+
+    def forward(self, observation: dict[str, Tensor]) -> Tensor:
+        vector = torch.cat((observation["ego"], observation["route"]), -1) * self.scale
+        return torch.cat((self.map_out(self.map(observation["tokens"])), self.vector(vector)), -1)
+
+
+class BoundedExtractor(BaseFeaturesExtractor):
+    """Features of `observation="state"` -> the same (B, F), divided by their bounds."""
+
+    scale: Tensor
+
+    def __init__(self, observation_space: spaces.Box) -> None:
+        super().__init__(observation_space, int(np.prod(observation_space.shape)))
+        self.register_buffer("scale", 1 / torch.as_tensor(observation_space.high))
+
+    def forward(self, observation: Tensor) -> Tensor:
+        return observation * self.scale
+
+
+def extractor_for(name: str, space: spaces.Space[Any]) -> type[BaseFeaturesExtractor]:
+    """The features extractor of an observation mode; of a mode of one's own, SB3's."""
+    own: type[BaseFeaturesExtractor] = CombinedExtractor if isinstance(space, spaces.Dict) else FlattenExtractor
+    known: dict[str, type[BaseFeaturesExtractor]] = {
+        "bev": ClassMapExtractor,
+        "occupancy": ClassMapExtractor,
+        "tokens": TokenMapExtractor,
+        "state": BoundedExtractor,
+    }
+    return known.get(name, own)
+
+
+def check_class_ids(classes: Tensor) -> None:
+    """Refuse what is no class id.
+
+    Raises:
+        ConfigError: a wrapper has normalised or scaled the class ids; names the keys that it may have.
+    """
+    if bool(((classes != classes.round()) | (classes < 0) | (classes >= NUM_CLASSES)).any()):
+        raise ConfigError(
+            f"class ids from {float(classes.min()):.3g} to {float(classes.max()):.3g}, which were normalised or scaled",
+            f"whole numbers 0..{NUM_CLASSES - 1}",
+            'leave them out: VecNormalize(env, norm_obs_keys=["ego", "route"]), norm_obs=False for "occupancy"',
+        )
+
+
+def _has_class_map(space: spaces.Space[Any]) -> bool:
+    return {"bev", "ego", "route"} <= set(space) if isinstance(space, spaces.Dict) else space.shape == OCC3D.shape
+
+
+def _convolutions(channels: int) -> nn.Sequential:
+    """Maps (B, C, X, Y) -> (B, F)."""
+    layers: list[nn.Module] = []
+    for i, (before, after) in enumerate(pairwise((channels, 16, 32, 32, 32))):
+        kernel = 5 if i == 0 else 3
+        layers += [nn.Conv2d(before, after, kernel, stride=2, padding=kernel // 2), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Flatten())
+
+
+def _bounds(space: spaces.Dict) -> Tensor:
+    """Upper bounds of ego and route together."""
+    return torch.cat([torch.as_tensor(space[key].high) for key in ("ego", "route")])  # type: ignore[attr-defined]
+
+
+def _perceptron(width: int, features: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, 64), nn.ReLU(), nn.Linear(64, features), nn.ReLU())

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 
 from agents.evaluate import Evaluate, evaluate
 from agents.planners.learned import PPOPlanner
@@ -16,6 +19,7 @@ from ii_world_env.ego.actions import ACTION_MODES
 from ii_world_env.engine import Engine, EngineConfig
 from ii_world_env.observations.build import build_observation
 from ii_world_env.observations.extractor import ClassMapExtractor
+from ii_world_env.sb3_vec_env import IIWorldVecEnv
 from world_model.core.errors import CheckpointError, ConfigError, OptionError
 from world_model.core.grid import OCC3D
 from world_model.worlds import TransportWorld
@@ -86,6 +90,75 @@ def test_the_policy_drives_in_the_table(trained: Train, street_data: Path, tmp_p
     assert len(episodes) == 2 and all(e.steps >= 1 for e in episodes)
 
 
+PAIRS = [(action, "state") for action in ACTION_MODES] + [
+    ("kinematic", "tokens"),
+    ("waypoints", "bev"),
+    ("meta", "bev"),
+]
+
+
+@pytest.mark.parametrize(("action", "observation"), PAIRS)
+def test_every_mode_is_trained_and_evaluated(tiny_data: Path, tmp_path: Path, action: str, observation: str) -> None:
+    shared: dict[str, Any] = {"world": "small_worlds:Learned", "index": tiny_data, "action": action, "device": "cpu"}
+    size = {"timesteps": 8, "num_envs": 2, "rollout": 4, "minibatch": 4, "epochs": 1, "horizon": 2}
+    train(Train(observation=observation, split="all", out=tmp_path / "run", **size, **shared))
+    for moved in (False, True):  # without its folder the observation mode follows from the policy's space
+        policy = tmp_path / "run" / "model.zip"
+        if moved:
+            policy = policy.rename(tmp_path / "policy.zip")
+        drive = Evaluate(planners=(f"ppo:{policy}",), split="all", per_scene=1, horizon=2, out=tmp_path / "e", **shared)
+        (episodes,) = evaluate(drive).values()
+        assert len(episodes) == 1 and episodes[0].steps >= 1
+
+
+def test_policies_for_the_whole_occupancy_and_for_own_observations(street_data: Path, tmp_path: Path) -> None:
+    shared: dict[str, Any] = {"world": "transport", "index": street_data, "device": "cpu"}
+    size = {"timesteps": 4, "num_envs": 1, "rollout": 4, "minibatch": 4, "epochs": 1, "horizon": 2}
+    for name in ("occupancy", "small_observation:Speed"):
+        out = tmp_path / name.partition(":")[0]
+        train(Train(observation=name, split="all", out=out, **size, **shared))
+        drive = Evaluate(planners=(f"ppo:{out / 'model.zip'}",), per_scene=1, horizon=1, out=tmp_path / "e", **shared)
+        assert evaluate(drive)
+
+
+def test_a_policy_for_other_observations_is_named(tiny_data: Path, tmp_path: Path) -> None:
+    shared: dict[str, Any] = {"index": tiny_data, "device": "cpu"}
+    size = {"timesteps": 8, "num_envs": 2, "rollout": 4, "minibatch": 4, "epochs": 1, "horizon": 2}
+    train(
+        Train(world="small_worlds:Learned", observation="tokens", split="all", out=tmp_path / "run", **size, **shared)
+    )
+    with pytest.raises(CheckpointError, match="trained for observations"):
+        PPOPlanner(Engine(TransportWorld(), EngineConfig()), tmp_path / "run" / "model.zip")
+
+
+def test_a_resumed_run_sees_other_starts_that_depend_on_seed_and_steps(
+    street_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ii_world_env.scenes import Scenes
+
+    seen: list[tuple[int, int]] = []
+    choose = Scenes.choose
+
+    def noted(self: Scenes, rng: np.random.Generator, options: Any = None) -> Any:
+        start = choose(self, rng, options)
+        seen.append((start.scene, start.frame))
+        return start
+
+    monkeypatch.setattr(Scenes, "choose", noted)
+    size = {"num_envs": 2, "rollout": 16, "minibatch": 16, "epochs": 1, "horizon": 2}
+    starts, weights = {}, {}
+    for name in ("a", "b"):
+        options = Train(world="transport", index=street_data, split="all", out=tmp_path / name, device="cpu", **size)
+        for steps in (32, 64):
+            seen.clear()
+            model = train(replace(options, timesteps=steps, resume=steps > 32))
+            starts[name, steps] = list(seen)
+            weights[name, steps] = torch.cat([p.detach().flatten() for p in model.policy.parameters()])
+    assert starts["a", 32] != starts["a", 64], "the cut would teach the same starts twice"
+    for steps in (32, 64):
+        assert starts["a", steps] == starts["b", steps] and torch.equal(weights["a", steps], weights["b", steps])
+
+
 def test_training_resumes_and_goes_on(trained: Train) -> None:
     model = train(replace(trained, timesteps=64, resume=True))
     assert model.num_timesteps == 64
@@ -139,3 +212,22 @@ def test_extractor_refuses_other_observations() -> None:
 
     with pytest.raises(ConfigError, match="occupancy"):
         ClassMapExtractor(Box(0, 1, (7,)))
+
+
+@pytest.mark.parametrize("observation", ["bev", "occupancy"])
+def test_normalised_class_ids_are_refused(street_data: Path, observation: str) -> None:
+    options: dict[str, Any] = {"world": "transport", "data_root": str(street_data), "device": "cpu", "horizon": 2}
+    env = IIWorldVecEnv(2, observation=observation, **options)
+    policy = {"features_extractor_class": ClassMapExtractor, "net_arch": [8]}
+    kind = "MultiInputPolicy" if observation == "bev" else "MlpPolicy"
+    with pytest.raises(ConfigError, match="norm_obs_keys"):
+        PPO(kind, VecNormalize(env), n_steps=4, batch_size=4, policy_kwargs=policy, device="cpu").learn(8)
+    env.close()
+
+
+def test_the_extractor_works_behind_the_wrappers_of_sb3(street_data: Path) -> None:
+    options: dict[str, Any] = {"world": "transport", "data_root": str(street_data), "device": "cpu", "horizon": 2}
+    for wrap in (lambda env: VecNormalize(env, norm_obs_keys=["ego", "route"]), lambda env: VecFrameStack(env, 3)):
+        env = wrap(IIWorldVecEnv(2, **options))
+        policy = {"features_extractor_class": ClassMapExtractor, "net_arch": [8]}
+        PPO("MultiInputPolicy", env, n_steps=4, batch_size=4, n_epochs=1, policy_kwargs=policy, device="cpu").learn(8)
