@@ -132,8 +132,10 @@ def _measured(world: World, index: SceneIndex, options: CalibrateTrust, models: 
     """The forecasts of all scenes; those of finished scenes are read back."""
     starts = np.array(starts_of(index, options.split, options.steps, options.stride))
     scenes = np.searchsorted(index.scene_start, starts, side="right") - 1
-    key = f"{options.steps} {options.stride} {index.fingerprint} {' '.join(models)}"
+    key = f"{options.steps} {options.stride} {index.fingerprint} {index.labels_digest} {' '.join(models)}"
     folder = options.work / f"forecasts_{zlib.crc32(key.encode()):08x}"
+    if not folder.exists() and any(options.work.glob("forecasts_*")):
+        print(f"forecasts in {options.work} belong to other data, labels, models, options or versions: measuring anew")
     begin, done, parts = time.perf_counter(), 0, []
     for scene in np.unique(scenes):
         file, in_scene = folder / f"{index.scene_name[scene]}.npz", starts[scenes == scene].tolist()

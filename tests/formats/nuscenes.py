@@ -95,7 +95,7 @@ def _info(index: SceneIndex, scene: int, frame: int, before: str) -> dict[str, A
         "gt_velocity": velocity[:, :2],
         "valid_flag": np.ones(len(yaw), bool),
         "gt_ego_fut_cmd": command,
-        "gt_ego_lcf_feat": np.array([vx, vy, 0, 0, turn, 4.08, 1.85, np.hypot(vx, vy), 0], np.float32),
+        "gt_ego_lcf_feat": np.array([-vy, vx, 0, 0, turn, 4.08, 1.85, np.hypot(vx, vy), 0], np.float32),
     }
 
 

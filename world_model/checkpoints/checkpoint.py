@@ -20,7 +20,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from world_model.core.errors import CheckpointError, ConfigError
-from world_model.core.files import atomic_write
+from world_model.core.files import atomic_write, cause_of, remedy_for
 from world_model.core.grid import VoxelGrid
 from world_model.models.forecaster import Forecaster, ForecasterConfig
 from world_model.models.geometric import GeometricConfig, GeometricForecaster
@@ -150,7 +150,8 @@ def _read(path: Path, kind: str, with_weights: bool = True) -> tuple[dict[str, A
             names = archive.keys() if with_weights else ()
             weights = {name: archive.get_tensor(name) for name in names}
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged ({error})", "an intact safetensors file", remedy) from error
+        found = f"{path} is damaged ({cause_of(path, error)})"
+        raise CheckpointError(found, "an intact safetensors file", remedy_for(error, remedy)) from error
     if not isinstance(meta, dict) or meta.get("format") != "iiworld":
         raise CheckpointError(f"{path} carries no iiworld metadata", f"a {kind} written by this package", remedy)
     if meta["version"] != VERSION or meta["kind"] != kind:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import hashlib
 import json
 import os
 import struct
@@ -9,7 +12,7 @@ import tempfile
 import threading
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, BinaryIO
@@ -87,6 +90,54 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     finally:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
+
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+NOT_DAMAGED = (errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ENOMEM)
+"""Errors of opening a file that say nothing about what is in it."""
+
+
+def cause_of(path: str | Path, error: Exception) -> str:
+    """Why a file cannot be read, for messages: Git LFS leaves small text files in place of what it has not fetched."""
+    with contextlib.suppress(OSError), open(path, "rb") as stream:
+        if stream.read(len(LFS_POINTER)) == LFS_POINTER:
+            return "it is a Git LFS pointer, not the file itself: `git lfs pull` fetches that"
+    return str(error)
+
+
+def remedy_for(error: Exception, damaged: str) -> str:
+    """What to do about a file that cannot be read: ``damaged`` unless the error speaks for an intact file."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number in (errno.EMFILE, errno.ENFILE):
+        return "the file may be intact: allow more open files (ulimit -n 1024), or use fewer processes"
+    return "make the file readable; it may be intact" if number in NOT_DAMAGED else damaged
+
+
+FILES_READ = 48
+"""Files whose bytes count in `digest_of_files`; all, where there are no more."""
+
+
+def digest_of_files(root: Path, paths: Sequence[str]) -> str:
+    """Short hash of many files, cheap where they are tens of thousands: every path and size, and the bytes of some.
+
+    Args:
+        root: folder that the paths are relative to.
+        paths: files; empty ones are passed over, and missing ones count as such.
+    """
+    digest, there = hashlib.sha256(), list[Path]()
+    for path in filter(None, paths):
+        file = root / path
+        try:
+            size = os.stat(file).st_size
+            there.append(file)
+        except OSError:
+            size = -1
+        digest.update(f"{path} {size}\n".encode())
+    chosen = sorted({n * (len(there) - 1) // max(FILES_READ - 1, 1) for n in range(FILES_READ)}) if there else []
+    for file in there if len(there) <= FILES_READ else [there[n] for n in chosen]:
+        with contextlib.suppress(OSError):
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()[:16]
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from world_model.core.errors import DataError
-from world_model.core.files import DAMAGED_NPZ, write_npz
+from world_model.core.files import DAMAGED_NPZ, cause_of, digest_of_files, remedy_for, write_npz
 from world_model.core.geometry import rotation_matrix
 from world_model.core.grid import FREE, OCC3D
 from world_model.data.labels import LABEL_FORMATS, read_labels_of
@@ -269,6 +269,13 @@ class SceneIndex:
             digest.update("\n".join(self.truth_path.tolist()).encode())
         return digest.hexdigest()[:16]
 
+    @cached_property
+    def labels_digest(self) -> str:
+        """Short hash of the label files: paths and sizes of all, and the bytes of some spread over the set. What was
+        computed from labels is kept under it; `fingerprint`, which checkpoints name, knows nothing of the labels."""
+        columns = [self.label_path] if self.truth_path is None else [self.label_path, self.truth_path]
+        return digest_of_files(self.root, [path for column in columns for path in column.tolist()])
+
     def save(self, path: str | Path) -> None:
         """Write the index atomically."""
         columns = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("root", *_META)}
@@ -298,8 +305,8 @@ class SceneIndex:
                 columns = {name: archive[name] for name in archive.files}
             meta = json.loads(str(columns.pop("meta")))
         except DAMAGED_NPZ as error:
-            found = f"the index {path} cannot be read ({error})"
-            raise DataError(found, "an npz that prepare wrote", remedy) from error
+            found = f"the index {path} cannot be read ({cause_of(path, error)})"
+            raise DataError(found, "an npz that prepare wrote", remedy_for(error, remedy)) from error
         if meta.get("format") != "iiworld-index" or meta.get("version") not in READABLE_VERSIONS:
             raise DataError(f"the index {path} says {meta}", f"format iiworld-index, version {INDEX_VERSION}", remedy)
         wanted = {f.name for f in fields(cls)} - {"root", *_META}

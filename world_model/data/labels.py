@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from world_model.core.errors import DataError
-from world_model.core.files import DAMAGED_NPZ, read_npy
+from world_model.core.files import DAMAGED_NPZ, cause_of, read_npy, remedy_for
 from world_model.core.grid import FREE, OCC3D
 
 WAYMO_CLASSES: dict[int, int] = {
@@ -122,10 +122,11 @@ def _read(path: str | Path, key: str, shape: tuple[int, ...], highest: int) -> N
     except DataError:
         raise
     except DAMAGED_NPZ as error:
-        raise DataError(f"{path} cannot be read ({error})", "an intact npz file", remedy) from error
+        found = f"{path} cannot be read ({cause_of(path, error)})"
+        raise DataError(found, "an intact npz file", remedy_for(error, remedy)) from error
     if labels.shape != tuple(shape) or labels.dtype.kind not in "iu":
         raise DataError(f"{path}: {key} is {labels.dtype} {labels.shape}", f"integers of shape {tuple(shape)}", remedy)
     if labels.size and (labels.min() < 0 or labels.max() > highest):
         raise DataError(f"{path}: {key} ranges over {labels.min()}..{labels.max()}", f"0..{highest}", remedy)
-    found: NDArray[Any] = labels.astype(np.uint8, copy=False)
-    return found
+    small: NDArray[Any] = labels.astype(np.uint8, copy=False)
+    return small

@@ -7,6 +7,8 @@ a killed run continues with the scenes that are missing. Caches of version 0.1 (
 from __future__ import annotations
 
 import json
+import threading
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from world_model.core.errors import DataError, OutputError
-from world_model.core.files import NPY_HEADER, atomic_write, write_json
+from world_model.core.files import NPY_HEADER, atomic_write, cause_of, remedy_for, write_json
 from world_model.data.index import SceneIndex
 
 META, SCENES = "meta.json", "scenes"
 FLAT, FLAT_DONE = "tokens.npy", "done.json"
 LARGEST = float(np.finfo(np.float16).max)
+MOST_OPEN = 64
+"""Scenes whose files are mapped at once: each holds an open file, of which macOS allows 256 to a process."""
 
 
 class TokenCache:
@@ -27,13 +31,14 @@ class TokenCache:
 
     Attributes:
         folder: of the cache.
-        meta: index fingerprint, tokenizer hash, shape [frames, C, Xl, Yl].
+        meta: index fingerprint, digest of the label files, tokenizer hash, shape [frames, C, Xl, Yl].
         starts: (S + 1,) first frame of each scene of the index.
     """
 
     def __init__(self, folder: Path, meta: dict[str, Any], index: SceneIndex) -> None:
         self.folder, self.meta, self.starts = folder, meta, np.asarray(index.scene_start)
-        self._maps: dict[int, NDArray[Any]] = {}
+        self._maps: OrderedDict[int, NDArray[Any]] = OrderedDict()
+        self._lock = threading.Lock()
         self._flat = _open(folder / FLAT, tuple(meta["shape"])) if (folder / FLAT).exists() else None
 
     @property
@@ -51,10 +56,17 @@ class TokenCache:
             DataError: the folder holds tokens of other data or another tokenizer.
             OutputError: the folder cannot be written.
         """
-        meta = {"data": index.fingerprint, "tokenizer": tokenizer_hash, "shape": [len(index.token), *shape]}
+        meta = {
+            "data": index.fingerprint,
+            "labels": index.labels_digest,
+            "tokenizer": tokenizer_hash,
+            "shape": [len(index.token), *shape],
+        }
         if (folder / META).exists():
             found = _read_json(folder / META, dict)
-            if found != meta:
+            if "labels" not in found and found == {name: meta[name] for name in found}:
+                _forget(folder, meta)
+            elif found != meta:
                 raise DataError(f"{folder} holds tokens of {found}", str(meta), "choose another --out or delete it")
         else:
             try:
@@ -79,6 +91,11 @@ class TokenCache:
             raise DataError(f"{folder / META} says shape {shape}", "[frames, C, Xl, Yl]", remedy)
         if meta.get("data") != index.fingerprint:
             raise DataError(f"{folder} belongs to data {meta.get('data')}", index.fingerprint, remedy)
+        if meta.get("labels", index.labels_digest) != index.labels_digest:
+            found = f"{folder} was made from other label files ({meta['labels']})"
+            raise DataError(found, f"those of this index ({index.labels_digest})", remedy)
+        if "labels" not in meta:
+            print(f"NOTE: {folder} does not say from which label files it was made; encode again if they have changed")
         if tokenizer_hash is not None and meta.get("tokenizer") != tokenizer_hash:
             raise DataError(f"{folder} was made by tokenizer {meta.get('tokenizer')}", tokenizer_hash, remedy)
         if shape[0] != len(index.token):
@@ -125,9 +142,13 @@ class TokenCache:
     def _scene(self, scene: int) -> NDArray[Any]:
         if self._flat is not None:
             return self._flat[self.starts[scene] : self.starts[scene + 1]]
-        if scene not in self._maps:
-            self._maps[scene] = _open(self._path(scene), self._shape(scene))
-        return self._maps[scene]
+        with self._lock:
+            if scene not in self._maps:
+                while len(self._maps) >= MOST_OPEN:
+                    self._maps.popitem(last=False)
+                self._maps[scene] = _open(self._path(scene), self._shape(scene))
+            self._maps.move_to_end(scene)
+            return self._maps[scene]
 
     def _shape(self, scene: int) -> tuple[int, ...]:
         return (int(self.starts[scene + 1] - self.starts[scene]), *self.meta["shape"][1:])
@@ -136,13 +157,22 @@ class TokenCache:
         return self.folder / SCENES / f"{scene:06d}.npy"
 
 
+def _forget(folder: Path, meta: dict[str, Any]) -> None:
+    """Begin a cache anew that does not say from which labels it was made."""
+    print(f"{folder} was made by an earlier version, which did not note the label files: encoding anew", flush=True)
+    for path in (folder / SCENES).glob("*.npy"):
+        path.unlink()
+    write_json(folder / META, meta)
+
+
 def _open(path: Path, shape: tuple[int, ...]) -> NDArray[Any]:
     remedy = "delete it and run `python -m world_model.encode_tokens` again"
     try:
         with NPY_HEADER:
             tokens: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path} cannot be read ({error})", f"float16 tokens {shape}", remedy) from error
+        found = f"{path} cannot be read ({cause_of(path, error)})"
+        raise DataError(found, f"float16 tokens {shape}", remedy_for(error, remedy)) from error
     if tokens.dtype != np.float16 or tokens.shape != shape:
         raise DataError(f"{path} is {tokens.dtype} {tokens.shape}", f"float16 {shape}", remedy)
     return tokens
@@ -151,7 +181,7 @@ def _open(path: Path, shape: tuple[int, ...]) -> NDArray[Any]:
 def _read_json(path: Path, kind: type) -> Any:
     remedy = "run `python -m world_model.encode_tokens`"
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise DataError(f"no readable token cache in {path.parent} ({error})", f"{path.name}", remedy) from error
     if not isinstance(value, kind):

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import io
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -196,7 +197,9 @@ class Trainer:
         """Train to the end; an interrupt saves and stops."""
         if self.resume():
             self._say(f"resuming {self.last} at iteration {self.iteration} of {self.config.iterations}")
-        previous = {s: signal.signal(s, self._interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
+        # Python lets the main thread alone set handlers: a notebook's or a server's thread trains without them.
+        caught = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+        previous = {s: signal.signal(s, self._interrupt) for s in caught}
         try:
             self._iterate()
         finally:

@@ -1,6 +1,8 @@
 """The token cache gives back what was written, and is checked at the door."""
 
+import errno
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +45,53 @@ def test_rows_come_back(index: SceneIndex, folder: Path) -> None:
     for first, last in ((0, 12), (3, 9), (12, 21), (14, 15)):
         np.testing.assert_array_equal(cache.rows(first, last), written[first:last])
     assert isinstance(cache.rows(3, 9).base, np.memmap)  # nothing is copied into memory
+
+
+def test_few_files_are_open_at_once(
+    index: SceneIndex, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """nuScenes has 850 scenes; macOS allows a process 256 open files."""
+    monkeypatch.setattr("world_model.data.tokens.MOST_OPEN", 1)
+    cache = TokenCache.load(folder, index, "all", "abc")
+    before = cache.rows(0, 3)
+    np.testing.assert_array_equal(cache.rows(12, 21), tokens(index, 1).astype(np.float16))
+    assert len(cache._maps) == 1
+    np.testing.assert_array_equal(before, tokens(index, 0)[:3].astype(np.float16))  # what is in use stays readable
+
+
+def test_no_intact_file_is_to_be_deleted(index: SceneIndex, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_many(*args: object, **options: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(np, "load", too_many)
+    with pytest.raises(DataError, match="Too many open files") as caught:
+        TokenCache.load(folder, index, "all", "abc")
+    assert "delete" not in caught.value.remedy and "ulimit" in caught.value.remedy
+
+
+def test_tokens_of_other_labels_are_refused(index: SceneIndex, folder: Path) -> None:
+    """The index has the same fingerprint: poses and names are the same."""
+    other = replace(index, source=index.source)
+    other.__dict__["labels_digest"] = "other"
+    assert other.fingerprint == index.fingerprint
+    with pytest.raises(DataError, match="other label files"):
+        TokenCache.load(folder, other, "all", "abc")
+    with pytest.raises(DataError, match="holds tokens of"):
+        TokenCache.create(folder, other, "abc", SHAPE)
+
+
+def test_a_cache_without_the_digest_of_its_labels(
+    index: SceneIndex, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of earlier versions: read with a note, encoded anew."""
+    meta = json.loads((folder / "meta.json").read_text())
+    del meta["labels"]
+    (folder / "meta.json").write_text(json.dumps(meta))
+    assert TokenCache.load(folder, index, "all", "abc").done == {0, 1}
+    assert "from which label files" in capsys.readouterr().out
+    assert TokenCache.create(folder, index, "abc", SHAPE).done == set()
+    assert "encoding anew" in capsys.readouterr().out
+    assert TokenCache.create(folder, index, "abc", SHAPE).meta["labels"] == index.labels_digest
 
 
 def test_two_writers_share_a_cache(index: SceneIndex, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What the loop reports and what it takes up again."""
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,24 @@ def test_what_changes_a_run_is_refused(index: SceneIndex, whole: Path, change: d
     with pytest.raises(CheckpointError, match=f"train.{next(iter(change))}"):
         small.train_tokenizer(index, whole, small.config_of(3, **{"batch": 2, **change}))
     assert (whole / "last.pt").read_bytes() == before
+
+
+def test_a_thread_trains_like_the_main_thread(index: SceneIndex, whole: Path, tmp_path: Path) -> None:
+    """Notebooks and servers train in threads, where Python allows no signal handlers."""
+    raised: list[BaseException] = []
+
+    def train() -> None:
+        try:
+            small.train_tokenizer(index, tmp_path, small.config_of(3, batch=2))
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    thread.join()
+    assert not raised
+    first, second = (torch.load(folder / "last.pt", weights_only=True)["model"] for folder in (tmp_path, whole))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
 def test_how_often_it_is_saved_does_not(index: SceneIndex, whole: Path) -> None:

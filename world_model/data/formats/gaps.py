@@ -120,6 +120,14 @@ def cut_at_gaps(
         dropped += not parts
         runs += [(name if n == 1 else f"{name}#{n}", part) for n, part in enumerate(parts, start=1)]
     examples = tuple(f for n in np.flatnonzero(missing)[:5] for f in files[n] if not os.path.isfile(f))
+    if not runs and not missing.all():
+        raise DataError(
+            f"{(~missing).sum()} of {len(files)} frames have labels, but no {SHORTEST_PART} of them follow one another "
+            f"({missing.sum()} without labels, {broken.sum()} places where frames are missing, {long.sum()} steps "
+            f"longer than {longest_step_s} s){''.join(f'{chr(10)}    without: {path}' for path in examples)}",
+            "scenes of frames half a second apart",
+            "complete the labels, or prepare the frames that have some with their own tables",
+        )
     if not runs:
         listed = "\n    ".join(examples)
         remedy = "unpack the labels there; --label-folder and --truth-folder name other folders"

@@ -9,7 +9,8 @@ Such a file is a pickle of {"infos": [one dict per keyframe], "metadata": {...}}
     gt_boxes, gt_names, gt_velocity                  objects in the LiDAR frame: x, y, z, width, length, height, and the
                                                      yaw s of the older box convention, s = -yaw - pi/2
     lidar2ego_translation, lidar2ego_rotation        LiDAR frame -> ego frame
-    gt_ego_lcf_feat                                  (vx, vy, ., ., yaw rate, ...), only with ``faithful``
+    gt_ego_lcf_feat                                  (v right, v forward, ., ., yaw rate, ...) along the LiDAR axes,
+                                                     only with ``faithful``
 
 The pickle is read by `world_model.data.formats.pickles`, so nothing in it is run.
 """
@@ -188,13 +189,13 @@ def _commands(infos: list[Info], file: Path) -> NDArray[Any]:
 
 
 def _motion(infos: list[Info], file: Path) -> NDArray[Any]:
-    """(N, 3) float32 (vx, vy, yaw rate) as the file has them."""
+    """(N, 3) float32 (vx, vy, yaw rate) of the file, turned out of the LiDAR axes (right, forward) into the ego's."""
     rows = [np.asarray(field(info, "gt_ego_lcf_feat", file)).reshape(-1) for info in infos]
     for info, row in zip(infos, rows):
         if row.size < 5 or row.dtype.kind not in "iuf" or not np.isfinite(row[:5]).all():
-            expected = "9 finite numbers: vx, vy, ., ., yaw rate, ..."
+            expected = "9 finite numbers: v right, v forward, ., ., yaw rate, ..."
             raise _impossible(info, "gt_ego_lcf_feat", row.tolist()[:9], expected, file)
-    motion: NDArray[Any] = np.stack([row[[0, 1, 4]] for row in rows]).astype(np.float32)
+    motion: NDArray[Any] = np.stack([(row[1], -row[0], row[4]) for row in rows]).astype(np.float32)
     return motion
 
 

@@ -133,6 +133,7 @@ class FidelityBenchmark:
             "what": "fidelity",
             "protocol": PROTOCOL,
             "index": self.index.fingerprint,
+            "labels": self.index.labels_digest,
             "split": self.options.split,
             "steps": list(self.steps),
             "stride": self.options.stride,

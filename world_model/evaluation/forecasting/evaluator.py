@@ -50,6 +50,7 @@ class Evaluator:
         common = {
             "protocol": PROTOCOL,
             "index": self.index.fingerprint,
+            "labels": self.index.labels_digest,
             "weights": self.benchmark.weights,
             "dtype": options.dtype,
             "device": self.device.type,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ class PartialResults:
     def __init__(self, folder: Path, settings: dict[str, Any], resume: bool = True) -> None:
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
         self.folder, self.resume = folder / digest, resume
+        other = not self.folder.exists() and folder.is_dir() and any(folder.iterdir())
+        if resume and other and parent_process() is None:
+            print(f"{folder} holds only results of other data, labels, models, settings or versions: computing anew")
 
     def load(self, name: str) -> dict[str, NDArray[Any]] | None:
         """What was stored under a name, or None; a damaged file counts as not there."""

@@ -50,6 +50,18 @@ def test_a_long_step_is_a_missing_frame(index: SceneIndex, gap_s: float, cut: in
     assert len(kept.token) == len(index.token) and len(kept.scene_name) == 3 + cut
 
 
+def test_labels_that_never_follow_one_another_are_not_called_missing(index: SceneIndex) -> None:
+    every_other = np.where(np.arange(len(index.token)) % 2, "nowhere.npz", index.label_path)
+    with pytest.raises(DataError, match=r"60 of 120 frames have labels, but no 2 of them follow"):
+        cut_at_gaps(dataclasses.replace(index, label_path=every_other), strict=False)
+    apart = np.arange(len(index.token), dtype=np.int64) * 1_000_000
+    with pytest.raises(DataError, match=r"120 of 120 frames have labels.*120 steps|117 steps") as caught:
+        cut_at_gaps(dataclasses.replace(index, timestamp_us=apart), strict=False)
+    assert "without:" not in str(caught.value)
+    with pytest.raises(DataError, match="no frame has labels"):
+        cut_at_gaps(dataclasses.replace(index, label_path=np.full(120, "nowhere.npz")), strict=False)
+
+
 def test_every_frame_that_is_there_is_kept_in_the_longest_parts(index: SceneIndex) -> None:
     """Against a slow twin: frames that are neighbours in a part were neighbours before, and no part can be longer."""
     rng = np.random.default_rng(0)

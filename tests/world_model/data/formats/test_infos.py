@@ -10,14 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 from formats.nuscenes import edit_infos, write_infos, write_stcocc
+from real_files import REAL
 
 from world_model.core.errors import DataError
 from world_model.data.formats.infos import find_infos, read_infos
 from world_model.data.formats.nuscenes import read_nuscenes
+from world_model.data.formats.recording import DataSet, _index
 from world_model.data.index import SceneIndex
 from world_model.prepare import Prepare, prepare
 
 SHAPE = (8, 8, 4)
+REAL_INFOS = REAL / "infos/world-nuscenes_mini_infos_val.pkl"
 
 
 @pytest.fixture
@@ -69,10 +72,32 @@ def test_faithful_takes_the_features_of_the_file(root: Path) -> None:
     for split in ("train", "val"):
         edit_infos(root / f"world-nuscenes_infos_{split}.pkl", odd)
     plain, faithful = read_infos(root).to_index()[0], read_infos(root, faithful=True).to_index()[0]
-    assert (faithful.motion == (0, 1, 4)).all() and faithful.faithful and not plain.faithful
-    assert not (plain.motion == (0, 1, 4)).all() and plain.fingerprint != faithful.fingerprint
+    assert (faithful.motion == (1, 0, 4)).all() and faithful.faithful and not plain.faithful
+    assert not (plain.motion == (1, 0, 4)).all() and plain.fingerprint != faithful.fingerprint
     faithful.save(root / "f.npz")
     assert SceneIndex.load(root / "f.npz").faithful
+
+
+def test_motion_of_the_file_is_along_the_ego_axes(root: Path) -> None:
+    """Its velocity is along the LiDAR's axes: right, forward."""
+    plain, faithful = read_infos(root).to_index()[0], read_infos(root, faithful=True).to_index()[0]
+    np.testing.assert_allclose(faithful.motion, plain.motion, atol=1e-4)
+    assert np.abs(plain.motion[:, 0]).max() > 1
+
+
+@pytest.mark.skipif(not REAL_INFOS.exists(), reason="no real info file here")
+def test_real_motion_is_that_of_the_poses(tmp_path: Path) -> None:
+    (tmp_path / "gts").mkdir()
+    with_gaps = [read_infos(tmp_path, [REAL_INFOS], faithful=faithful) for faithful in (False, True)]
+    poses, file = (np.concatenate([r.motion for r in data_set_of(data)]) for data in with_gaps)
+    # The file's speed is that of the CAN bus: not equal to the one that poses half a second apart give.
+    assert np.corrcoef(poses[:, 0], file[:, 0])[0, 1] > 0.97
+    assert np.abs(file[:, 1]).mean() < 0.1 < 3 < file[:, 0].mean()
+
+
+def data_set_of(data: DataSet) -> list[SceneIndex]:
+    """The scenes of a data set whose label files are not here."""
+    return [_index([recording], data.root, data, "real") for recording in data.recordings]
 
 
 def test_files_without_commands_or_boxes(root: Path) -> None:

@@ -41,6 +41,25 @@ def measured(options: Evaluate) -> Report:
     return report
 
 
+def test_other_labels_are_other_results(
+    data: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two data sets of the same drives have the same fingerprint; they must not share scores or tokens."""
+    shutil.copytree(data, tmp_path / "other")
+    for path in (tmp_path / "other" / "gts").glob("*/*/labels.npz"):
+        with np.load(path) as archive:
+            labels = archive["semantics"]
+        np.savez_compressed(path, semantics=np.where(labels == 15, 16, labels).astype(np.uint8))
+    out = tmp_path / "out"
+    first = measured(Evaluate(index=data, checkpoint=checkpoint, out=out))
+    assert "computing anew" not in capsys.readouterr().out
+    second = measured(Evaluate(index=tmp_path / "other", checkpoint=checkpoint, out=out))
+    assert "computing anew" in capsys.readouterr().out
+    assert first.reconstruction is not None and second.reconstruction is not None
+    assert (first.reconstruction.counts != second.reconstruction.counts).any()
+    assert second.reconstruction.confusion.counts[15].sum() == 0
+
+
 def test_report_names_everything(
     data: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
