@@ -95,7 +95,9 @@ def _drive_batch(engine: Engine, scenes: Scenes, planner: Planner, starts: Seque
     state = engine.reset(clips)
     planner.reset(state)
     pdm, cause = PDMScore(), torch.zeros(count, dtype=torch.long, device=state.pose.device)
-    total, score, comfortable, steps, reached = (torch.zeros(count, device=state.pose.device) for _ in range(5))
+    total, score, comfortable, steps, reached = (
+        torch.zeros(count, dtype=torch.float32, device=state.pose.device) for _ in range(5)
+    )
     while bool((cause == 0).any()):
         running = (cause == 0).float()
         state, out = engine.step(state, planner.act(state))

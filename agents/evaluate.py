@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-import tyro
 
 from agents.benchmark import Episode, drive, fixed_starts, markdown, summary
 from agents.planners.idm import IDM
@@ -18,7 +16,8 @@ from ii_world_env.engine import Engine, EngineConfig
 from ii_world_env.faces.options import DriveOptions
 from ii_world_env.scenes import Scenes, open_scenes
 from ii_world_env.task.rewards import reward_function
-from world_model.core.errors import IIWorldError, OptionError
+from world_model.core.command import run
+from world_model.core.errors import OptionError
 from world_model.core.files import write_json, write_text
 from world_model.worlds import build_world, resolve_world
 from world_model.worlds.provenance import provenance, weights_source
@@ -123,10 +122,7 @@ def _report(results: dict[str, list[Episode]], options: Evaluate, scenes: Scenes
 
 def main() -> None:
     """Command line."""
-    try:
-        evaluate(tyro.cli(Evaluate, prog="python -m agents.evaluate"))
-    except IIWorldError as error:
-        sys.exit(f"error: {error}")
+    run(Evaluate, evaluate, "python -m agents.evaluate")
 
 
 if __name__ == "__main__":

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-
-import tyro
-
-from agents.training import Train, train
-from world_model.core.errors import IIWorldError
+from agents.training import RESUMES, Train, train
+from world_model.core.command import run
 
 
 def main() -> None:
     """Command line."""
-    try:
-        train(tyro.cli(Train, prog="python -m agents.train"))
-    except IIWorldError as error:
-        sys.exit(f"error: {error}")
+    run(Train, train, "python -m agents.train", resumes=RESUMES)
 
 
 if __name__ == "__main__":

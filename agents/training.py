@@ -22,14 +22,15 @@ from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 from ii_world_env.faces.options import DriveOptions
 from ii_world_env.observations.extractor import extractor_for
 from ii_world_env.sb3_vec_env import IIWorldVecEnv
-from world_model.core.errors import CheckpointError, OptionError
-from world_model.core.files import atomic_write, write_json, write_text
+from world_model.core.errors import CheckpointError, OptionError, OutputError
+from world_model.core.files import atomic_write, check_writable, write_json, write_text
 from world_model.worlds import resolve_world
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # after the choice of a backend without a display
 
 MODEL_FILE, CURVE_FILE, PICTURE_FILE, CONFIG_FILE = "model.zip", "curve.csv", "curve.png", "config.json"
+RESUMES = "the model saved last is in --out; the same command with --resume goes on"
 CURVE_COLUMNS = ("timesteps", "episode_reward", "episode_steps", "progress", "destination", "collision", "off_road")
 
 
@@ -94,7 +95,7 @@ class Recorder(BaseCallback):
             if done:
                 self.rows.append([self.num_timesteps, info["episode"]["r"], info["episode"]["l"], *_outcome(info)])
         if self.num_timesteps - self.saved >= self.options.save_every:
-            self.save()
+            _save(self)
         return True
 
     def _on_rollout_end(self) -> None:
@@ -134,6 +135,7 @@ def train(options: Train) -> PPO:
     """
     # Reads first, writes later: an option that cannot work leaves the folder as it was.
     rows = _earlier_curve(options)
+    check_writable(options.out)
     venv = _make(options)
     venv.seed(options.seed)
     device = "cpu" if options.device == "auto" else options.device
@@ -168,10 +170,26 @@ def train(options: Train) -> PPO:
         model.learn(left, callback=recorder, reset_num_timesteps=False)
     except KeyboardInterrupt:
         print("  interrupted; the model so far is saved, --resume goes on")
-    recorder.save()
+    _save(recorder)
     venv.close()
     print(f"wrote {MODEL_FILE}, {CURVE_FILE}, {PICTURE_FILE} and {CONFIG_FILE} in {options.out}")
     return model
+
+
+def _save(recorder: Recorder) -> None:
+    """Save; where that fails, say what is left of the run."""
+    kept = recorder.saved
+    try:
+        recorder.save()
+    except OutputError as error:
+        model = recorder.options.out / MODEL_FILE
+        left = f"{model} holds the first {kept} steps" if model.exists() else "no model has been saved"
+        again = "add --resume to the same command" if model.exists() else "give the same command again"
+        raise OutputError(
+            f"{error.found}; training stopped at {recorder.num_timesteps} steps, {left}",
+            error.expected,
+            f"free space or fix permissions, then {again}",
+        ) from error
 
 
 def _make(options: Train) -> VecEnv:
@@ -209,14 +227,14 @@ def _earlier_curve(options: Train) -> list[list[float]]:
         )
     if not curve.exists():
         return []
-    with curve.open() as stream:
+    with curve.open(encoding="utf-8", newline="") as stream:
         return [[float(value) for value in row] for row in list(csv.reader(stream))[1:]]
 
 
 def _load(options: Train, venv: VecEnv, device: str) -> PPO:
     path, remedy = options.out / MODEL_FILE, "use the same options as before, or start anew in another --out"
     try:
-        before = json.loads((options.out / CONFIG_FILE).read_text())
+        before = json.loads((options.out / CONFIG_FILE).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{options.out / CONFIG_FILE} cannot be read ({error})", "the options of the run", remedy

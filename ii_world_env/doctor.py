@@ -11,8 +11,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 REQUIRED = (
     "iiworld", "torch", "gymnasium", "numpy", "stable-baselines3", "safetensors", "tyro", "matplotlib", "pillow",
 )  # fmt: skip
@@ -117,5 +115,7 @@ def _print(values: dict[str, str]) -> None:
 
 
 if __name__ == "__main__":
-    ready = doctor(tyro.cli(Doctor, prog="python -m ii_world_env.doctor"))
+    from world_model.core.command import run  # only here: the report names what cannot be imported
+
+    ready = run(Doctor, doctor, "python -m ii_world_env.doctor")
     sys.exit(0 if ready else 1)

@@ -183,17 +183,17 @@ class Engine:
         commands = clips.command[:, current:]
         if command is not None:
             commands = torch.where(command[:, None] < 0, commands, command[:, None])
-        zero = torch.zeros(batch, device=device)
+        zero = torch.zeros(batch, dtype=torch.float32, device=device)
         return State(
             world=world,
             decoded=labels,
             ground=observed_ground(clips, self.world.grid, self.config.footprint).to(device),
-            pose=torch.zeros(batch, 3, device=device),
+            pose=torch.zeros(batch, 3, dtype=torch.float32, device=device),
             speed_mps=speed.to(device),
             accel_mps2=((motion[:, 0] - before[:, 0]) / STEP_S).to(device),
             lateral_mps2=(speed * motion[:, 2]).to(device),
             yaw_rate_rps=motion[:, 2].to(device),
-            last_action=torch.zeros(batch, self.action_mode.width, device=device),
+            last_action=torch.zeros(batch, self.action_mode.width, dtype=torch.float32, device=device),
             commands=commands.to(device),
             route=route.route_of(clips, self.config.horizon).map(lambda value: value.to(device)),
             progress_m=zero,
@@ -221,7 +221,7 @@ class Engine:
                 "a world that knows its agents, with a method drop_agents(state, share, seed)",
                 "use world='simulated', or leave it out",
             )
-        seed = torch.zeros(len(drop_agents), dtype=torch.long) if seed is None else seed
+        seed = torch.zeros(len(drop_agents), dtype=torch.long, device=drop_agents.device) if seed is None else seed
         return self.world.drop_agents(world, drop_agents, seed)
 
     @torch.inference_mode()

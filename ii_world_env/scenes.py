@@ -141,7 +141,8 @@ class Scenes:
 def conditions(starts: Sequence[Start]) -> dict[str, Tensor]:
     """What `Engine.reset` takes beside the clips, each (B,)."""
     names = ("speed_mps", "command", "action_noise", "drop_agents", "seed")
-    return {name: torch.tensor([getattr(start, name) for start in starts]) for name in names}
+    columns = {name: np.array([getattr(start, name) for start in starts]) for name in names}
+    return {name: torch.from_numpy(v.astype(np.float32) if v.dtype.kind == "f" else v) for name, v in columns.items()}
 
 
 def open_scenes(

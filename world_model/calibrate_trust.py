@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 import zlib
 from collections.abc import Sequence
@@ -11,9 +10,10 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import tyro
 
-from world_model.core.errors import DataError, IIWorldError, OptionError
+from world_model.core.command import run
+from world_model.core.errors import DataError, OptionError
+from world_model.core.files import check_writable
 from world_model.data.demo import demo_root
 from world_model.data.index import SceneIndex
 from world_model.evaluation.plots import write_plot
@@ -85,6 +85,7 @@ def calibrate_trust(options: CalibrateTrust) -> Calibration:
         OutputError: a result cannot be written.
     """
     index = SceneIndex.load(demo_root() if options.index is None else options.index)
+    check_writable(options.work)
     world = build_world(options.world, checkpoint=options.members, device=options.device)
     models, kind = members_of(world, options.members), kind_of(world)
     fitted, unseen = _halves(_measured(world, index, options, models))
@@ -152,10 +153,12 @@ def _measured(world: World, index: SceneIndex, options: CalibrateTrust, models: 
 
 def main() -> None:
     """Command line."""
-    try:
-        calibrate_trust(tyro.cli(CalibrateTrust, prog="python -m world_model.calibrate_trust"))
-    except IIWorldError as error:
-        sys.exit(f"error: {error}")
+    run(
+        CalibrateTrust,
+        calibrate_trust,
+        "python -m world_model.calibrate_trust",
+        resumes="finished scenes are kept; the same command goes on with the others",
+    )
 
 
 if __name__ == "__main__":

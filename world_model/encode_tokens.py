@@ -6,10 +6,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
 from world_model.checkpoints.checkpoint import load_tokenizer
-from world_model.core.errors import IIWorldError
+from world_model.core.command import run
+from world_model.core.files import check_writable
 from world_model.core.runtime import keep_memory
 from world_model.data.index import SceneIndex
 from world_model.data.tokens import TokenCache
@@ -48,6 +47,7 @@ def main(args: Args) -> Path:
 
 
 def _encode(args: Args, context: DistributedContext) -> Path:
+    check_writable(args.out)
     index = SceneIndex.load(args.index)
     model, card = load_tokenizer(args.tokenizer, context.device)
     shape = (model.config.latent, *model.config.latent_shape)
@@ -75,7 +75,9 @@ def _encode(args: Args, context: DistributedContext) -> Path:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Args, prog="python -m world_model.encode_tokens"))
-    except IIWorldError as error:
-        raise SystemExit(f"error: {error}") from error
+    run(
+        Args,
+        main,
+        "python -m world_model.encode_tokens",
+        resumes="finished scenes are kept; the same command encodes the others",
+    )

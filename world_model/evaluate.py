@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import replace
 
-import tyro
-
-from world_model.core.errors import IIWorldError
+from world_model.core.command import run
 from world_model.core.runtime import choose_device, keep_memory
 from world_model.evaluation.forecasting.evaluate import evaluate
 from world_model.evaluation.forecasting.options import Evaluate
@@ -28,12 +25,13 @@ def _default_workers(options: Evaluate) -> int:
 
 def main() -> None:
     """Command line."""
-    try:
-        options = tyro.cli(Evaluate, prog="python -m world_model.evaluate")
-        keep_memory()
-        evaluate(replace(options, workers=options.workers or _default_workers(options)))
-    except IIWorldError as error:
-        sys.exit(f"error: {error}")
+    keep_memory()
+    run(
+        Evaluate,
+        lambda options: evaluate(replace(options, workers=options.workers or _default_workers(options))),
+        "python -m world_model.evaluate",
+        resumes="finished scenes are kept; the same command goes on with the others",
+    )
 
 
 if __name__ == "__main__":

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 import time
 
-import tyro
-
-from world_model.core.errors import IIWorldError
+from world_model.core.command import run
 from world_model.core.runtime import keep_memory
 from world_model.evaluation.fidelity.benchmark import Fidelity, FidelityBenchmark
 from world_model.evaluation.fidelity.report import FidelityReport
@@ -44,12 +41,13 @@ def fidelity(options: Fidelity) -> FidelityReport:
 
 def main() -> None:
     """Command line."""
-    try:
-        options = tyro.cli(Fidelity, prog="python -m world_model.fidelity")
-        keep_memory()
-        fidelity(options)
-    except IIWorldError as error:
-        sys.exit(f"error: {error}")
+    keep_memory()
+    run(
+        Fidelity,
+        fidelity,
+        "python -m world_model.fidelity",
+        resumes="finished scenes are kept; the same command goes on with the others",
+    )
 
 
 if __name__ == "__main__":

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-
-import tyro
-
-from world_model.core.errors import IIWorldError
+from world_model.core.command import run
 from world_model.generation.generate import generate
 from world_model.generation.options import Generate
 
@@ -15,10 +11,7 @@ __all__ = ["Generate", "generate", "main"]
 
 def main() -> None:
     """Command line."""
-    try:
-        generate(tyro.cli(Generate, prog="python -m world_model.generate"))
-    except IIWorldError as error:
-        sys.exit(f"error: {error}")
+    run(Generate, generate, "python -m world_model.generate")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from world_model.checkpoints.import_i2world import import_files
-from world_model.core.errors import IIWorldError
+from world_model.core.command import run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +42,7 @@ def import_checkpoint(options: ImportCheckpoint) -> list[Path]:
 
 def main() -> None:
     """Command line."""
-    try:
-        import_checkpoint(tyro.cli(ImportCheckpoint, prog="python -m world_model.import_checkpoint"))
-    except IIWorldError as error:
-        raise SystemExit(f"error: {error}") from error
+    run(ImportCheckpoint, import_checkpoint, "python -m world_model.import_checkpoint")
 
 
 if __name__ == "__main__":

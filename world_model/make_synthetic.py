@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
-import tyro
-
-from world_model.core.errors import IIWorldError
+from world_model.core.command import run
 from world_model.core.files import write_text
 from world_model.simulator.dataset.calibration import report
 from world_model.simulator.dataset.config import DatasetConfig
@@ -67,12 +65,15 @@ def main(arguments: Arguments) -> None:
         f"  {config.version}/   nuScenes tables          gts/   Occ3D labels\n"
         f"  splits.json   train and val scenes (synthetic; no shared town)\n"
         f"  calibration.md, calibration.png   statistics beside real ones\n"
-        f"Next: python -m world_model.prepare --data-root {arguments.out} --version {config.version}"
+        f"Next: python -m world_model.prepare --data-root {quote(str(arguments.out))} --version {config.version}"
     )
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Arguments, prog="python -m world_model.make_synthetic", description=__doc__))
-    except IIWorldError as error:
-        sys.exit(f"error: {error}")
+    run(
+        Arguments,
+        main,
+        "python -m world_model.make_synthetic",
+        description=__doc__,
+        resumes="finished scenes are kept; the same command makes the others",
+    )

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import tyro
 
-from world_model.core.errors import IIWorldError
+from world_model.core.command import run
 from world_model.core.grid import CLASS_NAMES
 from world_model.data.boxes import MOVING_MPS
 from world_model.data.formats.gaps import ImportReport
@@ -141,10 +140,7 @@ def _memory() -> str:
 
 def main() -> None:
     """Command line."""
-    try:
-        prepare(tyro.cli(Prepare, prog="python -m world_model.prepare"))
-    except IIWorldError as error:
-        sys.exit(f"error: {error}")
+    run(Prepare, prepare, "python -m world_model.prepare", resumes="no index was written; give the same command again")
 
 
 if __name__ == "__main__":

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
-import tyro
 from torch import Tensor
 
 from world_model.checkpoints.checkpoint import (
@@ -19,11 +19,11 @@ from world_model.checkpoints.checkpoint import (
     load_tokenizer,
     save_model,
 )
-from world_model.core.errors import IIWorldError
+from world_model.core.command import run
 from world_model.data.index import SceneIndex
 from world_model.data.tokens import TokenCache
 from world_model.models.forecaster.decoder_refinement import RefinementConfig, RefinementTask
-from world_model.training.command import Job, TrainArgs, train
+from world_model.training.command import RESUMES, Job, TrainArgs, train
 from world_model.training.distributed import DistributedContext
 from world_model.training.optim import OptimConfig
 
@@ -84,7 +84,7 @@ def job(args: Args, index: SceneIndex, context: DistributedContext) -> Job:
         copy_model(args.checkpoint, args.out, FORECASTER_FILE)
         return args.out
 
-    again = f"refine again with --checkpoint {args.out} --rare-weight 0, or " if args.rare_weight else ""
+    again = f"refine again with --checkpoint {quote(str(args.out))} --rare-weight 0, or " if args.rare_weight else ""
     return Job(
         task=task,
         config=config,
@@ -102,7 +102,4 @@ def main(args: Args) -> Path:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Args, prog="python -m world_model.refine_decoder"))
-    except IIWorldError as error:
-        raise SystemExit(f"error: {error}") from error
+    run(Args, main, "python -m world_model.refine_decoder", resumes=RESUMES)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
 from torch import Tensor
 
 from world_model.checkpoints.checkpoint import (
@@ -18,12 +17,12 @@ from world_model.checkpoints.checkpoint import (
     load_tokenizer,
     save_model,
 )
-from world_model.core.errors import IIWorldError
+from world_model.core.command import run
 from world_model.data.index import SceneIndex
 from world_model.data.tokens import TokenCache
 from world_model.models.forecaster import PRESETS, Forecaster, for_tokenizer
 from world_model.models.forecaster.training import ForecasterLossConfig, ForecasterTask, windows_of
-from world_model.training.command import Job, Preset, TrainArgs, count_parameters, train
+from world_model.training.command import RESUMES, Job, Preset, TrainArgs, count_parameters, train
 from world_model.training.distributed import DistributedContext
 from world_model.training.loop import TrainConfig
 from world_model.training.optim import OptimConfig, iterations_of
@@ -129,7 +128,4 @@ def main(args: Args) -> Path:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Args, prog="python -m world_model.train_forecaster"))
-    except IIWorldError as error:
-        raise SystemExit(f"error: {error}") from error
+    run(Args, main, "python -m world_model.train_forecaster", resumes=RESUMES)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 import torch
-import tyro
 
 from world_model.checkpoints.checkpoint import GEOMETRIC_FILE, config_to_json, load_geometric, save_model
-from world_model.core.errors import IIWorldError
+from world_model.core.command import run
 from world_model.data.index import SceneIndex
 from world_model.models.geometric import PRESETS, GeometricForecaster
 from world_model.models.geometric.training import GeometricLossConfig, GeometricTask, Learn
-from world_model.training.command import Job, Preset, TrainArgs, count_parameters, train
+from world_model.training.command import RESUMES, Job, Preset, TrainArgs, count_parameters, train
 from world_model.training.distributed import DistributedContext
 from world_model.training.optim import OptimConfig
 
@@ -69,7 +69,7 @@ def job(args: Args, index: SceneIndex, context: DistributedContext) -> Job:
         ),
         write=lambda weights, card: save_model(args.out / GEOMETRIC_FILE, model, weights, card),
         card={"preset": args.preset, **origin},
-        following=f"python -m world_model.evaluate --world geometric --checkpoint {args.out}",
+        following=f"python -m world_model.evaluate --world geometric --checkpoint {quote(str(args.out))}",
     )
 
 
@@ -80,7 +80,4 @@ def main(args: Args) -> Path:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Args, prog="python -m world_model.train_geometric"))
-    except IIWorldError as error:
-        raise SystemExit(f"error: {error}") from error
+    run(Args, main, "python -m world_model.train_geometric", resumes=RESUMES)

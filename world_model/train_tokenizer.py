@@ -6,15 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-import tyro
 
 from world_model.checkpoints.checkpoint import TOKENIZER_FILE, config_to_json, save_model
-from world_model.core.errors import IIWorldError
+from world_model.core.command import run
 from world_model.data.index import SceneIndex
 from world_model.data.streams import Flips, StreamPlan
 from world_model.models.tokenizer import PRESETS, Tokenizer
 from world_model.models.tokenizer.training import TokenizerLossConfig, TokenizerTask
-from world_model.training.command import Job, Preset, TrainArgs, count_parameters, train
+from world_model.training.command import RESUMES, Job, Preset, TrainArgs, count_parameters, train
 from world_model.training.distributed import DistributedContext
 from world_model.training.loop import TrainConfig
 from world_model.training.optim import OptimConfig, iterations_of
@@ -114,7 +113,4 @@ def main(args: Args) -> Path:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Args, prog="python -m world_model.train_tokenizer"))
-    except IIWorldError as error:
-        raise SystemExit(f"error: {error}") from error
+    run(Args, main, "python -m world_model.train_tokenizer", resumes=RESUMES)

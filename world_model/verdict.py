@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
-from world_model.core.errors import DataError, IIWorldError
+from world_model.core.command import run
+from world_model.core.errors import DataError
 from world_model.core.runtime import keep_memory
 from world_model.data.index import SceneIndex
 from world_model.evaluate import Evaluate, evaluate
@@ -72,14 +70,14 @@ def verdict(options: Verdict) -> list[Path]:
         )
     )  # fmt: skip
     found = {
-        "evaluation": json.loads((folders["evaluation"] / "results.json").read_text()),
-        "fidelity": json.loads((folders["fidelity"] / "fidelity.json").read_text()),
+        "evaluation": json.loads((folders["evaluation"] / "results.json").read_text(encoding="utf-8-sig")),
+        "fidelity": json.loads((folders["fidelity"] / "fidelity.json").read_text(encoding="utf-8-sig")),
     }
     findings = [line for world in options.worlds for line in grade(world, found["evaluation"], found["fidelity"])]
     sources = {name: f"{folders[name]}; {found[name]['settings']['data']}" for name in folders}
     sources |= {"provenance": found["fidelity"]["settings"]["provenance"]}
     written = write_verdict(options.out, found["fidelity"]["title"], findings, sources)
-    print("\n" + written[0].read_text())
+    print("\n" + written[0].read_text(encoding="utf-8-sig"))
     print("wrote " + ", ".join(str(path) for path in written))
     return written
 
@@ -104,12 +102,13 @@ def check_scenes(path: Path) -> None:
 
 def main() -> None:
     """Command line."""
-    try:
-        options = tyro.cli(Verdict, prog="python -m world_model.verdict")
-        keep_memory()
-        verdict(options)
-    except IIWorldError as error:
-        sys.exit(f"error: {error}")
+    keep_memory()
+    run(
+        Verdict,
+        verdict,
+        "python -m world_model.verdict",
+        resumes="the same command goes on where it stopped",
+    )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
-from world_model.core.errors import IIWorldError
+from world_model.core.command import run
 from world_model.core.files import write_text
 from world_model.core.runtime import keep_memory
 from world_model.evaluation.parity import Report, verify_folder
@@ -69,10 +69,7 @@ def verify_golden(options: VerifyGolden) -> Report:
 def main() -> None:
     """Command line."""
     keep_memory()
-    try:
-        report = verify_golden(tyro.cli(VerifyGolden, prog="python -m world_model.verify_golden"))
-    except IIWorldError as error:
-        sys.exit(f"error: {error}")
+    report = run(VerifyGolden, verify_golden, "python -m world_model.verify_golden")
     sys.exit(0 if report.ok else 1)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,8 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
-from world_model.core.errors import DataError, IIWorldError, OptionError
+from world_model.core.command import run
+from world_model.core.errors import DataError, OptionError
 from world_model.core.grid import STEP_S
 from world_model.pictures.camera import Camera
 from world_model.pictures.drive import drive_film, drive_strip, path_from, scene_picture
@@ -148,11 +148,8 @@ def _write(options: Visualize, ending: str, picture: NDArray[Any]) -> Path:
 
 def main() -> None:
     """Command line."""
-    try:
-        for path in visualize(tyro.cli(Visualize, prog="python -m world_model.visualize")):
-            print(f"wrote {path}")
-    except IIWorldError as error:
-        sys.exit(f"error: {error}")
+    for path in run(Visualize, visualize, "python -m world_model.visualize"):
+        print(f"wrote {path}")
 
 
 if __name__ == "__main__":

@@ -84,18 +84,18 @@ class IDM:
     def free_way(self, state: State) -> Tensor:
         """(B,) metres from the front bumper to the first obstacle in the corridor along the route; 100 if free."""
         config, voxel = self.config, self.grid.voxel_m
-        ahead = torch.arange(0.0, config.look_m, voxel, device=state.pose.device)
+        ahead = torch.arange(0.0, config.look_m, voxel, dtype=torch.float32, device=state.pose.device)
         at = state.progress_m[:, None] + FRONT_M + ahead
         middle, following = points_at(state.route, at), points_at(state.route, at + 0.5)
         along = torch.nn.functional.normalize(following - middle, dim=-1)
         left = torch.stack((-along[..., 1], along[..., 0]), -1)
         half = EGO_WIDTH_M / 2 + config.side_m
-        aside = torch.linspace(-half, half, int(2 * half / voxel) + 2, device=left.device)
+        aside = torch.linspace(-half, half, int(2 * half / voxel) + 2, dtype=torch.float32, device=left.device)
         points = (middle[:, :, None] + left[:, :, None] * aside[:, None]).flatten(1, 2)
         local = into(state.pose, points)
         low, high = band(self.footprint.band_m, self.grid)
         column = columns_at(state.labels[..., low:high], local, self.grid)
-        obstacle = torch.zeros(256, device=column.device)
+        obstacle = torch.zeros(256, dtype=torch.float32, device=column.device)
         obstacle[list(OBSTACLE)] = 1
         solid = obstacle[column.int()].sum(-1)
         # What stood in the ego's own place at reset is label noise for the engine, too.
@@ -120,7 +120,7 @@ class IDM:
         look = (state.speed_mps * 1.0).clamp(min=5.0)
         point = into(state.pose, points_at(state.route, (state.progress_m + look)[:, None]))[:, 0]
         curvature = 2 * point[:, 1] / point.square().sum(-1).clamp(min=1.0)
-        ahead = torch.arange(0.0, 21.0, 3.0, device=look.device)
+        ahead = torch.arange(0.0, 21.0, 3.0, dtype=torch.float32, device=look.device)
         steps = points_at(state.route, state.progress_m[:, None] + ahead).diff(dim=1)
         heading = torch.atan2(steps[..., 1], steps[..., 0])
         turn = torch.remainder(heading.diff(dim=1) + torch.pi, 2 * torch.pi) - torch.pi

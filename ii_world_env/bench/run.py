@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
 
 from ii_world_env.bench import stopwatch
 from ii_world_env.bench.models import try_compiled, write_random
 from ii_world_env.faces.options import DriveOptions
 from ii_world_env.vector_env import IIWorldVectorEnv
-from world_model.core.errors import IIWorldError, OptionError
+from world_model.core.command import run
+from world_model.core.errors import OptionError
 from world_model.core.files import write_json
 from world_model.core.runtime import choose_device
 from world_model.evaluation.table import Table, decimal
@@ -209,8 +209,8 @@ def _measure(options: Bench, envs: IIWorldVectorEnv, baseline: IIWorldVectorEnv)
     if expected > options.limit_s:
         return f"would take about {expected:.0f} s, more than --limit-s {options.limit_s:.0f}"
     pairs = []
-    for run in range(options.runs):
-        print(f"\r  batch {batch}: run {run + 1}/{options.runs} ", end="", file=sys.stderr, flush=True)
+    for number in range(options.runs):
+        print(f"\r  batch {batch}: run {number + 1}/{options.runs} ", end="", file=sys.stderr, flush=True)
         pairs.append((stopwatch.step_s(envs, options.steps), stopwatch.step_s(baseline, options.steps)))
     print(file=sys.stderr)
     parts = stopwatch.stages(envs)
@@ -247,7 +247,7 @@ def _dtype(envs: IIWorldVectorEnv) -> str:
 def _free_mib() -> float:
     """Memory that the system could still give, or infinity where it does not say."""
     try:
-        with open("/proc/meminfo") as lines:
+        with open("/proc/meminfo", encoding="utf-8") as lines:
             return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration):
         return float("inf")
@@ -256,7 +256,7 @@ def _free_mib() -> float:
 def _processor() -> str:
     name = platform.processor() or platform.machine()
     try:
-        with open("/proc/cpuinfo") as lines:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
             name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         pass
@@ -265,7 +265,4 @@ def _processor() -> str:
 
 def main() -> None:
     """Command line."""
-    try:
-        bench(tyro.cli(Bench, prog="python -m ii_world_env.bench"))
-    except IIWorldError as error:
-        sys.exit(f"error: {error}")
+    run(Bench, bench, "python -m ii_world_env.bench")

@@ -192,7 +192,7 @@ def meta(actions: Tensor, state: EgoState) -> Motion:
     A bicycle model steers by pure pursuit to the point one second ahead on the line parallel to the route; "left" and
     "right" move that line by a metre, again and again as they are repeated.
     """
-    table = torch.tensor(list(MANOEUVRES.values()), device=actions.device)[actions[:, 0]]
+    table = torch.tensor(list(MANOEUVRES.values()), dtype=torch.float32, device=actions.device)[actions[:, 0]]
     along_m, aside_m = project(state.route, state.pose[:, :2], state.progress_m)
     ahead = (state.speed_mps * LOOK_AHEAD_S).clamp(min=LEAST_LOOK_AHEAD_M)
     near, far = points_at(state.route, torch.stack((along_m + ahead - 0.5, along_m + ahead + 0.5), 1)).unbind(1)
@@ -207,7 +207,7 @@ def meta(actions: Tensor, state: EgoState) -> Motion:
 
 def meta_for(target: Tensor, speed_mps: Tensor) -> Tensor:
     """The manoeuvre (B, 1) whose distance comes closest; steering is left to the route."""
-    accel = torch.tensor([pull for pull, _ in list(MANOEUVRES.values())[:4]], device=target.device)
+    accel = torch.tensor([pull for pull, _ in list(MANOEUVRES.values())[:4]], dtype=torch.float32, device=target.device)
     faster = (speed_mps[:, None] + accel * STEP_S).clamp(0, MAX_SPEED_MPS)
     distance = (speed_mps[:, None] + faster) / 2 * STEP_S
     return (distance - target[:, :1]).abs().argmin(1, keepdim=True)

@@ -282,7 +282,10 @@ class Episodes:
     def picture(self, i: int) -> NDArray[Any]:
         """Bird's eye, perspective, path, route and a line of text; (430, 960, 3) uint8 for the Occ3D grid."""
         state = self.state.index(i)
-        ahead = torch.arange(0.0, 60.0, 2.0, device=state.pose.device)[None] + state.progress_m[:, None]
+        ahead = (
+            torch.arange(0.0, 60.0, 2.0, dtype=torch.float32, device=state.pose.device)[None]
+            + state.progress_m[:, None]
+        )
         route = into(state.pose, points_at(state.route, ahead))
         driven = torch.cat(self._paths[i]) if self._paths is not None else state.pose
         path = into(state.pose, driven[None, :, :2])

@@ -68,8 +68,8 @@ def free_distances(labels: Tensor, grid: VoxelGrid, config: FootprintConfig) -> 
     Rays are sampled every half voxel; what lies inside the body itself is not seen.
     """
     step = grid.voxel_m / 2
-    distance = step * torch.arange(1, int(REACH_M / step) + 1, device=labels.device)
-    angle = torch.arange(RAYS, device=labels.device) * (2 * math.pi / RAYS)
+    distance = step * torch.arange(1, int(REACH_M / step) + 1, dtype=torch.float32, device=labels.device)
+    angle = torch.arange(RAYS, dtype=torch.float32, device=labels.device) * (2 * math.pi / RAYS)
     rays = torch.stack((angle.cos(), angle.sin()), -1)[:, None] * distance[:, None]
     points = (rays + rays.new_tensor((CENTER_M, 0.0))).view(1, -1, 2).expand(len(labels), -1, 2)
     hit = obstacles_at(labels, points, grid, config) & ~in_body(points, 0.0)
@@ -81,7 +81,9 @@ def road_margins(labels: Tensor, ground: Tensor, home: Tensor, grid: VoxelGrid, 
 
     Measured from the side of the body to the first known ground that is not drivable; unknown ground is road.
     """
-    distance = ROAD_STEP_M * torch.arange(1, int(ROAD_REACH_M / ROAD_STEP_M) + 1, device=labels.device)
+    distance = ROAD_STEP_M * torch.arange(
+        1, int(ROAD_REACH_M / ROAD_STEP_M) + 1, dtype=torch.float32, device=labels.device
+    )
     places = [
         torch.stack((torch.full_like(distance, CENTER_M + station), side * (EGO_WIDTH_M / 2 + distance)), -1)
         for station in STATIONS_M
@@ -94,9 +96,10 @@ def road_margins(labels: Tensor, ground: Tensor, home: Tensor, grid: VoxelGrid, 
 
 def nearest_obstacle(labels: Tensor, grid: VoxelGrid, config: FootprintConfig) -> Tensor:
     """Distance, x, y (B, 3) of the nearest obstacle column from the middle of the body; (40, 40, 0) without any."""
-    low = torch.tensor(grid.lower_m[:2], device=labels.device)
+    low = torch.tensor(grid.lower_m[:2], dtype=torch.float32, device=labels.device)
     reach = [
-        low[axis] + grid.voxel_m * (torch.arange(grid.shape[axis], device=labels.device) + 0.5) for axis in range(2)
+        low[axis] + grid.voxel_m * (torch.arange(grid.shape[axis], dtype=torch.float32, device=labels.device) + 0.5)
+        for axis in range(2)
     ]
     cells = torch.stack(torch.meshgrid(*reach, indexing="ij"), -1).view(1, -1, 2)
     away = cells - cells.new_tensor((CENTER_M, 0.0))

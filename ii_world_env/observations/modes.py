@@ -35,9 +35,9 @@ EGO_FIELDS = ("speed_mps", "yaw_rate_rps", "accel_mps2", "route_left_m")
 EGO_BOUNDS = (MAX_SPEED_MPS, 2.0, 20.0, 200.0)
 """Bounds of `EGO_FIELDS`; values are clipped to them."""
 
-_RANK = torch.tensor([PRIORITY.index(c) for c in range(NUM_CLASSES)], dtype=torch.uint8)
+_RANK = torch.tensor([PRIORITY.index(c) for c in range(NUM_CLASSES)], dtype=torch.uint8, device="cpu")
 _BYTE = 1 << 8
-_PAIR_RANK = torch.zeros(NUM_CLASSES, _BYTE, dtype=torch.uint8)
+_PAIR_RANK = torch.zeros(NUM_CLASSES, _BYTE, dtype=torch.uint8, device="cpu")
 """Higher rank of two voxels: [class of the upper, class of the lower]."""
 _PAIR_RANK[:, :NUM_CLASSES] = torch.maximum(_RANK[:, None], _RANK)
 
@@ -73,7 +73,7 @@ def ego(state: State) -> Tensor:
 
 def route(state: State) -> Tensor:
     """The route ahead: (B, 2 N) float32, x and y in metres of points 4, 8, ... 32 m ahead, in the ego frame."""
-    ahead = torch.arange(1, ROUTE_POINTS + 1, device=state.pose.device) * ROUTE_SPACING_M
+    ahead = torch.arange(1, ROUTE_POINTS + 1, dtype=torch.float32, device=state.pose.device) * ROUTE_SPACING_M
     points = points_at(state.route, state.progress_m[:, None] + ahead)
     return into(state.pose, points).flatten(1).clamp(-ROUTE_BOUND_M, ROUTE_BOUND_M)
 

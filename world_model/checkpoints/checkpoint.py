@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from world_model.core.errors import CheckpointError, ConfigError
 from world_model.core.files import atomic_write, cause_of, remedy_for
 from world_model.core.grid import VoxelGrid
+from world_model.core.runtime import plain_defaults
 from world_model.models.forecaster import Forecaster, ForecasterConfig
 from world_model.models.geometric import GeometricConfig, GeometricForecaster
 from world_model.models.tokenizer import Tokenizer, TokenizerConfig
@@ -208,7 +209,8 @@ def _load(
     """A model in evaluation mode, its card with the hash of its weights, and the weights."""
     path = _file(path, name)
     meta, weights = _read(path, kind.__name__)
-    model = kind(config_from_json(config, meta["config"]))
+    with plain_defaults():
+        model = kind(config_from_json(config, meta["config"]))
     _fill(model, weights, path)
     return model.to(device).eval(), {**meta["card"], "weights": weights_hash(weights)}, weights
 

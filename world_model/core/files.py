@@ -20,7 +20,7 @@ from typing import IO, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from world_model.core.errors import OutputError
+from world_model.core.errors import IIWorldError, OutputError
 
 NPY_HEADER = threading.Lock()
 """Held while numpy reads the header of an array, which is a Python literal. Python 3.11 mixes up the depths of syntax
@@ -82,14 +82,59 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     except OSError as error:
         if isinstance(error, OutputError):
             raise
-        raise OutputError(
-            f"could not write {path}: {error.strerror or error}",
-            "a writable folder with free space",
-            "free space, choose another output folder, or fix its permissions; earlier files are untouched",
-        ) from error
+        raise _unwritable(path, error) from error
+    except Exception as error:
+        # Writers of other libraries turn a full disk into errors of their own.
+        if isinstance(error, IIWorldError) or temporary is None or (full := _full(temporary)) is None:
+            raise
+        raise _unwritable(path, full) from error
     finally:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
+
+
+def _unwritable(path: Path, error: OSError) -> OutputError:
+    return OutputError(
+        f"could not write {path}: {error.strerror or error}",
+        "a writable folder with free space",
+        "free space, choose another output folder, or fix its permissions; earlier files are untouched",
+    )
+
+
+def _full(path: str | Path) -> OSError | None:
+    """What the system says to a little more text in a file; None if it takes it."""
+    try:
+        with open(path, "ab") as stream:
+            stream.write(bytes(PROBE_BYTES))
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        return error
+    return None
+
+
+PROBE_BYTES = 65536
+
+
+def check_writable(folder: str | Path) -> None:
+    """Find out, before hours of work, that results cannot be written. A folder that is not there is not made.
+
+    Raises:
+        OutputError: the folder, or the one that it would be made in, takes no file of 64 KiB.
+    """
+    folder = Path(folder)
+    place = next((p for p in (folder, *folder.absolute().parents) if p.exists()), folder)
+    try:
+        if not place.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place))
+        handle, probe = tempfile.mkstemp(dir=place, prefix=".iiworld.", suffix=".tmp")
+        os.close(handle)
+        error = _full(probe)
+        os.unlink(probe)
+        if error is not None:
+            raise error
+    except OSError as error:
+        raise _unwritable(folder, error) from error
 
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"

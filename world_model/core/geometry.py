@@ -158,9 +158,10 @@ def warp_voxels(labels: Tensor, target_to_source: Tensor, grid: VoxelGrid = OCC3
     batch, (size_x, size_y, size_z) = labels.shape[0], labels.shape[1:]
     device = labels.device
     matrix = target_to_source.to(torch.float32)
-    lower = torch.tensor(grid.lower_m, device=device)
+    lower = torch.tensor(grid.lower_m, dtype=torch.float32, device=device)
     axes = [
-        lower[i] + grid.voxel_m * (torch.arange(n, device=device) + 0.5) for i, n in enumerate((size_x, size_y, size_z))
+        lower[i] + grid.voxel_m * (torch.arange(n, dtype=torch.float32, device=device) + 0.5)
+        for i, n in enumerate((size_x, size_y, size_z))
     ]
     if (matrix[:, (0, 1, 2, 2, 2), (2, 2, 0, 1, 3)].abs() < 1e-6).all():
         # Whole columns move together: one index per column instead of one per voxel.

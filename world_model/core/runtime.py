@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import platform
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -48,6 +50,19 @@ def _computes(device: torch.device) -> bool:
         return torch.ones(1, device=device).tolist() == [1.0]
     except Exception:  # RuntimeError, NotImplementedError, AssertionError, ImportError: each backend has another
         return False
+
+
+@contextmanager
+def plain_defaults() -> Iterator[None]:
+    """Make modules as torch does when it is imported, whatever `torch.set_default_dtype` and `set_default_device` say:
+    float32, on the CPU."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.device("cpu"):
+            yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def keep_memory() -> None:

@@ -158,7 +158,7 @@ def _read(index: SceneIndex, rows: NDArray[Any], grid: VoxelGrid, truth: bool = 
     """Labels (B, N, X, Y, Z) of frames (B, N); a frame that several windows share is read once."""
     frames = np.unique(rows).tolist()
     if not frames:
-        return torch.zeros(*rows.shape, *grid.shape, dtype=torch.uint8)
+        return torch.zeros(*rows.shape, *grid.shape, dtype=torch.uint8, device="cpu")
     # Files are unpacked outside of Python's lock, so threads gain; as many as torch would use.
     with ThreadPoolExecutor(min(len(frames), torch.get_num_threads())) as pool:
         labels = dict(zip(frames, pool.map(lambda f: load_frame(index, f, grid, truth=truth), frames), strict=True))

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 from numpy.typing import NDArray
 
-from world_model.core.errors import DataError, IIWorldError
+from world_model.core.command import run
+from world_model.core.errors import DataError
 from world_model.core.files import atomic_write
 from world_model.data.index import INDEX_NAME, SceneIndex
 
@@ -82,7 +82,4 @@ def main(args: Args) -> Path:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Args, prog="python -m world_model.data.demo"))
-    except IIWorldError as error:
-        raise SystemExit(f"error: {error}") from error
+    run(Args, main, "python -m world_model.data.demo")

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -294,10 +295,10 @@ class SceneIndex:
         Raises:
             DataError: there is no index, or it is damaged or of another version.
         """
-        path = Path(path)
+        path = Path(path).expanduser()
         if path.is_dir():
             path = path / INDEX_NAME
-        remedy = f"run `python -m world_model.prepare --data-root {path.parent}`"
+        remedy = f"run `python -m world_model.prepare --data-root {quote(str(path.parent))}`"
         if not path.exists():
             raise DataError(f"no index at {path}", f"the file {INDEX_NAME} that prepare writes", remedy)
         try:
@@ -315,4 +316,6 @@ class SceneIndex:
         known = {name: meta[name] for name in _META if name in meta}
         if not isinstance(known.pop("source", None), str) or not isinstance(known.get("faithful", False), bool):
             raise DataError(f"the index {path} says {meta}", "a source by name", remedy)
-        return cls(root=Path(root) if root else path.parent, source=str(meta["source"]), **known, **columns)
+        return cls(
+            root=Path(root).expanduser() if root else path.parent, source=str(meta["source"]), **known, **columns
+        )

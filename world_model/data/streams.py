@@ -126,7 +126,7 @@ class StreamPlan:
             # Copies into torch's own, aligned memory: some kernels round differently on memory that is not.
             labels=torch.from_numpy(np.stack(labels)).clone(),
             curr_to_prev=torch.from_numpy(np.stack(transforms).astype(np.float32)).clone(),
-            start=torch.tensor([s.start for s in slots]),
+            start=torch.tensor([s.start for s in slots], device="cpu"),
         )
 
     def _read(self, slot: _Slot) -> tuple[NDArray[Any], NDArray[Any]]:

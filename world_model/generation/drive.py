@@ -46,7 +46,7 @@ def drive(
     """
     now = clips.past
     if command is not None:
-        curr_to_next, commands = None, torch.full((1, steps), COMMANDS.index(command))
+        curr_to_next, commands = None, torch.full((1, steps), COMMANDS.index(command), device="cpu")
     elif motions is None:
         pose = clips.ego_to_global[:, now : now + steps + 1]
         curr_to_next, commands = invert_pose(pose[:, 1:]) @ pose[:, :-1], clips.command[:, now : now + steps]
@@ -62,13 +62,13 @@ def _transforms(motions: NDArray[Any], steps: int) -> Tensor:
         raise OptionError(
             f"motions of {len(motions)} steps", f"{steps} steps", "give a longer trajectory or roll fewer steps"
         )
-    given = torch.as_tensor(np.array(motions, np.float64))
+    given = torch.from_numpy(np.array(motions, np.float64))
     return given if given.ndim == 3 else se2_matrix(*given.unbind(-1))
 
 
 def _commands(next_to_curr: Tensor) -> Tensor:
     """(N,) commands that describe the motions."""
-    poses = [torch.eye(4, dtype=torch.float64)]
+    poses = [torch.eye(4, dtype=torch.float64, device="cpu")]
     for step in next_to_curr:
         poses.append(poses[-1] @ step)
     return torch.from_numpy(commands_from_poses(torch.stack(poses).numpy())[:-1].astype(np.int64))

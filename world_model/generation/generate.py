@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from world_model.checkpoints.checkpoint import bundled_path
 from world_model.core.errors import OptionError
+from world_model.core.files import check_writable
 from world_model.core.planar import planar_motions, planar_steps
 from world_model.data.clips import Clips, load_clips
 from world_model.data.demo import demo_root
@@ -40,6 +41,7 @@ def generate(options: Generate) -> list[Path]:
     index = SceneIndex.load(options.index or demo_root())
     given = read_trajectory(options.trajectory) if options.trajectory is not None else None
     world: World | None = None
+    check_writable(options.out)
     folders = []
     scenes = _chosen(index, options)
     for number, scene in enumerate(scenes, 1):
@@ -100,6 +102,7 @@ def decisive(options: Generate, index: SceneIndex, scene: str, given: NDArray[An
         "weights": _weights(options),
         "data_source": index.source,
         "data_fingerprint": index.fingerprint,
+        "data_labels": index.labels_digest,
     }
 
 

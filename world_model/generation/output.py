@@ -103,7 +103,7 @@ def write_drive(folder: Path, drive: GeneratedDrive) -> None:
 def is_finished(folder: Path, asked: dict[str, object], wanted: Generate) -> bool:
     """Whether the folder answers this question with all the files wanted."""
     try:
-        summary = json.loads((folder / SUMMARY).read_text())
+        summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8-sig"))
         steps, film = int(summary["steps"]), str(summary["film"])
     except (OSError, ValueError, KeyError, TypeError):
         return False

@@ -111,6 +111,6 @@ def best_class(logits: Tensor) -> Tensor:
     """
     if logits.device.type != "cpu" or logits.dtype != torch.float32:
         return logits.argmax(0).to(torch.uint8)
-    classes = torch.arange(len(logits), dtype=torch.int32)[:, None]
+    classes = torch.arange(len(logits), dtype=torch.int32, device=logits.device)[:, None]
     packed = logits.view(torch.int32).bitwise_and_(-32).bitwise_or_(classes).view(torch.float32)
     return packed.amax(0).view(torch.int32).bitwise_and_(31).to(torch.uint8)

@@ -51,12 +51,12 @@ def sample_voxels(labels: Tensor, count: int, generator: torch.Generator) -> Vox
         if wanted == 0:
             continue
         if wanted < len(members):
-            pick = torch.randint(len(members), (wanted,), generator=generator).to(members.device)
+            pick = torch.randint(len(members), (wanted,), generator=generator, device="cpu").to(members.device)
             members_taken = members[pick]
         else:
             members_taken = members
         index.append(members_taken)
-        weight.append(torch.full((wanted,), len(members) / wanted, device=labels.device))
+        weight.append(torch.full((wanted,), len(members) / wanted, dtype=torch.float32, device=labels.device))
     return VoxelSample(index=torch.cat(index), weight=torch.cat(weight))
 
 

@@ -70,7 +70,7 @@ def roll(
         OptionError: there are no motions, and the world cannot drive itself.
         DataError: the world's occupancy is not labels of its grid.
     """
-    state, pose = start, torch.eye(4, dtype=torch.float64).expand(len(commands), 4, 4)
+    state, pose = start, torch.eye(4, dtype=torch.float64, device="cpu").expand(len(commands), 4, 4)
     if isinstance(start, Clips):
         state, pose = world.reset(start), start.ego_to_global[:, start.past]
     device = getattr(world, "device", None) or world.occupancy(state).device

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from world_model.core.files import check_writable
 from world_model.core.runtime import keep_memory
 from world_model.data.index import SceneIndex
 from world_model.training.distributed import DistributedContext, join
@@ -18,6 +19,7 @@ from world_model.training.precision import Precision
 from world_model.training.task import Task
 
 Preset = Literal["base", "nano", "tiny"]
+RESUMES = "the same command resumes from the last file that was saved in --out (last.pt)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +103,8 @@ def train(args: TrainArgs, prepare: Callable[[SceneIndex, DistributedContext], J
     """
     keep_memory()
     with join(args.device) as context:
+        if context.first:
+            check_writable(args.out)
         index = SceneIndex.load(args.index)
         job = prepare(index, context)
         shard = job.task.shard

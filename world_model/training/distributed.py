@@ -72,7 +72,7 @@ class DistributedContext:
         """Whether a flag is set in any process."""
         if self.world_size == 1:
             return flag
-        return bool(self.sum(torch.tensor(float(flag), device=self.device)) > 0)
+        return bool(self.sum(torch.tensor(float(flag), dtype=torch.float32, device=self.device)) > 0)
 
     def agree(self, number: int) -> bool:
         """Whether all processes hold the same number."""
@@ -95,18 +95,32 @@ def join(device: str = "auto") -> Iterator[DistributedContext]:
     Raises:
         OptionError: the device is not there, or ``torchrun`` started more processes than there are GPUs.
     """
-    count = int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
+    count = _from_torchrun("WORLD_SIZE", 1) if "RANK" in os.environ else 1
     if count == 1:
         yield DistributedContext(device=choose_device(device))
         return
-    place = _own_device(device, int(os.environ.get("LOCAL_RANK", "0")))
+    place = _own_device(device, _from_torchrun("LOCAL_RANK", 0))
     begun_here = not dist.is_initialized()
     if begun_here:
-        dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+        try:
+            dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+        except (ValueError, RuntimeError) as error:
+            raise OptionError(
+                f"RANK is {os.environ['RANK']}, but the processes do not meet ({str(error).splitlines()[0]})",
+                "the environment that torchrun sets",
+                "start with torchrun --nproc-per-node N -m COMMAND, or unset RANK and WORLD_SIZE",
+            ) from error
     yield DistributedContext(device=place, rank=dist.get_rank(), world_size=dist.get_world_size())
     # Not closed after an exception on purpose: other processes may be waiting in it, and torchrun ends them all.
     if begun_here:
         leave()
+
+
+def _from_torchrun(name: str, default: int) -> int:
+    value = os.environ.get(name, str(default))
+    if not value.isdecimal():
+        raise OptionError(f"{name}={value!r} in the environment", "a number, as torchrun sets it", f"unset {name}")
+    return int(value)
 
 
 def leave() -> None:

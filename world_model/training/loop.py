@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from world_model.core.errors import CheckpointError, ConfigError
+from world_model.core.errors import CheckpointError, ConfigError, OutputError
 from world_model.core.files import atomic_write, write_text
 from world_model.training.batch_norm import StepBuffers, group_batch_norm
 from world_model.training.distributed import BatchShard, DistributedContext
@@ -127,7 +127,7 @@ class Trainer:
         self.average = WeightAverage(task.model, config.optim.ema)
         self.iteration, self.seconds = 0, 0.0
         self.rows: list[dict[str, float]] = []
-        self._stop = False
+        self._stop, self._saved = False, 0
 
     @property
     def device(self) -> torch.device:
@@ -159,8 +159,17 @@ class Trainer:
             "task": task,
             "rows": self.rows,
         }
-        with atomic_write(self.last) as stream:
-            torch.save(state, stream)
+        try:
+            with atomic_write(self.last) as stream:
+                torch.save(state, stream)
+        except OutputError as error:
+            kept = f"{self.last} holds iteration {self._saved}" if self._saved else f"there is no earlier {self.last}"
+            raise OutputError(
+                f"{error.found}; training stopped at iteration {self.iteration}, {kept}",
+                error.expected,
+                f"free space or fix permissions: the same command goes on from iteration {self._saved}",
+            ) from error
+        self._saved = self.iteration
         if self.rows:
             text = io.StringIO()
             writer = csv.DictWriter(text, fieldnames=list(self.rows[-1]), extrasaction="ignore")
@@ -186,6 +195,7 @@ class Trainer:
             return False
         check_identity(self.last, state["identity"], self.identity)
         self.iteration, self.seconds, self.rows = state["iteration"], state["seconds"], state["rows"]
+        self._saved = self.iteration
         self.task.model.load_state_dict(state["model"])
         for name, value in state["average"].items():
             self.average.weights[name].copy_(value)
@@ -253,7 +263,7 @@ class Trainer:
 
     def step(self, batches: Iterator[Any]) -> dict[str, Tensor]:
         """One optimizer step over this process's micro-batches of it."""
-        config, logs, loss_sum = self.config, [], torch.zeros((), device=self.device)
+        config, logs, loss_sum = self.config, [], torch.zeros((), dtype=torch.float32, device=self.device)
         count = self.shard.accumulate
         rate = config.optim.rate(self.iteration, config.iterations)
         for group in self.optimizer.param_groups:

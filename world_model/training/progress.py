@@ -31,7 +31,9 @@ class Progress:
         """Count one step."""
         self.steps += 1
         for name, value in logs.items():
-            self.sums[name] = self.sums.get(name, torch.zeros((), device=value.device)) + value.float()
+            self.sums[name] = (
+                self.sums.get(name, torch.zeros((), dtype=torch.float32, device=value.device)) + value.float()
+            )
 
     def means(self, context: DistributedContext) -> dict[str, float]:
         """Mean of each logged value over the steps and the processes."""

@@ -78,7 +78,13 @@ class Task(ABC):
 
     def draw(self, count: int, iteration: int, micro: int) -> Tensor:
         """(count, micro_batch) random numbers in [0, 1) on the device, drawn for all samples of the step."""
-        numbers = torch.rand(count, self.shard.batch, generator=draws(self.seed, iteration, -1))
+        numbers = torch.rand(
+            count,
+            self.shard.batch,
+            generator=draws(self.seed, iteration, -1),
+            dtype=torch.float32,
+            device="cpu",
+        )
         samples = self.shard.samples(micro)
         return numbers[:, samples.start : samples.stop].to(self.device)
 

@@ -71,7 +71,7 @@ def dataset_config(index: SceneIndex) -> DatasetConfig:
 def generator_of(index: SceneIndex) -> str:
     """Version of the simulator that made a synthetic data set, as ``synthetic.json`` says; "?" where it is missing."""
     path = _mark(index)
-    found = json.loads(path.read_text()) if path else {}
+    found = json.loads(path.read_text(encoding="utf-8-sig")) if path else {}
     return str(found.get("generator", "?"))
 
 
@@ -84,7 +84,7 @@ def _mark(index: SceneIndex) -> Path | None:
 @lru_cache(maxsize=8)
 def _read(path: Path, modified: int) -> DatasetConfig:
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8-sig"))
         options = {name: _number(found, name, int) for name in ("scenes", "seed")}
         inner = found["simulator"]
         simulator = SimulatorConfig(

@@ -67,7 +67,7 @@ class ReplayWorld:
         return ReplayState(
             labels=labels,
             start_to_log=start_to_log,
-            ego_to_start=torch.eye(4, device=self.device).repeat(batch, 1, 1),
+            ego_to_start=torch.eye(4, dtype=torch.float32, device=self.device).repeat(batch, 1, 1),
             time=torch.zeros(batch, dtype=torch.long, device=self.device),
         )
 

@@ -55,7 +55,7 @@ class SimulatedState(TensorState):
         return SimulatedState(scenes=tuple(scene.clone() for scene in self.scenes))
 
     def index(self, i: int | slice | Sequence[int] | Tensor) -> SimulatedState:
-        row = torch.arange(len(self.scenes))
+        row = torch.arange(len(self.scenes), device="cpu")
         chosen = row[i : i + 1 or None] if isinstance(i, int) else row[i.cpu() if isinstance(i, Tensor) else i]
         return SimulatedState(scenes=tuple(self.scenes[k] for k in chosen.tolist()))
 

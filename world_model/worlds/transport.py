@@ -41,7 +41,9 @@ class TransportWorld:
 
     def reset(self, clips: Clips) -> TransportState:
         labels = clips.occupancy[:, -1].to(self.device)
-        return TransportState(labels=labels, ego_to_start=torch.eye(4, device=self.device).repeat(len(labels), 1, 1))
+        return TransportState(
+            labels=labels, ego_to_start=torch.eye(4, dtype=torch.float32, device=self.device).repeat(len(labels), 1, 1)
+        )
 
     def step(self, state: TransportState, curr_to_next: Tensor, command: Tensor) -> TransportState:
         return TransportState(labels=state.labels, ego_to_start=state.ego_to_start @ invert_pose(curr_to_next))

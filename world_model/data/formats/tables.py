@@ -86,7 +86,7 @@ def read_json(path: Path, kind: type) -> Any:
         DataError: the file is missing, broken, or of another kind.
     """
     try:
-        with open(path, encoding="utf-8") as stream:
+        with open(path, encoding="utf-8-sig") as stream:
             value = json.load(stream)
     except FileNotFoundError as error:
         raise _absent(path) from error
@@ -101,7 +101,7 @@ def _elements(path: Path) -> Iterator[Any]:
     """The elements of a JSON file that is one list, each parsed when it is asked for."""
     decoder = json.JSONDecoder()
     try:
-        with open(path, encoding="utf-8") as stream:
+        with open(path, encoding="utf-8-sig") as stream:
             text = stream.read(CHUNK)
             at, read = _skip(text, 0), len(text)
             if text[at : at + 1] != "[":

@@ -61,7 +61,8 @@ def drive_by_actions(model: ActionModel, places: Tensor, speed_mps: float) -> Te
         (K, 4, 4) float64, ego frame -> next ego frame of each step.
     """
     log = invert_pose(places[:1]) @ places
-    pose, speed = torch.eye(4, dtype=torch.float64)[None], torch.tensor([speed_mps], dtype=torch.float64)
+    pose = torch.eye(4, dtype=torch.float64, device="cpu")[None]
+    speed = torch.tensor([speed_mps], dtype=torch.float64, device="cpu")
     motions = []
     for goal in log[1:]:
         missing = invert_pose(pose) @ goal[None]

@@ -46,7 +46,7 @@ def baselines(
         their extrapolated place after it; each is sampled once, straight from the current labels.
     """
     movers = moving_boxes(boxes)
-    movable = torch.isin(labels, torch.tensor(MOVABLE, dtype=labels.dtype))
+    movable = torch.isin(labels, torch.tensor(MOVABLE, dtype=labels.dtype, device=labels.device))
     inside = torch.from_numpy(mask_of(movers, grid, OBJECT_MARGIN_M)) & movable
     marked = labels + MOVER * inside.to(labels.dtype)  # so that one warp serves both rows
     horizons = []

@@ -185,7 +185,7 @@ class Benchmark:
 
     def _forecasts(self, windows: list[Window], rebuilt: dict[int, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """Row by row: labels (B, H, X, Y, Z) of B windows, and errors of the ego pose (B, H, 2), see `forecast`."""
-        steps, right = self.steps, torch.zeros(len(windows), len(self.steps), 2, dtype=torch.int64)
+        steps, right = self.steps, torch.zeros(len(windows), len(self.steps), 2, dtype=torch.int64, device="cpu")
         for row in torch.stack([_baselines(window, steps) for window in windows], 1):
             yield row, right
         if self.tokenizer is not None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from world_model.checkpoints.checkpoint import TOKENIZER_FILE
 from world_model.core.errors import OptionError
+from world_model.core.files import check_writable
 from world_model.data.demo import demo_root
 from world_model.data.index import SceneIndex
 from world_model.evaluation.forecasting.benchmark import SceneScore, SceneWork
@@ -41,6 +42,8 @@ def evaluate(options: Evaluate) -> Report | None:
     if options.index is None:
         print("no --index given: using the bundled synthetic demo scenes")
         options = replace(options, index=demo_root())
+    if group.rank == 0:
+        check_writable(options.out)
     evaluator = Evaluator(options, group.local_rank)
     index, last = evaluator.index, evaluator.benchmark.steps[-1]
     scenes = spread(index.scenes(options.split), options.max_scenes)

@@ -7,6 +7,7 @@ processes are there already: each takes a fixed part, and the first one gathers 
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing import get_context
 from multiprocessing.queues import Queue
+from types import FrameType
 from typing import TypeVar
 
 import torch
@@ -102,8 +104,14 @@ _evaluator: Evaluator | None = None
 
 def _begin(options: Evaluate, numbers: Queue[int]) -> None:
     global _evaluator
+    signal.signal(signal.SIGINT, _end)
     keep_memory()
     _evaluator = Evaluator(options, numbers.get())
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """Ctrl-C reaches all processes; the first one has the word, the others end without one."""
+    raise SystemExit(128 + number)
 
 
 def _score(work: SceneWork) -> SceneScore:

@@ -99,7 +99,7 @@ def load_scene(index: SceneIndex, scene: int, frames: int, grid: VoxelGrid) -> S
     """
     first = index.frames(scene).start
     labelled = [n for n in range(frames) if index.label_path[first + n]]
-    observed = torch.zeros(frames, *grid.shape, dtype=torch.uint8)
+    observed = torch.zeros(frames, *grid.shape, dtype=torch.uint8, device="cpu")
     for n in labelled:
         observed[n] = load_frame(index, first + n, grid)
     known, truth = labelled, observed
@@ -132,8 +132,8 @@ def clips_of(windows: Sequence[Window], future: int, with_future_labels: bool) -
         ego_to_global=torch.stack([w.scene.poses[w.now - PAST : w.now + 1 + future] for w in windows]),
         command=torch.from_numpy(index.command[rows].astype(np.int64)),
         motion=torch.from_numpy(index.motion[rows].astype(np.float32)),
-        dt_s=torch.full((len(windows), len(reach) - 1), STEP_S),
-        valid=torch.ones(len(windows), len(reach), dtype=torch.bool),
+        dt_s=torch.full((len(windows), len(reach) - 1), STEP_S, dtype=torch.float32, device="cpu"),
+        valid=torch.ones(len(windows), len(reach), dtype=torch.bool, device="cpu"),
         scene=[w.scene.scene for w in windows],
         frame=[w.scene.first + w.now for w in windows],
         future_occupancy=torch.stack(later) if with_future_labels else None,

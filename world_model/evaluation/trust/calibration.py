@@ -50,9 +50,11 @@ class Calibration:
         """(B,) float32 trust of raw figures (B,)."""
         table = torch.stack([figures[name].float() for name in self.names], -1)
         # One small matrix product; the constants are folded into it.
-        weight = torch.tensor(self.weight, device=table.device) / torch.tensor(self.scale, device=table.device)
+        weight, scale = (
+            torch.tensor(row, dtype=torch.float32, device=table.device) for row in (self.weight, self.scale)
+        )
         offset = float(np.dot(self.center, np.divide(self.weight, self.scale)))
-        return _bend(table @ weight - offset, self.knots, self.trust)
+        return _bend(table @ (weight / scale) - offset, self.knots, self.trust)
 
     def of_samples(self, samples: Samples) -> NDArray[np.float64]:
         """(N,) trust of N forecasts, in double precision."""
@@ -72,7 +74,7 @@ class Calibration:
         """
         remedy = "run `python -m world_model.calibrate_trust` for this checkpoint, or delete the file"
         try:
-            found = json.loads(path.read_text())
+            found = json.loads(path.read_text(encoding="utf-8-sig"))
             if found["format"] != "iiworld-trust" or found["version"] != VERSION:
                 raise ValueError(f"format {found['format']}, version {found['version']}")
             columns = {n: tuple(float(v) for v in found[n]) for n in ("center", "scale", "weight", "knots", "trust")}
@@ -100,7 +102,7 @@ class Calibration:
 
 def _bend(score: Tensor, knots: tuple[float, ...], values: tuple[float, ...]) -> Tensor:
     """Piecewise linear interpolation, constant beyond the ends."""
-    x, y = torch.tensor(knots, device=score.device), torch.tensor(values, device=score.device)
+    x, y = (torch.tensor(row, dtype=torch.float32, device=score.device) for row in (knots, values))
     if len(knots) == 1:
         return y.expand_as(score).clone()
     right = torch.searchsorted(x, score.contiguous()).clamp(1, len(knots) - 1)

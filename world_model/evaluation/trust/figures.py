@@ -63,7 +63,7 @@ class TokenFigures:
 
     def __call__(self, state: TokenState) -> dict[str, Tensor]:
         poses, device = state.forecast.poses.float(), state.token.device
-        low = torch.tensor(self.lower_m, device=device)
+        low = torch.tensor(self.lower_m, dtype=torch.float32, device=device)
         size = torch.tensor(state.token.shape[-2:], device=device) * self.cell_m
         token = state.token[:, :, ::_EVERY, ::_EVERY].float()
         centres = self._centres(state.token.shape[-2:], device)
@@ -86,7 +86,7 @@ class TokenFigures:
     def _centres(self, shape: torch.Size, device: torch.device) -> Tensor:
         """(x, y, 2) centres of every second cell, metres."""
         axes = [
-            self.lower_m[i] + self.cell_m * (torch.arange(0, n, _EVERY, device=device) + 0.5)
+            self.lower_m[i] + self.cell_m * (torch.arange(0, n, _EVERY, dtype=torch.float32, device=device) + 0.5)
             for i, n in enumerate(shape)
         ]
         return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)

@@ -67,7 +67,7 @@ def parse_trajectory(text: str) -> NDArray[Any]:
     """
     is_file = text.endswith((".csv", ".txt")) or ("\n" not in text and len(text) < 4096 and Path(text).is_file())
     try:
-        content = Path(text).read_text() if is_file else text
+        content = Path(text).read_text(encoding="utf-8-sig") if is_file else text
     except (OSError, UnicodeDecodeError) as error:
         raise OptionError(f"trajectory file {text} cannot be read ({error})", _ROWS, _REMEDY) from error
     rows = [row.strip() for row in content.replace(";", "\n").splitlines() if row.strip()]
@@ -88,7 +88,7 @@ def parse_trajectory(text: str) -> NDArray[Any]:
 
 
 def _from_json(path: Path) -> dict[str, Any]:
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8-sig"))
     return content if isinstance(content, dict) else {"motion": content}
 
 

@@ -42,8 +42,8 @@ class DeformableSelfAttention(nn.Module):
         exact = torch.promote_types(query.dtype, torch.float32)
         offsets = self.sampling_offsets(query).view(batch, cells, heads, points, 2).to(exact)
         weights = self.attention_weights(query).view(batch, cells, heads, points).softmax(-1)
-        cell_x = torch.arange(size_x, device=query.device).repeat_interleave(size_y) + 0.5
-        cell_y = torch.arange(size_y, device=query.device).repeat(size_x) + 0.5
+        cell_x = torch.arange(size_x, dtype=torch.float32, device=query.device).repeat_interleave(size_y) + 0.5
+        cell_y = torch.arange(size_y, dtype=torch.float32, device=query.device).repeat(size_x) + 0.5
         centre = torch.stack((cell_y, cell_x), -1).to(exact)
         scale = torch.tensor((size_y, size_x), dtype=exact, device=query.device)
         # grid_sample's first coordinate is the fast axis, Y, as is the first offset component.

@@ -127,7 +127,7 @@ class Forecaster(nn.Module):
 
     def _begin(self, token: Tensor, ego: EgoState) -> ForecastState:
         slots = self.config.history
-        still = torch.eye(4, device=token.device).expand(len(token), slots, 4, 4)
+        still = torch.eye(4, dtype=torch.float32, device=token.device).expand(len(token), slots, 4, 4)
         # Deviation 11: the history is the current token over and over.
         tokens = token[:, None].expand(-1, slots, -1, -1, -1)
         return ForecastState(tokens=tokens, poses=still, motions=ego.observed.to(token.dtype), ego=ego)
@@ -249,9 +249,9 @@ class Forecaster(nn.Module):
     def _phase(self, next_to_curr: Tensor, dtype: torch.dtype) -> Tensor:
         """(B, C, Xl, Yl) where between two cells each moved cell was read: what interpolation has blurred."""
         size_x, size_y = self.config.latent_shape
-        x = torch.arange(size_x, device=next_to_curr.device) + 0.5
-        y = torch.arange(size_y, device=next_to_curr.device) + 0.5
-        low = torch.tensor(self.config.lower_m, device=next_to_curr.device) / self.config.cell_m
+        x = torch.arange(size_x, dtype=torch.float32, device=next_to_curr.device) + 0.5
+        y = torch.arange(size_y, dtype=torch.float32, device=next_to_curr.device) + 0.5
+        low = torch.tensor(self.config.lower_m, dtype=torch.float32, device=next_to_curr.device) / self.config.cell_m
         points = torch.stack(torch.meshgrid(x, y, indexing="ij"), -1) + low
         source = torch.einsum("bij,xyj->bxyi", next_to_curr[:, :2, :2], points)
         source = source + next_to_curr[:, None, None, :2, 3] / self.config.cell_m - low

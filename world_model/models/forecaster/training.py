@@ -147,7 +147,7 @@ class ForecasterTask(Task):
         order = np.random.default_rng([self.seed, epoch, 11]).permutation(len(self.windows))
         current = self.windows[order[place * self.shard.batch + np.asarray(samples)]]
         frames = current[:, None] + np.arange(-self.config.past, self.horizon + 1)
-        decoded = int(torch.randint(self.horizon, (1,), generator=draws(self.seed, iteration, -2)))
+        decoded = int(torch.randint(self.horizon, (1,), generator=draws(self.seed, iteration, -2), device="cpu"))
         labels = None
         if self.config.occupancy_weight and self.read_labels is not None:
             numbers = frames[:, self.config.past + decoded + 1]
@@ -174,8 +174,8 @@ class ForecasterTask(Task):
         steps, now = self.horizon, config.past
         state = self.model.start(tokens[:, : now + 1], batch.poses[:, : now + 1])
         valid = torch.ones(len(tokens), dtype=torch.bool, device=self.device)
-        token_total = torch.zeros((), device=self.device)
-        occupancy = torch.zeros((), device=self.device)
+        token_total = torch.zeros((), dtype=torch.float32, device=self.device)
+        occupancy = torch.zeros((), dtype=torch.float32, device=self.device)
         shifts, true_shifts, rotations, true_rotations = [], [], [], []
         for k, weight in enumerate(config.step_weights):
             step = (invert_pose(batch.poses[:, now + k]) @ batch.poses[:, now + k + 1]).float()
@@ -191,7 +191,7 @@ class ForecasterTask(Task):
             true_rotations.append(quat_from_yaw(yaw_from_matrix(step)))
             token = torch.where(forced[k].view(-1, 1, 1, 1), target, forecast.token.float())
             state = self.model.advance(state, token if config.through_time else token.detach(), step)
-        weights = torch.tensor(config.step_weights, device=self.device)
+        weights = torch.tensor(config.step_weights, dtype=torch.float32, device=self.device)
         every_step = valid[:, None].expand(-1, steps)
         path = trajectory_loss(torch.stack(shifts, 1), torch.stack(true_shifts, 1), every_step, weights).mean()
         rotation = rotation_loss(torch.stack(rotations, 1), torch.stack(true_rotations, 1), every_step, weights)

@@ -108,7 +108,7 @@ class ScaleFusion(nn.Module):
         self.recover_convs = nn.ModuleList(nn.Conv2d(width, width, 1) for _ in range(scales))
 
     def forward(self, maps: list[Tensor], size: tuple[int, int]) -> Tensor:
-        total = torch.zeros((), device=maps[0].device)
+        total = torch.zeros((), dtype=torch.float32, device=maps[0].device)
         for conv, x in zip(self.recover_convs, maps, strict=True):
             x = x if x.shape[-2:] == size else F.interpolate(x, size=size, mode="bilinear", align_corners=False)
             total = total + conv(x)

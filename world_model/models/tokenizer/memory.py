@@ -101,4 +101,4 @@ def remember(
 
 
 def _single(value: float) -> float:
-    return float(torch.tensor(value, dtype=torch.float32))
+    return float(torch.tensor(value, dtype=torch.float32, device="cpu"))

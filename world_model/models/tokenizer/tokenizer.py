@@ -136,7 +136,7 @@ class Tokenizer(nn.Module):
         """
         batch, count = labels.shape[:2]
         latents = self._in_chunks(self.latents, labels)
-        still = torch.eye(4, device=labels.device).expand(batch, 4, 4)
+        still = torch.eye(4, dtype=torch.float32, device=labels.device).expand(batch, 4, 4)
         memory, histories = self.empty_memory(batch), []
         for frame in range(count):
             start = torch.full((batch,), frame == 0, device=labels.device)
@@ -185,7 +185,7 @@ def classify(rows: Tensor, table: Tensor) -> Tensor:
     """
     if rows.device.type != "cpu":
         return (rows @ table.to(rows.dtype).t()).argmax(1).to(torch.uint8)
-    out = torch.empty(rows.shape[0], dtype=torch.uint8)
+    out = torch.empty(rows.shape[0], dtype=torch.uint8, device="cpu")
     table = table.float()
     size = 1 << 14
     for begin in range(0, rows.shape[0], size):

@@ -72,7 +72,7 @@ class TokenizerTask(Task):
         super().__init__(model, seed=seed, shard=shard, context=context, workers=workers)
         self.plan, self.config = plan, config
         self.memories = [model.empty_memory(shard.micro_batch) for _ in range(shard.accumulate)]
-        self.used = torch.zeros(model.config.codes, device=self.device)
+        self.used = torch.zeros(model.config.codes, dtype=torch.float32, device=self.device)
         self.counts = torch.zeros_like(self.used)
 
     @property
@@ -142,7 +142,9 @@ class TokenizerTask(Task):
                 batch.labels[own], self.memories[0].index(own), batch.curr_to_prev[own], batch.start[own]
             )
             pool = torch.cat([x.reshape(-1, x.shape[-1]) for x in out.inputs])
-            pick = torch.randint(len(pool), (len(dead),), generator=draws(self.seed, iteration, -1)).to(pool.device)
+            pick = torch.randint(len(pool), (len(dead),), generator=draws(self.seed, iteration, -1), device="cpu").to(
+                pool.device
+            )
             book[dead] = pool[pick].to(book.dtype)
         self.context.broadcast(book.data)
 

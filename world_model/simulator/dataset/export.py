@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -126,7 +127,7 @@ def claim(root: Path, config: DatasetConfig) -> None:
         raise DataError(f"{root} is a file", "a folder", remedy)
     if mark.exists():
         try:
-            found = json.loads(mark.read_text())
+            found = json.loads(mark.read_text(encoding="utf-8-sig"))
         except ValueError as error:
             raise DataError(f"{mark} cannot be read ({error})", "JSON written by make_synthetic", remedy) from error
         wanted = json.loads(json.dumps(identity(config)))
@@ -179,7 +180,9 @@ def _run(todo: list[tuple[Path, DatasetConfig, int]], workers: int) -> Iterator[
         yield from map(_write_numbered, todo)
         return
     # Neighbouring scenes share a town, which a process builds once: hand them out in order.
-    with multiprocessing.get_context("spawn").Pool(min(workers, len(todo))) as pool:
+    # Ctrl-C reaches all processes: this one has the word, and ends the others.
+    context, ignore = multiprocessing.get_context("spawn"), (signal.SIGINT, signal.SIG_IGN)
+    with context.Pool(min(workers, len(todo)), initializer=signal.signal, initargs=ignore) as pool:
         yield from pool.imap_unordered(_write_numbered, todo, chunksize=1)
 
 
@@ -187,5 +190,5 @@ def statistics_of(root: Path, config: DatasetConfig) -> SceneStatistics:
     """Statistics of all finished scenes together, without wild ones: they say nothing of how people drive."""
     merged = SceneStatistics()
     for i in (i for i in range(config.scenes) if not config.is_wild(i)):
-        merged.merge(json.loads(part_path(root, config, i).read_text())["statistics"])
+        merged.merge(json.loads(part_path(root, config, i).read_text(encoding="utf-8-sig"))["statistics"])
     return merged

@@ -49,7 +49,7 @@ def write_picture(root: Path, config: DatasetConfig, statistics: SceneStatistics
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(3, 4)
     for k, scene in enumerate(np.linspace(0, config.scenes - 1, 8).astype(int).tolist()):
-        samples = json.loads(part_path(root, config, scene).read_text())["tables"]["sample"]
+        samples = json.loads(part_path(root, config, scene).read_text(encoding="utf-8-sig"))["tables"]["sample"]
         frame = (5 + 4 * k) % len(samples)  # wild scenes are shorter
         axes = figure.add_subplot(grid[k // 4, k % 4])
         labels = read_labels(root / "gts" / config.name(scene) / samples[frame]["token"] / "labels.npz")

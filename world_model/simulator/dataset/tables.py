@@ -174,7 +174,7 @@ def write_tables(root: Path, version: str, parts: list[Path]) -> None:
     Raises:
         OutputError: the disk is full or read-only.
     """
-    logs = [json.loads(p.read_text())["tables"]["log"][0]["token"] for p in parts]
+    logs = [json.loads(p.read_text(encoding="utf-8-sig"))["tables"]["log"][0]["token"] for p in parts]
     for name, rows in fixed_tables(version, logs).items():
         with atomic_write(root / version / f"{name}.json") as stream:
             stream.write(json.dumps(rows).encode())
@@ -182,7 +182,7 @@ def write_tables(root: Path, version: str, parts: list[Path]) -> None:
         with atomic_write(root / version / f"{name}.json") as stream:
             before = b"["
             for part in parts:  # one scene in memory at a time: annotations of many scenes take gigabytes
-                for row in json.loads(part.read_text())["tables"][name]:
+                for row in json.loads(part.read_text(encoding="utf-8-sig"))["tables"][name]:
                     stream.write(before + json.dumps(row, separators=(",", ":")).encode())
                     before = b",\n"
             stream.write(b"]\n")
