@@ -22,7 +22,7 @@ from world_model.core.errors import DataError
 from world_model.core.files import DAMAGED_NPZ, cause_of, digest_of_files, remedy_for, write_npz
 from world_model.core.geometry import rotation_matrix
 from world_model.core.grid import FREE, OCC3D
-from world_model.data.labels import LABEL_FORMATS, read_labels_of
+from world_model.data.labels import LABEL_FORMATS, read_labels_of, read_mask
 
 INDEX_NAME = "iiworld_index.npz"
 INDEX_VERSION = 2
@@ -195,6 +195,20 @@ class SceneIndex:
         if self.truth_path is None:
             return self.read_labels(frame, shape)
         return self._read(self.truth_path, self.truth_format, frame, shape)
+
+    def read_mask(self, frame: int, mask: str, shape: tuple[int, ...] = OCC3D.shape) -> NDArray[Any]:
+        """(X, Y, Z) bool: what the "camera" or the "lidar" of a keyframe has seen, as its true labels say.
+
+        Raises:
+            DataError: there is no such mask.
+        """
+        paths, kind = self.label_path, self.label_format
+        if self.truth_path is not None:
+            paths, kind = self.truth_path, self.truth_format
+        if LABEL_FORMATS[kind].key != "semantics":
+            found = f"labels of the format {kind}, which hold no visibility mask"
+            raise DataError(found, "Occ3D's mask_camera and mask_lidar", "score without --mask")
+        return read_mask(self.root / str(paths[frame]), mask, shape)
 
     def _read(self, paths: NDArray[Any], label_format: str, frame: int, shape: tuple[int, ...]) -> NDArray[Any]:
         if not str(paths[frame]):

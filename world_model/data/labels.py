@@ -104,12 +104,34 @@ def read_labels(path: str | Path, key: str = "semantics", shape: tuple[int, ...]
     return _read(path, key, shape, FREE if key == "semantics" else 1)
 
 
-def _read(path: str | Path, key: str, shape: tuple[int, ...], highest: int) -> NDArray[Any]:
+MASKS = ("none", "camera", "lidar")
+"""What part of a frame is scored: all of it, or what its cameras or its LiDAR have seen (Occ3D's masks)."""
+
+
+def read_mask(path: str | Path, mask: str, shape: tuple[int, ...] = OCC3D.shape) -> NDArray[Any]:
+    """Read a visibility mask of a label file in Occ3D's layout.
+
+    Args:
+        path: the npz file.
+        mask: "camera" or "lidar".
+        shape: the expected (X, Y, Z).
+
+    Returns:
+        (X, Y, Z) bool, True where the sensors have seen.
+
+    Raises:
+        DataError: the file is missing or damaged, or holds no such mask.
+    """
+    remedy = "score without --mask, or prepare labels that hold masks (Occ3D-nuScenes does)"
+    return _read(path, f"mask_{mask}", shape, 1, remedy).astype(bool)
+
+
+def _read(path: str | Path, key: str, shape: tuple[int, ...], highest: int, absent: str = "") -> NDArray[Any]:
     remedy = "fetch or write this file again (for synthetic data: delete it and rerun make_synthetic)"
     try:
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
             if key not in archive.files:
-                raise DataError(f"{path} has the keys {archive.files}", f"the key {key!r}", remedy)
+                raise DataError(f"{path} has the keys {archive.files}", f"the key {key!r}", absent or remedy)
             # What a file claims to hold is bounded before it is unpacked: a small file may claim terabytes.
             claimed = archive.zip.getinfo(f"{key}.npy").file_size
             if claimed > 8 * math.prod(shape) + 4096:

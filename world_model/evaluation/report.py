@@ -17,11 +17,12 @@ from world_model.evaluation.statistics import SCORES, Intervals
 from world_model.evaluation.table import Table, bullets, json_values, percent, write_report
 
 CONVENTIONS = (
-    "All scores in percent, accumulated over the set, without visibility mask. IoU: occupied against free. mIoU: mean "
+    "All scores in percent, accumulated over the set, {mask}. IoU: occupied against free. mIoU: mean "
     "over the classes that occur in the ground truth or the prediction. mIoU_published: classes with IoU 0 dropped "
     "from the mean. IoU_published: ground truth of 255 counts as occupied, where IoU leaves it out (the conventions "
     "of the II-World release)."
 )
+MASKED = {"none": "without visibility mask"}
 FAITHFUL = "Means over the horizons are rounded as the release rounds: each horizon to two decimals, then the mean."
 SUBSET_NOTE = (
     "static and movable compare only these classes; moving counts only voxels within 0.5 m of annotated objects faster "
@@ -46,6 +47,7 @@ class Report:
         forecasting: the forecast table, if measured.
         intervals: how sure it is, where there are scenes enough.
         faithful: round means over the horizons as the release does.
+        mask: what part of a frame was scored: none (all of it), camera or lidar.
     """
 
     title: str
@@ -54,6 +56,12 @@ class Report:
     forecasting: ForecastResult | None = None
     intervals: Intervals | None = None
     faithful: bool = False
+    mask: str = "none"
+
+    @property
+    def conventions(self) -> str:
+        """What the scores are."""
+        return CONVENTIONS.format(mask=MASKED.get(self.mask, f"inside the {self.mask} mask of the scored frame"))
 
     def save(self, folder: Path) -> list[Path]:
         """Write results.json, results.md and the plots, each atomically; returns their paths."""
@@ -66,7 +74,7 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; NaN becomes null."""
-        conventions = f"{CONVENTIONS} {FAITHFUL}" if self.faithful else CONVENTIONS
+        conventions = f"{self.conventions} {FAITHFUL}" if self.faithful else self.conventions
         value: dict[str, Any] = {"title": self.title, "settings": self.settings, "conventions": conventions}
         if self.reconstruction is not None:
             value["reconstruction"] = {"frames": self.reconstruction.frames, **_scores(self.reconstruction.confusion)}
@@ -79,7 +87,7 @@ class Report:
 
     def to_markdown(self) -> str:
         """The tables, for people."""
-        parts = [f"# Evaluation: {self.title}", bullets(self.settings), CONVENTIONS]
+        parts = [f"# Evaluation: {self.title}", bullets(self.settings), self.conventions]
         if self.reconstruction is not None:
             parts += [f"## Reconstruction ({self.reconstruction.frames} frames)"]
             parts += _reconstruction_tables(self.reconstruction.confusion)

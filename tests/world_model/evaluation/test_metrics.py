@@ -5,10 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from real_files import REAL
 from torch import Tensor
 
 from world_model.core.errors import DataError
 from world_model.core.grid import MOVABLE, STATIC
+from world_model.data.labels import read_labels, read_mask
 from world_model.evaluation.metrics import Confusion, rounded
 
 
@@ -128,3 +130,14 @@ def test_bad_labels_are_named() -> None:
         counted(good, torch.full_like(good, 18))
     with pytest.raises(DataError, match="255"):
         counted(torch.full_like(good, 255), good)
+
+
+@pytest.mark.skipif(not (REAL / "occ3d/frame_a.npz").exists(), reason="no real frame here")
+@pytest.mark.parametrize(("mask", "miou", "iou"), [("camera", 44.6, 79.6), ("none", 21.4, 12.0)])
+def test_published_prediction_of_a_real_frame(mask: str, miou: float, iou: float) -> None:
+    """Published figures of perception networks are inside the camera mask: outside it they were never trained."""
+    frame, prediction = (REAL / "occ3d" / name for name in ("frame_a.npz", "frame_a_prediction.npz"))
+    inside = None if mask == "none" else torch.from_numpy(read_mask(frame, mask))
+    labels = (torch.from_numpy(read_labels(path)) for path in (prediction, frame))
+    found = Confusion.of(*labels, inside)
+    assert (round(100 * found.miou(), 1), round(100 * found.iou(), 1)) == (miou, iou)

@@ -92,6 +92,7 @@ class Benchmark:
         horizons_s: (H) seconds ahead.
         batch: windows of a scene that are forecast at once, at least the slots of a batch.
         slots: of each batch, see `fixed_slots`.
+        mask: what part of a frame is scored, one of `MASKS`.
         models: what all models are, in words.
         weights: hash of the weights of tokenizer and token world.
     """
@@ -104,6 +105,7 @@ class Benchmark:
     horizons_s: tuple[float, ...] = (1.0, 2.0, 3.0)
     batch: int = 8
     slots: int = 1
+    mask: str = "none"
     models: str = "none"
     weights: str = "none"
 
@@ -138,7 +140,7 @@ class Benchmark:
             DataError: a label file is missing or damaged.
             OptionError: a window leaves the scene.
         """
-        return load_scene(index, work.scene, work.frames_needed(index, self.steps[-1]), self.grid)
+        return load_scene(index, work.scene, work.frames_needed(index, self.steps[-1]), self.grid, self.mask)
 
     @torch.inference_mode()
     def score(self, scene: SceneData, work: SceneWork) -> SceneScore:
@@ -176,7 +178,7 @@ class Benchmark:
         result = ForecastResult.zero(self.rows, self.horizons_s, windows=len(windows))
         steps = [window.now + step for window in windows for step in self.steps]
         scene = windows[0].scene
-        truths = [(scene.truth[frame].flatten(), scene.moving_voxels(frame)) for frame in steps]
+        truths = [(scene.truth[frame].flatten(), scene.moving_voxels(frame), _mask(scene, frame)) for frame in steps]
         for r, (labels, errors) in enumerate(self._forecasts(windows, rebuilt)):
             result.pose_error[r] = errors.sum(0).numpy()
             for n, (found, truth) in enumerate(zip(labels.flatten(0, 1).flatten(1), truths, strict=True)):
@@ -206,14 +208,23 @@ def _baselines(window: Window, steps: Sequence[int]) -> Tensor:
 def _reconstruction(scene: SceneData, rebuilt: dict[int, Tensor]) -> ReconstructionResult:
     confusion, frames = Confusion(), sorted(set(scene.labelled) & set(scene.known))
     for frame in frames:
-        confusion.add(rebuilt[frame], scene.truth[frame].to(rebuilt[frame].device))
+        device = rebuilt[frame].device
+        mask = None if scene.mask is None else scene.mask[frame].to(device)
+        confusion.add(rebuilt[frame], scene.truth[frame].to(device), mask)
     return ReconstructionResult(counts=confusion.table, frames=len(frames))
 
 
-def _count(forecast: Tensor, truth: Tensor, near: Tensor) -> NDArray[Any]:
-    """(2, 19, 18) histograms over all V voxels, and over those numbered ``near``."""
+def _mask(scene: SceneData, frame: int) -> Tensor | None:
+    """(V,) bool, what is scored of a frame; None: everything."""
+    return None if scene.mask is None else scene.mask[frame].flatten()
+
+
+def _count(forecast: Tensor, truth: Tensor, near: Tensor, mask: Tensor | None) -> NDArray[Any]:
+    """(2, 19, 18) histograms over all V voxels, and over those numbered ``near``; inside the mask alone."""
+    if mask is not None:
+        near, mask = near[mask[near]], mask.to(forecast.device)
     truth, near = truth.to(forecast.device), near.to(forecast.device)
     everywhere, moving = Confusion(), Confusion()
-    everywhere.add(forecast, truth)
+    everywhere.add(forecast, truth, mask)
     moving.add(forecast[near], truth[near])
     return np.stack((everywhere.table, moving.table))

@@ -70,6 +70,7 @@ def evaluate(options: Evaluate) -> Report | None:
         forecasting=sum(forecasts, zero) if chosen is not None else None,
         intervals=bootstrap(rows, np.stack([f.counts for f in forecasts])) if chosen is not None else None,
         faithful=options.faithful,
+        mask=options.mask,
     )
     written = report.save(options.out)
     print("\n" + report.to_markdown())
@@ -132,6 +133,8 @@ def _settings(options: Evaluate, evaluator: Evaluator, scenes: int, chosen: Chos
     }
     if index.truth_path is not None:
         settings["labels"] = "the models see predicted labels; everything is scored against the true ones"
+    if options.mask != "none":
+        settings["mask"] = f"only voxels inside mask_{options.mask} of the scored frame"
     if chosen is not None:
         settings["windows"] = f"{chosen}, --stride {options.stride}"
     if "action" in options.regimes:

@@ -55,6 +55,7 @@ class Evaluator:
             "dtype": options.dtype,
             "device": self.device.type,
             "slots": self.benchmark.slots,
+            **({} if options.mask == "none" else {"mask": options.mask}),
         }
         forecasting = {
             "what": "forecasting",

@@ -56,6 +56,7 @@ def load_benchmark(options: Evaluate, device: torch.device) -> Benchmark:
         actions=action_model(options.action_mode) if "action" in options.regimes else None,
         horizons_s=options.horizons_s,
         batch=options.batch,
+        mask=options.mask,
         slots=1 if device.type == "cpu" else GPU_SLOTS,
         models=f"{path or 'bundled nano'} ({'; '.join(cards)})" if cards else "none",
         weights=weights,

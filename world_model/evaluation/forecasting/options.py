@@ -44,6 +44,9 @@ class Evaluate:
     """Which actions of the environment the regime `action` takes."""
     horizons_s: tuple[float, ...] = (1.0, 2.0, 3.0)
     """Forecast horizons in seconds. The long table is 1 2 3 4 5 6 (its windows need 12 future frames)."""
+    mask: Literal["none", "camera", "lidar"] = "none"
+    """What part of a frame is scored: all of it, or only what its cameras or its LiDAR have seen (`mask_camera`,
+    `mask_lidar` of the label files). Published scores of perception networks are inside the camera mask."""
     faithful: bool = False
     """Round as the original does: each horizon to two decimals before the mean over the horizons."""
     stride: int = 1

@@ -35,6 +35,7 @@ class SceneData:
         observed: (N, X, Y, Z) uint8 labels that a model sees; all zero where there are none.
         truth: (N, X, Y, Z) uint8 labels to score against; the same tensor unless the data set has others.
         poses: (N, 4, 4) float64 ego -> global.
+        mask: (N, X, Y, Z) bool, what is scored; None: everything.
         tokens: (N, C, Xl, Yl) of a tokenizer that has run along the scene, on its device.
     """
 
@@ -47,6 +48,7 @@ class SceneData:
     observed: Tensor
     truth: Tensor
     poses: Tensor
+    mask: Tensor | None = None
     tokens: Tensor | None = None
 
     def moving_voxels(self, frame: int) -> Tensor:
@@ -91,11 +93,11 @@ class Window:
         return torch.from_numpy(self.scene.index.command[first : first + steps].astype(np.int64))
 
 
-def load_scene(index: SceneIndex, scene: int, frames: int, grid: VoxelGrid) -> SceneData:
-    """Read the first ``frames`` frames of a scene.
+def load_scene(index: SceneIndex, scene: int, frames: int, grid: VoxelGrid, mask: str = "none") -> SceneData:
+    """Read the first ``frames`` frames of a scene, and with ``mask`` "camera" or "lidar" what these have seen.
 
     Raises:
-        DataError: a label file is missing or damaged.
+        DataError: a label file is missing or damaged, or holds no such mask.
     """
     first = index.frames(scene).start
     labelled = [n for n in range(frames) if index.label_path[first + n]]
@@ -108,6 +110,11 @@ def load_scene(index: SceneIndex, scene: int, frames: int, grid: VoxelGrid) -> S
         truth = torch.zeros_like(observed)
         for n in known:
             truth[n] = load_frame(index, first + n, grid, truth=True)
+    seen = None
+    if mask != "none":
+        seen = torch.zeros(observed.shape, dtype=torch.bool, device="cpu")
+        for n in known:
+            seen[n] = torch.from_numpy(index.read_mask(first + n, mask, grid.shape))
     return SceneData(
         index=index,
         grid=grid,
@@ -117,6 +124,7 @@ def load_scene(index: SceneIndex, scene: int, frames: int, grid: VoxelGrid) -> S
         known=known,
         observed=observed,
         truth=truth,
+        mask=seen,
         poses=torch.from_numpy(index.ego_to_global[first : first + frames]),
     )
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,38 @@ def test_other_labels_are_other_results(
     assert first.reconstruction is not None and second.reconstruction is not None
     assert (first.reconstruction.counts != second.reconstruction.counts).any()
     assert second.reconstruction.confusion.counts[15].sum() == 0
+
+
+def test_only_what_a_sensor_has_seen_is_scored(data: Path, checkpoint: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for path in sorted((data / "gts").glob("*/*/labels.npz")):
+        with np.load(path) as archive:
+            arrays = dict(archive)
+        seen_there = rng.random(arrays["semantics"].shape) < 0.3
+        np.savez_compressed(path, **{**arrays, "mask_camera": seen_there.astype(np.uint8)})
+    options = Evaluate(index=data, checkpoint=checkpoint, out=tmp_path / "out", models="tokenizer", max_windows=2)
+    report, seen = measured(options), measured(replace(options, mask="camera"))
+    whole = report.forecasting
+    assert whole is not None and seen.forecasting is not None
+    assert report.reconstruction is not None and seen.reconstruction is not None
+    share = seen.reconstruction.counts.sum() / report.reconstruction.counts.sum()
+    assert share == pytest.approx(0.3, abs=0.01)
+    total = [int(f.counts[0, 0, 0].sum()) for f in (whole, seen.forecasting)]
+    assert total[1] / total[0] == pytest.approx(0.3, abs=0.01)
+    assert (seen.forecasting.counts <= whole.counts).all()
+    assert "mask_camera" in seen.settings["mask"] and "inside the camera mask" in seen.to_markdown()
+
+
+def test_labels_without_masks_are_named(data: Path, checkpoint: Path, tmp_path: Path) -> None:
+    for path in (data / "gts").glob("*/*/labels.npz"):
+        with np.load(path) as archive:
+            labels = archive["semantics"]
+        np.savez_compressed(path, semantics=labels)
+    options = Evaluate(index=data, checkpoint=checkpoint, out=tmp_path / "out", models="tokenizer", max_windows=1)
+    with pytest.raises(DataError, match="'mask_lidar'") as caught:
+        evaluate(replace(options, mask="lidar"))
+    assert "--mask" in caught.value.remedy
+    measured(options)
 
 
 def test_report_names_everything(
