@@ -97,7 +97,7 @@ def test_real_motion_is_that_of_the_poses(tmp_path: Path) -> None:
 
 def data_set_of(data: DataSet) -> list[SceneIndex]:
     """The scenes of a data set whose label files are not here."""
-    return [_index([recording], data.root, data, "real") for recording in data.recordings]
+    return [_index([recording], data.root, data, "real", "raw") for recording in data.recordings]
 
 
 def test_files_without_commands_or_boxes(root: Path) -> None:
