@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
+from typing import Literal
 
 from world_model.core.command import run
 from world_model.core.files import write_text
@@ -38,6 +39,12 @@ class Arguments:
     """Share of held-out scenes (the last ones); they never share a town with training scenes."""
     wild: float = 0.0
     """Share of the training scenes that leave normal driving: wandering, chasing what is ahead, off the road."""
+    labels_style: Literal["plain", "varied"] = "plain"
+    """plain: the simulator's own labels. varied: each scene as another label maker would write it."""
+    ground: Literal["flat", "hills"] = "flat"
+    """hills: each scene on a terrain of its own. Such data, and varied labels, are refused by world="simulated"."""
+    exported_poses: Literal["nuscenes", "true"] = "nuscenes"
+    """On hills. nuscenes: z = 0 with real pitch and roll, as nuScenes has them. true: real z."""
     scenes_per_town: int = 5
     """Scenes that are driven in the same town."""
 
@@ -46,7 +53,8 @@ def main(arguments: Arguments) -> None:
     """Run the command."""
     config = DatasetConfig(
         scenes=arguments.scenes, seed=arguments.seed, version=arguments.version, val_fraction=arguments.val_fraction,
-        wild=arguments.wild, simulator=SimulatorConfig(scenes_per_town=arguments.scenes_per_town),
+        wild=arguments.wild, labels_style=arguments.labels_style, ground=arguments.ground,
+        exported_poses=arguments.exported_poses, simulator=SimulatorConfig(scenes_per_town=arguments.scenes_per_town),
     )  # fmt: skip
     start = time.perf_counter()
 

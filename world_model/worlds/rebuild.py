@@ -7,6 +7,7 @@ timestamp its place in the scene. Nothing else is needed, because everything fol
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 from world_model.core.errors import ConfigError, DataError
 from world_model.data.index import SceneIndex
 from world_model.simulator import SimState
-from world_model.simulator.dataset.config import START_US, DatasetConfig, SceneDrive
+from world_model.simulator.dataset.config import START_US, STYLE_OPTIONS, DatasetConfig, SceneDrive
 from world_model.simulator.simulator import SimulatorConfig
 
 MARK_NAME = "synthetic.json"
@@ -65,7 +66,14 @@ def dataset_config(index: SceneIndex) -> DatasetConfig:
             "a data set of `python -m world_model.make_synthetic`: only what was simulated can be simulated on",
             "choose world='learned' or 'replay' for this data, or drive in synthetic scenes",
         )
-    return _read(path, path.stat().st_mtime_ns)
+    config = _read(path, path.stat().st_mtime_ns)
+    if not config.plain:
+        raise DataError(
+            f"{path} says labels_style={config.labels_style!r}, ground={config.ground!r}",
+            "plain labels on flat ground: the simulator's own heights are flat, and it draws labels in its own style",
+            "choose world='learned' or 'replay' for this data, or make data without --labels-style and --ground",
+        )
+    return config
 
 
 def generator_of(index: SceneIndex) -> str:
@@ -94,7 +102,8 @@ def _read(path: Path, modified: int) -> DatasetConfig:
         )
         wild = _number(found, "wild", float) if "wild" in found else 0.0
         val_fraction = _number(found, "val_fraction", float)
-        return DatasetConfig(simulator=simulator, val_fraction=val_fraction, wild=wild, **options)
+        config = DatasetConfig(simulator=simulator, val_fraction=val_fraction, wild=wild, **options)
+        return replace(config, **{name: found[name] for name in STYLE_OPTIONS if name in found})
     except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
         raise DataError(
             f"{path} does not describe how the data were made ({error!r})",

@@ -56,7 +56,8 @@ def _percentiles(values: Floats | list[float], which: tuple[float, ...], digits:
 
 def comparison(s: SceneStatistics) -> list[Line]:
     """Rows (quantity, synthetic, real) of the calibration report."""
-    return [*_label_lines(s), *_overlap_lines(s), *_agent_lines(s), *_ego_lines(s)]
+    labels = [*_label_lines(s), *_overlap_lines(s)] if s.has_labels else []
+    return [*labels, *_agent_lines(s), *_ego_lines(s)]
 
 
 def _label_lines(s: SceneStatistics) -> list[Line]:
@@ -119,6 +120,12 @@ def _ego_lines(s: SceneStatistics) -> list[Line]:
     ]
 
 
+NO_LABELS = (
+    "The labels are left out: each scene has a label maker and a ground of its own, so no one real figure "
+    "stands beside them."
+)
+
+
 def report(s: SceneStatistics, title: str) -> str:
     """The calibration table as Markdown."""
     head = f"""# {title}
@@ -129,4 +136,6 @@ Synthetic scenes beside real nuScenes / Occ3D-nuScenes statistics (two real labe
 | quantity | synthetic | real |
 |---|---|---|
 """
+    if not s.has_labels:
+        head = head.replace("\n| quantity", f"\n{NO_LABELS}\n\n| quantity")
     return head + "".join(f"| {a} | {b} | {c} |\n" for a, b, c in comparison(s))

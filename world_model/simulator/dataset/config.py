@@ -19,6 +19,12 @@ HELD_OUT_TOWNS = 1_000_000
 START_US = 1_500_000_000_000_000
 GAPS_S, GAP_SHARES = (0.5, 0.4, 0.45, 0.55, 0.6), (0.9, 0.025, 0.025, 0.025, 0.025)
 """Times between keyframes, and how often each occurs."""
+STYLE_OPTIONS = {
+    "labels_style": ("plain", "varied"),
+    "ground": ("flat", "hills"),
+    "exported_poses": ("nuscenes", "true"),
+}
+"""Options of how a data set is written, and their values, the default first."""
 KEEP_EVERY = 4
 """Keyframes between two kept states of a scene: a quarter of a megabyte each, against a few milliseconds per step."""
 
@@ -33,6 +39,9 @@ class DatasetConfig:
         val_fraction: share of the scenes, at the end, that are held out.
         wild: share of the training scenes that leave normal driving (`world_model.simulator.traffic.wild`);
             these are shorter, and the calibration report leaves them out.
+        labels_style: "plain", the simulator's own labels, or "varied": each scene as another label maker writes it.
+        ground: "flat", or "hills": each scene on a terrain of its own (`world_model.data.label_styles`).
+        exported_poses: on hills, "nuscenes" writes z = 0 with the real pitch and roll, "true" the real z as well.
         simulator: the simulator's own options.
     """
 
@@ -41,6 +50,9 @@ class DatasetConfig:
     version: str = "v1.0-mini"
     val_fraction: float = 0.2
     wild: float = 0.0
+    labels_style: str = "plain"
+    ground: str = "flat"
+    exported_poses: str = "nuscenes"
     simulator: SimulatorConfig = field(default_factory=SimulatorConfig)
 
     def __post_init__(self) -> None:
@@ -50,6 +62,15 @@ class DatasetConfig:
                 "scenes >= 1, seed >= 0, 0 <= val_fraction < 1 and 0 <= wild < 1",
                 "correct these options",
             )
+
+        for name, known in STYLE_OPTIONS.items():
+            if getattr(self, name) not in known:
+                raise ConfigError(f"{name}={getattr(self, name)!r}", f"one of {known}", "choose one of them")
+
+    @property
+    def plain(self) -> bool:
+        """Whether the labels are those of the simulator itself."""
+        return (self.labels_style, self.ground) == ("plain", "flat")
 
     @property
     def held_out(self) -> int:

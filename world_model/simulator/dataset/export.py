@@ -16,14 +16,15 @@ from numpy.typing import NDArray
 from world_model.core.errors import DataError, OutputError
 from world_model.core.files import write_json
 from world_model.core.grid import OCC3D
-from world_model.simulator.dataset.config import GENERATOR_VERSION, DatasetConfig, scene_states
+from world_model.simulator.dataset.config import GENERATOR_VERSION, STYLE_OPTIONS, DatasetConfig, scene_states
 from world_model.simulator.dataset.packing import label_bytes
 from world_model.simulator.dataset.statistics import SceneStatistics
+from world_model.simulator.dataset.styles import box_lift_m, draw_labels, exported_pose, scene_style
 from world_model.simulator.dataset.tables import SceneTables, write_tables
 from world_model.simulator.sensing.footprints import footprints
 from world_model.simulator.sensing.labels import Labels
 from world_model.simulator.simulator import Simulator
-from world_model.simulator.state import SimState
+from world_model.simulator.state import Floats, SimState
 
 FORMAT = 1
 
@@ -33,11 +34,21 @@ def identity(config: DatasetConfig) -> dict[str, object]:
     found = {"format": FORMAT, "synthetic": True, "generator": GENERATOR_VERSION, **asdict(config)}
     if not config.wild:
         del found["wild"]  # data sets that are older than this option keep their identity
+    if config.plain:
+        for name in STYLE_OPTIONS:
+            del found[name]
     return found
 
 
-def annotate(tables: SceneTables, sample: str, boxes: NDArray[np.void], state: SimState, labels: Labels) -> None:
-    """Add a keyframe's boxes (ego frame) to a scene's tables."""
+def annotate(
+    tables: SceneTables, sample: str, boxes: NDArray[np.void], state: SimState, labels: Labels, lift_m: Floats
+) -> None:
+    """Add a keyframe's boxes (ego frame) to a scene's tables.
+
+    Args:
+        labels: in the simulator's own style, for what is seen of each box.
+        lift_m: (N,) by which the boxes stand higher than on flat ground.
+    """
     flat = labels.semantics.reshape(-1, labels.semantics.shape[-1])
     cell, owner = footprints(boxes["center"][:, :2], boxes["yaw"], boxes["size"])
     inside = (flat.take(cell, axis=0) == boxes["label"][owner, None]).sum(1)
@@ -47,7 +58,7 @@ def annotate(tables: SceneTables, sample: str, boxes: NDArray[np.void], state: S
     columns: dict[str, NDArray[np.generic]] = {
         "instance": ids,
         "label": boxes["label"],
-        "centre_m": np.column_stack([motion.xy[ids], boxes["center"][:, 2]]),
+        "centre_m": np.column_stack([motion.xy[ids], boxes["center"][:, 2] + lift_m]),
         "size_m": boxes["size"],
         "yaw_rad": motion.yaw[ids],
         "speed_mps": motion.speed[ids],
@@ -93,12 +104,20 @@ def _draw_frames(folder: Path, config: DatasetConfig, scene: int) -> tuple[Scene
     """Write the label files of a scene; returns its tables and statistics."""
     simulator, statistics = Simulator(config.simulator), SceneStatistics()
     tables = SceneTables(config.seed, config.name(scene), config.town(scene))
-    for state, time_us in scene_states(config, scene, simulator):
+    style = scene_style(config, scene)
+    for number, (state, time_us) in enumerate(scene_states(config, scene, simulator)):
         labels, boxes, e = simulator.labels(state), simulator.boxes(state), state.ego
-        sample = tables.add_frame(time_us, (e.x, e.y, e.z), e.yaw)
-        annotate(tables, sample, boxes, state, labels)
+        pose = simulator.ego_pose(state)
+        place, quaternion = (e.x, e.y, e.z), None
+        if config.ground == "hills":
+            place, quaternion = exported_pose(style, pose, config.exported_poses)
+        sample = tables.add_frame(time_us, place, e.yaw, quaternion)
+        lift_m = box_lift_m(style, state.motion.xy[boxes["instance"]], pose, config.exported_poses)
+        annotate(tables, sample, boxes, state, labels, lift_m)
         if not config.is_wild(scene):
-            statistics.add(labels, boxes, simulator.ego_pose(state), time_us)
+            statistics.add(labels, boxes, pose, time_us, with_labels=config.plain)
+        if not config.plain:
+            labels = draw_labels(style, labels, pose, number)
         (folder / sample).mkdir()
         (folder / sample / "labels.npz").write_bytes(label_bytes(labels))
     return tables, statistics

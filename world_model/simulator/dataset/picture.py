@@ -40,6 +40,19 @@ def _bars(axes: Any, synthetic: Floats, real: tuple[float, ...], real_name: str)
     axes.legend()
 
 
+def _label_bars(figure: Any, grid: Any, statistics: SceneStatistics) -> None:
+    names = list(REAL_SHARES)
+    axes = figure.add_subplot(grid[2, :2])
+    shares = 100 * statistics.mean("class")[[CLASS_ID[n] for n in names]]
+    _bars(axes, shares, tuple(REAL_SHARES.values()), "real (2 frames)")
+    axes.set_xticks(np.arange(len(names)), [n.replace("_", "\n") for n in names], fontsize=7)
+    axes.set_ylabel("% of the grid")
+    axes = figure.add_subplot(grid[2, 2:])
+    _bars(axes, 100 * statistics.mean("level"), REAL_LEVELS, "real (frame A)")
+    axes.set_xlabel("z level")
+    axes.set_ylabel("occupied, %")
+
+
 def write_picture(root: Path, config: DatasetConfig, statistics: SceneStatistics) -> None:
     """Write ``calibration.png`` into a finished data set."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -56,16 +69,8 @@ def write_picture(root: Path, config: DatasetConfig, statistics: SceneStatistics
         axes.imshow(np.array(CLASS_COLORS)[class_map(labels)][::-1, ::-1])  # forward up, left to the left
         axes.set_title(f"{config.name(scene)}, frame {frame}", fontsize=9)
         axes.axis("off")
-    names = list(REAL_SHARES)
-    axes = figure.add_subplot(grid[2, :2])
-    shares = 100 * statistics.mean("class")[[CLASS_ID[n] for n in names]]
-    _bars(axes, shares, tuple(REAL_SHARES.values()), "real (2 frames)")
-    axes.set_xticks(np.arange(len(names)), [n.replace("_", "\n") for n in names], fontsize=7)
-    axes.set_ylabel("% of the grid")
-    axes = figure.add_subplot(grid[2, 2:])
-    _bars(axes, 100 * statistics.mean("level"), REAL_LEVELS, "real (frame A)")
-    axes.set_xlabel("z level")
-    axes.set_ylabel("occupied, %")
+    if statistics.has_labels:
+        _label_bars(figure, grid, statistics)
     figure.tight_layout()
     with atomic_write(root / "calibration.png") as stream:
         figure.savefig(stream, format="png", dpi=80)

@@ -83,14 +83,28 @@ class SceneStatistics:
         value = np.asarray(value, float)
         self.sums[name] = self.sums[name] + value if name in self.sums else value
 
-    def add(self, labels: Labels, boxes: NDArray[np.void], pose: Floats, time_us: int) -> None:
-        """Count one keyframe: labels and boxes in the ego frame, pose (4, 4), timestamp in microseconds."""
+    def add(
+        self, labels: Labels, boxes: NDArray[np.void], pose: Floats, time_us: int, with_labels: bool = True
+    ) -> None:
+        """Count one keyframe: labels and boxes in the ego frame, pose (4, 4), timestamp in microseconds.
+
+        Without labels only boxes and the ego's motion count: labels of many makers, on hills, have no one real figure
+        beside them.
+        """
+        self._add("frames", 1)
+        if with_labels:
+            self._labels(labels)
+        self._boxes(boxes)
+        self._ego.append((time_us * 1e-6, pose[0, 3], pose[1, 3], float(np.arctan2(pose[1, 0], pose[0, 0]))))
+        if with_labels:
+            self._overlaps(labels.semantics, pose)
+
+    def _labels(self, labels: Labels) -> None:
         semantics, nz = labels.semantics, labels.semantics.shape[2]
         voxel = np.flatnonzero(semantics != FREE)
         label, column = semantics.reshape(-1).take(voxel), voxel // nz
         counts = np.bincount(label, minlength=NUM_CLASSES)
         counts[FREE] = semantics.size - len(voxel)
-        self._add("frames", 1)
         self._add("class", counts / semantics.size)
         self._add("level", np.bincount(voxel % nz, minlength=nz) / len(RING))
         drive, anything = np.zeros(len(RING), bool), np.zeros(len(RING), bool)
@@ -101,8 +115,8 @@ class SceneStatistics:
         self._add("camera_ring", np.bincount(RING, camera, 5) / RING_COLUMNS)
         inside = [m.reshape(-1).take(voxel).sum() / max(1, len(voxel)) for m in (labels.mask_lidar, labels.mask_camera)]
         self._add("masks", [levels_in(labels.mask_lidar).mean() / nz, camera.mean(), *inside])
-        self._boxes(boxes)
-        self._ego.append((time_us * 1e-6, pose[0, 3], pose[1, 3], float(np.arctan2(pose[1, 0], pose[0, 0]))))
+
+    def _overlaps(self, semantics: NDArray[np.uint8], pose: Floats) -> None:
         if self._previous is not None and self._frames % WARP_EVERY == 1:
             before, from_pose = self._previous
             pairs = {"warp": overlap(warp(before, from_pose, pose), semantics), "copy": overlap(before, semantics)}
@@ -136,6 +150,11 @@ class SceneStatistics:
             self._add(k, v)
         for k, v in other["lists"].items():
             self.lists[k] += v
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether labels were counted."""
+        return "class" in self.sums
 
     def mean(self, name: str) -> Floats:
         """Mean over frames of a summed quantity."""

@@ -110,8 +110,19 @@ class SceneTables:
         )  # fmt: skip
         self.rows["scene"].append(self._scene)
 
-    def add_frame(self, timestamp_us: int, pose_xyz: tuple[float, float, float], yaw_rad: float) -> str:
-        """One keyframe with its LIDAR_TOP record and ego pose; returns the sample token."""
+    def add_frame(
+        self,
+        timestamp_us: int,
+        pose_xyz: tuple[float, float, float],
+        yaw_rad: float,
+        quaternion: list[float] | None = None,
+    ) -> str:
+        """One keyframe with its LIDAR_TOP record and ego pose; returns the sample token.
+
+        Args:
+            timestamp_us: microseconds. pose_xyz: metres. yaw_rad: heading of a level ego.
+            quaternion: (w, x, y, z) instead, of an ego that is not level.
+        """
         samples = self.rows["sample"]
         k = len(samples)
         sample, data, pose = (token(*self._id, n, k) for n in ("sample", "data", "pose"))
@@ -124,7 +135,7 @@ class SceneTables:
         _link(self.rows["sample_data"], record)
         place = [float(v) for v in pose_xyz]
         self.rows["ego_pose"].append(
-            dict(token=pose, timestamp=timestamp_us, rotation=rotation(yaw_rad), translation=place)
+            dict(token=pose, timestamp=timestamp_us, rotation=quaternion or rotation(yaw_rad), translation=place)
         )
         self._scene.update(nbr_samples=k + 1, first_sample_token=samples[0]["token"], last_sample_token=sample)
         return sample
