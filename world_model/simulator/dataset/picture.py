@@ -58,9 +58,10 @@ def write_picture(root: Path, config: DatasetConfig, statistics: SceneStatistics
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(16, 11))
+    rows = 3 if statistics.has_labels else 2
+    figure = Figure(figsize=(16, 11 * rows / 3))
     FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(3, 4)
+    grid = figure.add_gridspec(rows, 4)
     for k, scene in enumerate(np.linspace(0, config.scenes - 1, 8).astype(int).tolist()):
         samples = json.loads(part_path(root, config, scene).read_text(encoding="utf-8-sig"))["tables"]["sample"]
         frame = (5 + 4 * k) % len(samples)  # wild scenes are shorter
