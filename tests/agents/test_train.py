@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -182,6 +185,20 @@ def test_damaged_and_foreign_policies_are_named(trained: Train, tmp_path: Path) 
         PPOPlanner(engine, tmp_path / "model.zip")
     with pytest.raises(CheckpointError, match="actions of shape"):
         PPOPlanner(Engine(TransportWorld(), EngineConfig(action="delta")), trained.out / "model.zip")
+
+
+def test_a_policy_is_loaded_beside_a_users_own_agents(trained: Train, tmp_path: Path) -> None:
+    """Nothing that is saved refers to the package `agents`, whose name many projects use."""
+    (tmp_path / "agents.py").write_text("raise ImportError('of the user')")
+    code = "import sys; from stable_baselines3 import PPO; PPO.load(sys.argv[1], device='cpu')"
+    (tmp_path / "script.py").write_text(code)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "script.py"), str(trained.out / "model.zip")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_policies_of_earlier_versions_find_their_extractor() -> None:
