@@ -15,6 +15,7 @@ from world_model.core.command import run
 from world_model.core.grid import CLASS_NAMES
 from world_model.data.boxes import MOVING_MPS
 from world_model.data.formats.gaps import ImportReport
+from world_model.data.formats.label_check import LEAST_AGREEMENT, check_axes, check_convention, spread_frames
 from world_model.data.formats.poses import Poses
 from world_model.data.formats.read import LAYOUTS, detect, read_data_set
 from world_model.data.index import COMMANDS, INDEX_NAME, SceneIndex
@@ -49,6 +50,10 @@ class Prepare:
     """Folder of the true labels, where those of the label folder are predictions. If not given: gts for stcocc."""
     source: str | None = None
     """What the data are, shown beside every result. If not given: synthetic, nuscenes, waymo, ..."""
+    labels: Literal["occ3d", "openocc", "free0"] | None = None
+    """Classes in the label files (nuscenes, infos, stcocc): occ3d (0..16, 17 = free); openocc (car first, 16 = free) or
+    free0 (0 = free, 1..16 as Occ3D) are converted where they are read. If not given: occ3d, and labels that look like
+    another convention or release are refused."""
     strict: bool = False
     """Refuse data with missing labels or frames, with a list, instead of cutting scenes there."""
     faithful: bool = False
@@ -59,7 +64,8 @@ class Prepare:
     although the vehicle pitches or rolls, as in nuScenes, whose raw poses lift or sink the world between frames; else
     raw, also with --faithful."""
     check_labels: bool = False
-    """Also read every label file once, to find damaged ones now rather than in the middle of a training run."""
+    """Also read every label file once, to find damaged ones now rather than in the middle of a training run; and
+    compare annotated cars with the voxels in them, which finds labels that are mirrored or turned."""
 
 
 def prepare(options: Prepare) -> SceneIndex:
@@ -83,9 +89,13 @@ def prepare(options: Prepare) -> SceneIndex:
         truth_folder=options.truth_folder,
         faithful=options.faithful,
     )
+    if options.labels is not None:
+        data = data.with_labels(options.labels)
     index, report = data.to_index(
         source=options.source, index_folder=out.parent, strict=options.strict, poses=options.poses
     )
+    if options.labels is None:
+        check_convention(index)
     if options.check_labels:
         _check_labels(index)
     index.save(out)
@@ -113,6 +123,10 @@ def summary(index: SceneIndex, report: ImportReport) -> str:
     return "\n".join(lines + report.lines())
 
 
+FRAMES_COMPARED = 200
+"""Frames, spread over the data set, whose annotated cars are compared with their labels."""
+
+
 def _check_labels(index: SceneIndex) -> None:
     """Read every label file, and every file of true labels, with a few readers side by side."""
 
@@ -126,6 +140,10 @@ def _check_labels(index: SceneIndex) -> None:
         for scene, name in enumerate(index.scene_name):
             list(pool.map(read, index.frames(scene)))
             print(f"labels of {name} are intact ({scene + 1}/{len(index.scene_name)})", flush=True)
+    share = check_axes(index, spread_frames(index, FRAMES_COMPARED))
+    found = "too few annotated cars to compare" if share is None else f"{share:.0%} of near cars hold voxels of a car"
+    doubt = "" if share is None or share >= LEAST_AGREEMENT else "WARNING: labels of other drives or axes? "
+    print(f"{doubt}labels and annotations: {found}", flush=True)
 
 
 def _memory() -> str:

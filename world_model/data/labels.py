@@ -30,6 +30,17 @@ UNIOCC_CLASSES: dict[int, int] = {0: 0, 1: 4, 2: 2, 3: 6, 4: 7, 5: 8, 6: 16, 7: 
 4 pedestrian, 5 traffic cone, 6 vegetation, 7 road, 8 terrain, 9 building, 10 free."""
 
 
+OPENOCC_CLASSES: dict[int, int] = {
+    **{0: 4, 1: 10, 2: 9, 3: 3, 4: 5, 5: 2, 6: 6, 7: 7, 8: 8, 9: 1},
+    **{10: 11, 11: 12, 12: 13, 13: 14, 14: 15, 15: 16, 16: 17},
+}
+"""OpenOcc -> Occ3D: 0 car, 1 truck, 2 trailer, 3 bus, 4 construction vehicle, 5 bicycle, 6 motorcycle, 7 pedestrian,
+8 traffic cone, 9 barrier, 10 driveable surface, 11 other flat, 12 sidewalk, 13 terrain, 14 manmade, 15 vegetation,
+16 free."""
+FREE0_CLASSES: dict[int, int] = {0: 17, **{n: n for n in range(1, 17)}}
+"""nuScenes' LiDAR classes with 0 = free -> Occ3D: 1 barrier ... 16 vegetation are the same."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LabelFormat:
     """How label files of one kind are read.
@@ -53,6 +64,8 @@ class LabelFormat:
 UNKNOWN = 255
 LABEL_FORMATS: dict[str, LabelFormat] = {
     "occ3d": LabelFormat(key="semantics"),
+    "openocc": LabelFormat(key="semantics", classes=OPENOCC_CLASSES),
+    "free0": LabelFormat(key="semantics", classes=FREE0_CLASSES),
     "waymo": LabelFormat(key="voxel_label", classes=WAYMO_CLASSES),
     "uniocc": LabelFormat(key="occ_label", classes=UNIOCC_CLASSES),
 }
@@ -76,6 +89,7 @@ def read_labels_of(path: str | Path, label_format: str, shape: tuple[int, ...] =
     kind = LABEL_FORMATS[label_format]
     labels = _read(path, kind.key, shape, FREE if kind.table is None else 255)
     if kind.classes is None or kind.table is None:
+        _check_free(labels, path)
         return labels
     mapped: NDArray[Any] = kind.table[labels]
     if (mapped == UNKNOWN).any():
@@ -84,6 +98,19 @@ def read_labels_of(path: str | Path, label_format: str, shape: tuple[int, ...] =
         remedy = "check which data set and release the file is from, and prepare it with the right --format"
         raise DataError(found, f"those of {label_format}: {expected}", remedy)
     return mapped
+
+
+def _check_free(labels: NDArray[Any], path: str | Path) -> None:
+    """Nine tenths of every real scene are free: where hardly a voxel is 17, another number means free."""
+    if not labels.size or np.count_nonzero(labels == FREE) > 0.01 * labels.size:
+        return
+    for free, name, words in ((16, "openocc", "OpenOcc (16 = free)"), (0, "free0", "labels with 0 = free")):
+        if np.count_nonzero(labels == free) > 0.5 * labels.size:
+            raise DataError(
+                f"{path}: semantics looks like {words}: {(labels == free).mean():.0%} of it are {free}",
+                "Occ3D's classes, 17 = free",
+                f"run `python -m world_model.prepare` again with --labels {name}, which converts them",
+            )
 
 
 def read_labels(path: str | Path, key: str = "semantics", shape: tuple[int, ...] = OCC3D.shape) -> NDArray[Any]:
@@ -148,6 +175,12 @@ def _read(path: str | Path, key: str, shape: tuple[int, ...], highest: int, abse
         raise DataError(found, "an intact npz file", remedy_for(error, remedy)) from error
     if labels.shape != tuple(shape) or labels.dtype.kind not in "iu":
         raise DataError(f"{path}: {key} is {labels.dtype} {labels.shape}", f"integers of shape {tuple(shape)}", remedy)
+    if labels.size and highest == FREE and labels.max() == UNKNOWN:
+        raise DataError(
+            f"{path}: {key} holds {UNKNOWN} (unknown) in {(labels == UNKNOWN).mean():.1%} of its voxels",
+            f"0..{FREE}: a model needs a class for every voxel that it sees",
+            f"write {FREE} (free) there, and 0 into mask_camera and mask_lidar, so that --mask leaves them out",
+        )
     if labels.size and (labels.min() < 0 or labels.max() > highest):
         raise DataError(f"{path}: {key} ranges over {labels.min()}..{labels.max()}", f"0..{highest}", remedy)
     small: NDArray[Any] = labels.astype(np.uint8, copy=False)

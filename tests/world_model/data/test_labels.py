@@ -4,12 +4,15 @@ import gc
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from real_files import REAL
 
 from world_model.core.errors import DataError
-from world_model.data.labels import read_labels
+from world_model.data.formats.label_check import check_convention
+from world_model.data.labels import read_labels, read_labels_of
 
 SHAPE = (8, 6, 4)
 
@@ -114,3 +117,40 @@ def test_many_threads_read_at_once(tmp_path: Path) -> None:
         sys.setswitchinterval(switching)
         gc.set_threshold(*collecting)
     assert all((one == small).all() for one in found)
+
+
+def scene(free: int, car: int) -> np.ndarray:
+    """A car in free space."""
+    labels = np.full(SHAPE, free, np.int32)
+    labels[2:4, 2:4, :2] = car
+    return labels
+
+
+@pytest.mark.parametrize(("free", "car", "name"), [(16, 0, "openocc"), (0, 4, "free0")])
+def test_other_conventions_are_named_and_converted(tmp_path: Path, free: int, car: int, name: str) -> None:
+    path = write(tmp_path / "labels.npz", semantics=scene(free, car))
+    with pytest.raises(DataError, match="looks like") as caught:
+        read_labels_of(path, "occ3d", SHAPE)
+    assert f"--labels {name}" in caught.value.remedy
+    np.testing.assert_array_equal(read_labels_of(path, name, SHAPE), scene(17, 4))
+
+
+def test_unknown_voxels_are_refused_with_a_remedy(tmp_path: Path) -> None:
+    path = write(tmp_path / "labels.npz", semantics=np.where(scene(17, 4) == 4, 255, 17))
+    with pytest.raises(DataError, match=r"255 \(unknown\)") as caught:
+        read_labels_of(path, "occ3d", SHAPE)
+    assert "mask" in caught.value.remedy
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="no real files here")
+def test_real_files_of_other_conventions(tmp_path: Path) -> None:
+    openocc = REAL / "openocc/3D_occupancy_flow_data.npz"
+    with pytest.raises(DataError, match="OpenOcc"):
+        read_labels_of(openocc, "occ3d")
+    classes = set(np.unique(read_labels_of(openocc, "openocc")).tolist())
+    assert {4, 7, 11, 13, 14, 15, 16, 17} == classes
+    read_labels_of(REAL / "occ3d/frame_a.npz", "occ3d")
+    early = REAL / "early/labels.npz"
+    index = SimpleNamespace(label_format="occ3d", token=[""], read_labels=lambda frame: read_labels_of(early, "occ3d"))
+    with pytest.raises(DataError, match="early release"):
+        check_convention(index)  # type: ignore[arg-type]

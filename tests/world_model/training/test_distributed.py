@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from world_model import encode_tokens
-from world_model.core.errors import CheckpointError, ConfigError
+from world_model.core.errors import CheckpointError, ConfigError, OptionError
 from world_model.data.index import SceneIndex
 from world_model.data.tokens import TokenCache
 from world_model.training.batch_norm import group_batch_norm
-from world_model.training.distributed import BatchShard, DistributedContext, draws
+from world_model.training.distributed import BatchShard, DistributedContext, draws, join
 
 TOLERANCE = 2e-4
 """Relative, of every loss and gradient norm of a curve: floating-point sums are taken in another order."""
@@ -190,3 +190,14 @@ def test_alone_nothing_is_exchanged() -> None:
     alone, value = DistributedContext(device=torch.device("cpu")), torch.arange(3.0)
     assert torch.equal(alone.mean(value), value) and torch.equal(alone.gather(value), value)
     assert alone.any(True) and not alone.any(False) and alone.agree(7) and alone.first
+
+
+@pytest.mark.parametrize("size", ["2", "two"])
+def test_half_of_what_torchrun_sets_is_one_message(size: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", size)
+    for name in ("MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(OptionError, match=r"RANK is 0|WORLD_SIZE") as caught, join("cpu"):
+        pass
+    assert "unset" in caught.value.remedy

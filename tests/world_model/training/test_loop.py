@@ -1,5 +1,6 @@
 """What the loop reports and what it takes up again."""
 
+import errno
 import threading
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 import small_training as small
 import torch
 
-from world_model.core.errors import CheckpointError
+from world_model.core.errors import CheckpointError, OutputError
 from world_model.data.index import SceneIndex
 from world_model.training.loop import Trainer
 
@@ -123,3 +124,20 @@ def test_a_gradient_that_is_not_finite_leaves_the_weights(
     assert logs["skipped"] == 1
     for name, value in trainer.task.model.state_dict().items():
         assert torch.equal(value, before[name]), name
+
+
+def test_a_full_disk_says_what_is_kept(index: SceneIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save, written = torch.save, []
+
+    def once(state: object, stream: object) -> None:
+        if written:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(1)
+        save(state, stream)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch, pytest.raises(OutputError, match="holds iteration 2") as caught:
+        patch.setattr(torch, "save", once)
+        small.train_tokenizer(index, tmp_path, small.config_of(4, batch=2, save_every=2))
+    assert "goes on from iteration 2" in caught.value.remedy
+    assert torch.load(tmp_path / "last.pt", weights_only=True)["iteration"] == 2
+    assert small.train_tokenizer(index, tmp_path, small.config_of(4, batch=2, save_every=2)).iteration == 4

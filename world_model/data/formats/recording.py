@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,17 @@ class DataSet:
     faithful: bool = False
     longest_step_s: float = LONGEST_STEP_S
 
+    def with_labels(self, label_format: str) -> DataSet:
+        """The same with label files of another convention.
+
+        Raises:
+            OptionError: the format of the data has only one.
+        """
+        if self.label_format != "occ3d":
+            found = f"--labels {label_format} for labels of the format {self.label_format}"
+            raise OptionError(found, "--labels only for nuscenes, infos, stcocc", "leave it out")
+        return replace(self, label_format=label_format)
+
     def to_index(
         self,
         *,
@@ -105,6 +116,7 @@ class DataSet:
         if not recordings:
             raise DataError(f"{self.where} names no frames", "at least one scene", "check the file or folder")
         _check(recordings, self.where)
+        _check_rate(recordings, self.where)
         index = _index(recordings, index_folder or self.root, self, _source(self.root, self.name, source), poses)
         follows = [np.ones(len(r.token), bool) if r.follows is None else r.follows for r in recordings]
         return cut_at_gaps(index, follows=np.concatenate(follows), longest_step_s=self.longest_step_s, strict=strict)
@@ -161,6 +173,26 @@ def _check(recordings: Sequence[Recording], where: str) -> None:
                 "timestamps that rise along a scene",
                 "fetch the file again",
             )
+
+
+def _check_rate(recordings: Sequence[Recording], where: str) -> None:
+    """Everything here takes frames for half a second apart: a horizon in seconds is a number of frames."""
+    steps = [np.diff(recording.timestamp_us) for recording in recordings if len(recording.token) > 1]
+    if not steps:
+        return
+    typical = float(np.median(np.concatenate(steps))) * 1e-6
+    if not TYPICAL_STEP_S[0] <= typical <= TYPICAL_STEP_S[1]:
+        raise DataError(
+            f"{where}: frames are typically {typical:.3g} s apart ({1 / typical:.3g} a second)",
+            f"keyframes {TYPICAL_STEP_S[0]} to {TYPICAL_STEP_S[1]} s apart (2 a second)",
+            "leave only the keyframes half a second apart in the tables (of 12 a second every sixth)"
+            if typical < TYPICAL_STEP_S[0]
+            else "prepare the recording at its full rate of keyframes: frames in between cannot be made up",
+        )
+
+
+TYPICAL_STEP_S = (0.4, 0.6)
+"""The median time between frames, of which the models take every one for 0.5 s."""
 
 
 def _index(recordings: Sequence[Recording], folder: Path, data: DataSet, source: str, wanted: Poses) -> SceneIndex:
