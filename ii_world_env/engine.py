@@ -294,6 +294,23 @@ class Engine:
         path = compose(state.pose[:, None].expand_as(motion.path), motion.path)
         return StepResult(terms=terms, cause=end_of(after, outcome, self.config), outcome=outcome, path=path)
 
+    @torch.inference_mode()
+    def term_names(self, state: State) -> list[str]:
+        """Names of the reward terms, asked of a step that goes nowhere; the world is not called.
+
+        Raises:
+            OptionError: the reward returned anything but named (B,) tensors.
+        """
+        if self.needs_occupancy:
+            state = self.with_occupancy(state)
+        mode = self.action_mode
+        still = torch.zeros(len(state.pose), mode.size, device=state.pose.device)
+        if mode.move is None:
+            motion = along(torch.zeros_like(state.pose), state.speed_mps)
+        else:
+            motion = mode.move(still.long() if mode.choices else still, state)
+        return list(self.score(state, motion, state, torch.zeros_like(state.speed_mps)).terms)
+
     def rollout(self, state: State, actions: Tensor) -> PlanScores:
         """Drive whole plans (B, H, A) and add up their rewards; see `step`. An episode that has ended earns nothing."""
         if not isinstance(actions, Tensor) or actions.ndim < 2 or not actions.shape[1]:

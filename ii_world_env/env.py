@@ -154,6 +154,9 @@ class IIWorldEnv(gym.Env[Any, NDArray[Any]]):
     position at the horizon; only when that is at least 5 m away). Truncated: `horizon`, `route_end` (the recording
     ends), `untrusted` (the forecast trust fell below `least_trust`).
 
+    Infos have the same keys after a reset as after a step: then `lateral_m` is 0, `time_to_collision_s` is 10 (nothing
+    near), `trust` is 1 and the reward terms are 0. `ii_world_env.faces.infos.to_json` writes them as JSON.
+
     In calibrated learned worlds `info["trust"]` is the expected quality of the forecast after every step, 0 to 1
     (docs/results/trust.md).
 

@@ -42,6 +42,9 @@ TIME_LIMIT = len(CAUSES)
 ENDS = (None, *CAUSES[1:], "time_limit")
 """``info["end"]`` by number."""
 
+NOTHING_NEAR_S = 10.0
+"""``info["time_to_collision_s"]`` where nothing would be touched soon: a finite number, as JSON and tables need it."""
+
 Column = NDArray[Any] | list[Any] | dict[str, Any]
 Columns = dict[str, Column]
 """Infos of N environments by key: an array (N, ...) of numbers, a list of N other values, or a dict of columns."""
@@ -118,6 +121,7 @@ class Episodes:
         self._frames = np.zeros(count, np.int64)
         self._paths: list[list[Tensor]] | None = [[] for _ in range(count)] if keep_paths else None
         self._observed_fits = False
+        self._term_names: list[str] | None = None
 
     @property
     def state(self) -> State:
@@ -340,12 +344,18 @@ class Episodes:
     ) -> tuple[Columns, NDArray[np.int64]]:
         """Infos of some of the N, and their ends by number. All numbers come from the device in one copy."""
         base = (state.steps, state.speed_mps, state.progress_m, state.route.goal_m)
-        facts, terms, cause = {}, {}, torch.zeros_like(state.cause)
+        zero, cause = torch.zeros_like(state.speed_mps), torch.zeros_like(state.cause)
+        # The same keys after a reset as after a step: dataframes and recorders of data sets take no others.
+        facts, terms = {"lateral_m": zero}, dict.fromkeys(self._terms(state), zero)
+        if self.engine.needs_occupancy:
+            facts["time_to_collision_s"] = torch.full_like(zero, NOTHING_NEAR_S)
+        if self.engine.trust is not None:
+            facts["trust"] = torch.ones_like(zero)
         if result is not None:
-            terms, cause, facts = result.terms, result.cause, {"lateral_m": result.outcome.lateral_m}
+            terms, cause, facts["lateral_m"] = result.terms, result.cause, result.outcome.lateral_m
             if result.outcome.contact is not None:
-                time_s = result.outcome.contact.time_to_collision_s
-                facts["time_to_collision_s"] = time_s.double().round(decimals=1)
+                time_s = result.outcome.contact.time_to_collision_s.double().round(decimals=1)
+                facts["time_to_collision_s"] = time_s.clamp(max=NOTHING_NEAR_S)
             if result.outcome.trust is not None:
                 facts["trust"] = result.outcome.trust
         numbers = torch.stack([n.double() for n in (*base, cause, *facts.values(), *terms.values())])
@@ -367,10 +377,18 @@ class Episodes:
             "goal_m": goal,
             "end": [ENDS[number] for number in ends],
         }
-        if result is not None:
-            columns["reward_terms"] = dict(zip(terms, rest[len(facts) :], strict=False))
-            columns |= zip(facts, rest, strict=False)
+        columns["reward_terms"] = dict(zip(terms, rest[len(facts) :], strict=False))
+        columns |= zip(facts, rest, strict=False)
         return columns, ends
+
+    def _terms(self, state: State) -> list[str]:
+        """Names of the reward terms: those of a step in which the ego stays where it is. Asked once."""
+        if self._term_names is None:
+            try:
+                self._term_names = self.engine.term_names(state)
+            except Exception:  # a reward of a user's own that fails will say so at the first step
+                self._term_names = []
+        return self._term_names
 
 
 @cache  # once per process and pair

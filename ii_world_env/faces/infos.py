@@ -5,6 +5,7 @@ Every key of a batch's infos is an array (N, ...) with a mask ``_key`` of the en
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -59,6 +60,17 @@ def unbatch(infos: Mapping[str, Any], i: int) -> dict[str, Any]:
             continue
         found[key] = unbatch(value, i) if isinstance(value, dict) else value_at(value, i)
     return found
+
+
+def to_json(info: Mapping[str, Any]) -> str:
+    """An info as JSON, of a single environment, of a batch or of SB3: arrays become lists. All numbers are finite."""
+    return json.dumps(info, default=_plain, allow_nan=False)
+
+
+def _plain(value: object) -> Any:
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.tolist()
+    raise TypeError(f"an info holds a {type(value).__name__}, which JSON has not")
 
 
 def _empty(column: NDArray[Any] | list[Any], count: int) -> NDArray[Any]:
