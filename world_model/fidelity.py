@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from world_model.core.command import run
+from world_model.core.files import check_writable
 from world_model.core.runtime import keep_memory
 from world_model.evaluation.fidelity.benchmark import Fidelity, FidelityBenchmark
 from world_model.evaluation.fidelity.report import FidelityReport
@@ -18,6 +19,7 @@ def fidelity(options: Fidelity) -> FidelityReport:
         DataError, CheckpointError, OptionError: as `FidelityBenchmark`.
         OutputError: results cannot be written; partial results stay.
     """
+    check_writable(options.out)
     benchmark = FidelityBenchmark(options)
     results = {name: WorldResult(name=name) for name in benchmark.worlds}
     total = len(benchmark.scene_numbers) * len(benchmark.experiments) * len(results)

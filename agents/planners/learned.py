@@ -78,7 +78,7 @@ def _observation(engine: Engine, space: spaces.Space[Any], path: Path) -> Observ
         CheckpointError: no mode has that space in this world.
     """
     try:
-        written = [str(json.loads((path.parent / "config.json").read_text())["observation"])]
+        written = [str(json.loads((path.parent / "config.json").read_text(encoding="utf-8-sig"))["observation"])]
     except (OSError, ValueError, KeyError, TypeError):
         written = []  # a policy without its run's folder
     for name in (*written, *OBSERVATION_MODES):

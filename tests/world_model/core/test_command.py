@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import errno
+import importlib
 import os
 import subprocess
 import sys
@@ -11,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tiny_scenes import write_scenes
 
 from world_model.core.command import INTERRUPTED, expanded, run
 from world_model.core.errors import DataError, OutputError
 from world_model.core.files import atomic_write, check_writable
+from world_model.data.formats.nuscenes import read_nuscenes
 
 ROOT = Path(__file__).parents[3]
 
@@ -147,3 +150,21 @@ def test_other_errors_of_a_writer_stay_what_they_are(tmp_path: Path) -> None:
     with pytest.raises(KeyError), atomic_write(tmp_path / "x"):
         raise KeyError("x")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", ["evaluate", "fidelity", "generate"])
+def test_commands_refuse_a_folder_that_takes_nothing(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", [command, "--out", str(tmp_path / "file" / "out")])
+    with pytest.raises(SystemExit, match="could not write"):
+        importlib.import_module(f"world_model.{command}").main()
+
+
+def test_tables_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    root = write_scenes(tmp_path / "data", frames=(3,), shape=(8, 8, 4))
+    before = read_nuscenes(root).to_index()[0].fingerprint
+    for path in [*root.glob("v1.0-mini/*.json"), *root.glob("*.json")]:
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read_nuscenes(root).to_index()[0].fingerprint == before
