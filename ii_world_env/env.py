@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from ii_world_env.engine import State
 from ii_world_env.faces.config import EnvConfig, each_path
-from ii_world_env.faces.episodes import Episodes, info_of
+from ii_world_env.faces.episodes import Episodes
+from ii_world_env.faces.infos import info_of
 from world_model.core.errors import OptionError
 
 RENDER_MODES = ("rgb_array",)

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from ii_world_env.engine import Engine, State
 from ii_world_env.env import IIWorldEnv, check_render_mode, plain_spec
 from ii_world_env.faces.config import EnvConfig
-from ii_world_env.faces.episodes import Columns, Episodes
-from ii_world_env.faces.infos import merge, split_rows, take
+from ii_world_env.faces.episodes import Episodes
+from ii_world_env.faces.infos import Columns, merge, split_rows, take
 from ii_world_env.faces.resets import Seeds, autoreset_mode_of, check_count, reset_mask, seeds_of
 from ii_world_env.scenes import Scenes
 from world_model.core.errors import OptionError

@@ -24,13 +24,15 @@ from ii_world_env.ego.route import points_at
 from ii_world_env.engine import CAUSES, TERMINATIONS, Engine, EngineConfig, State
 from ii_world_env.faces.config import EnvConfig
 from ii_world_env.faces.forks import single_thread_after_fork
+from ii_world_env.faces.infos import NOTHING_NEAR_S, Columns
+from ii_world_env.faces.numbers import real_numbers
 from ii_world_env.faces.render import compose_frame
 from ii_world_env.faces.resets import NoEpisode
 from ii_world_env.observations.build import build_observation, check_observed
 from ii_world_env.scenes import conditions, open_scenes
 from ii_world_env.task.rewards import check_finite, reward_function
 from ii_world_env.task.trust import Pessimistic, check_pessimism, trust_of
-from world_model.core.errors import ActionError, OptionError
+from world_model.core.errors import OptionError
 from world_model.core.grid import STEP_S
 from world_model.core.planar import into
 from world_model.core.tensor_state import difference
@@ -41,13 +43,6 @@ TIME_LIMIT = len(CAUSES)
 """Number of a truncation by ``max_episode_steps``, which the engine knows nothing of."""
 ENDS = (None, *CAUSES[1:], "time_limit")
 """``info["end"]`` by number."""
-
-NOTHING_NEAR_S = 10.0
-"""``info["time_to_collision_s"]`` where nothing would be touched soon: a finite number, as JSON and tables need it."""
-
-Column = NDArray[Any] | list[Any] | dict[str, Any]
-Columns = dict[str, Column]
-"""Infos of N environments by key: an array (N, ...) of numbers, a list of N other values, or a dict of columns."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,7 +247,7 @@ class Episodes:
             ActionError: wrong shape, or values that no action space holds; names the environments.
         """
         mode = self.engine.action_mode
-        array = _numbers(values, (self.count, *mode.shape), mode.name)
+        array = real_numbers(values, (self.count, *mode.shape), mode.name)
         if ignored is not None:
             array[ignored] = 0.0
         return mode.checked(torch.from_numpy(array), self.count, self.state.pose.device)
@@ -260,7 +255,7 @@ class Episodes:
     def action(self, value: Any) -> Tensor:
         """The action of the only agent; see `actions`."""
         mode = self.engine.action_mode
-        array = _numbers(value, mode.shape, mode.name)[None]
+        array = real_numbers(value, mode.shape, mode.name)[None]
         return mode.checked(torch.from_numpy(array), 1, self.state.pose.device)
 
     def observe(self, rows: Sequence[int] | None = None) -> Any:
@@ -400,44 +395,6 @@ def _warn_of_transfer(weights: str, data: str) -> None:
     )
 
 
-def info_of(columns: Columns, i: int) -> dict[str, Any]:
-    """The info of one environment: plain Python values and arrays that share nothing with the columns."""
-    return {key: value_at(column, i) for key, column in columns.items()}
-
-
-def value_at(column: Column, i: int) -> Any:
-    """The value of one environment in a column."""
-    if isinstance(column, dict):
-        return info_of(column, i)
-    value = column[i]
-    if isinstance(value, np.generic):
-        return value.item()
-    return value.copy() if isinstance(value, np.ndarray) else value
-
-
 def _host(value: Tensor) -> NDArray[Any]:
     """A copy on the host: on a CPU ``.cpu()`` would share memory with the state."""
     return np.array(value.cpu().numpy())
-
-
-def _numbers(values: Any, shape: tuple[int, ...], mode: str) -> NDArray[np.float64]:
-    """A float64 copy of actions.
-
-    Raises:
-        ActionError: no numbers, or of another shape.
-    """
-    try:
-        array = np.array(values)
-    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise ActionError(f"action {values!r}", f"numbers of shape {shape}", "give an array") from error
-    # Numbers in words, complex numbers and dates would go through a cast to float, too.
-    if array.dtype.kind not in "biuf":
-        raise ActionError(
-            f"an action of type {array.dtype}: {values!r}", f"real numbers of shape {shape}", "give an array"
-        )
-    if array.shape != shape:
-        raise ActionError(
-            f"an action of shape {array.shape}", f"shape {shape} for action={mode!r}", "see the action space"
-        )
-    with np.errstate(over="ignore"):  # what is too large for float64 becomes infinite, and is refused as that
-        return array.astype(np.float64)

@@ -12,7 +12,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ii_world_env.faces.episodes import Column, Columns, value_at
+NOTHING_NEAR_S = 10.0
+"""``info["time_to_collision_s"]`` where nothing would be touched soon: a finite number, as JSON and tables need it."""
+
+Column = NDArray[Any] | list[Any] | dict[str, Any]
+Columns = dict[str, Column]
+"""Infos of N environments by key: an array (N, ...) of numbers, a list of N other values, or a dict of columns."""
+
+
+def info_of(columns: Columns, i: int) -> dict[str, Any]:
+    """The info of one environment: plain Python values and arrays that share nothing with the columns."""
+    return {key: value_at(column, i) for key, column in columns.items()}
+
+
+def value_at(column: Column, i: int) -> Any:
+    """The value of one environment in a column."""
+    if isinstance(column, dict):
+        return info_of(column, i)
+    value = column[i]
+    if isinstance(value, np.generic):
+        return value.item()
+    return value.copy() if isinstance(value, np.ndarray) else value
 
 
 def take(columns: Columns, rows: Sequence[int]) -> Columns:

@@ -12,8 +12,7 @@ import pytest
 
 import ii_world_env
 from ii_world_env.ego.actions import ACTION_MODES
-from ii_world_env.faces.episodes import NOTHING_NEAR_S
-from ii_world_env.faces.infos import to_json
+from ii_world_env.faces.infos import NOTHING_NEAR_S, to_json
 from ii_world_env.sb3_vec_env import IIWorldVecEnv
 from ii_world_env.task.rewards import PRESETS
 
