@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor
@@ -13,13 +13,13 @@ from world_model.core.tensor_state import TensorState
 from world_model.data.clips import Clips
 from world_model.models.geometric import GeometricForecaster, Observation
 from world_model.models.geometric.belief import Belief, absent_classes
-from world_model.models.geometric.evidence import align_past, gather_evidence, observe, previous_forecast
+from world_model.models.geometric.evidence import OBSERVED, Evidence, gather_evidence, previous_forecast, remember
 from world_model.models.geometric.fusion import Certainty
 
 CHECK_STEPS = 2
 """The self-check forecasts the current frame from what was known so many steps ago: 1 s."""
-CHECK_COLUMNS = 120
-"""Columns along each side of the square around the ego that the self-check compares: 48 m."""
+CHECK_COLUMNS = 88
+"""Columns along each side of the square around the ego that the self-check compares: 35 m."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,8 @@ class GeometricWorld:
         # Relative poses before float32: global coordinates run to kilometres.
         to_current = (invert_pose(pose[:, -1:]) @ pose).float().to(device)
         labels = clips.occupancy[:, rows].to(device)
-        seen = self.model.observe(labels, to_current)
+        aligned = self.model.align(labels, to_current)
+        seen = self.model.observe(aligned)
         batch = len(labels)
         return GeometricState(
             seen=seen,
@@ -82,25 +83,33 @@ class GeometricWorld:
             elapsed_s=torch.zeros(batch, device=device),
             labels=seen.labels,
             certainty=Certainty.of_observation(batch, device),
-            belief=self._check(labels, to_current),
+            belief=self._check(labels, aligned),
         )
 
-    def _check(self, labels: Tensor, to_current: Tensor) -> Belief:
-        """What the network makes of the current frame, out of the frames up to one second before it."""
-        past, now = labels[:, :-CHECK_STEPS], labels[:, -1]
-        if not self.self_check or past.shape[1] < 2:
-            return Belief.blank(len(labels), labels.device)
-        source = invert_pose(to_current[:, past.shape[1] - 1])
-        aligned = align_past(past, source[:, None] @ to_current[:, : past.shape[1]], self.grid)
+    def _check(self, labels: Tensor, aligned: Tensor) -> Belief:
+        """What the network makes of the current frame, out of the frames up to one second before it.
+
+        Args:
+            labels: (B, P, X, Y, Z) the observed frames.
+            aligned: (B, P, X, Y, Z) the same in the current ego frame, newest first.
+        """
+        batch, device = len(labels), labels.device
+        if not self.self_check or aligned.shape[1] < CHECK_STEPS + 2:
+            return Belief.blank(batch, device)
+        x, y = (
+            slice((n - size) // 2, (n + size) // 2) for n in self.grid.shape[:2] for size in [min(CHECK_COLUMNS, n)]
+        )
+        now, past = aligned[:, 0, x, y].contiguous(), aligned[:, CHECK_STEPS:, x, y]
+        columns = now.shape[:3]
         # Velocities are the other network's; here everything stands.
-        seen = observe(aligned, now.new_zeros(*now.shape[:3], 2, dtype=torch.float32))
-        elapsed = to_current.new_full((len(now),), CHECK_STEPS * STEP_S)
-        evidence = gather_evidence(seen, source, elapsed, self.grid)
-        x, y = (slice((n - size) // 2, (n + size) // 2) for n in now.shape[1:3] for size in [min(CHECK_COLUMNS, n)])
-        parts = {name: getattr(evidence, name)[:, x, y].contiguous() for name in ("labels", "memory", "visibility")}
-        window = replace(evidence, displacement_m=evidence.displacement_m[:, x, y], **parts)
-        belief = self.model.fusion.check(window, now[:, x, y].contiguous())
-        return belief.without(absent_classes(labels))
+        evidence = Evidence(
+            labels=past[:, 0].contiguous(),
+            memory=remember(past),
+            visibility=torch.full(columns, OBSERVED, dtype=torch.uint8, device=device),
+            displacement_m=torch.zeros(*columns, 2, device=device),
+            elapsed_s=torch.full((batch,), CHECK_STEPS * STEP_S, device=device),
+        )
+        return self.model.fusion.check(evidence, now).without(absent_classes(labels[:, ::2]))
 
     def step(self, state: GeometricState, curr_to_next: Tensor, command: Tensor) -> GeometricState:
         next_to_curr = invert_pose(curr_to_next)

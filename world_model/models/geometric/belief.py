@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from world_model.core.grid import FREE, NUM_CLASSES
+from world_model.core.sparse import nonzero_indices, occupied_indices
 from world_model.core.tensor_state import TensorState
 
 LEVELS = (0.0, 1.0, 2.0, 4.0, 1e4)
@@ -72,7 +73,8 @@ def find_belief(logits: Tensor, classes: Tensor, labels: Tensor, truth: Tensor, 
     """
     batch, per_grid = len(logits), logits[0].numel()
     logit, name, evidence, true = (part.reshape(-1) for part in (logits, classes, labels, truth))
-    price = class_iou(labels, truth)
+    seen = occupied_indices(labels)
+    price = class_iou(labels, truth, seen)
 
     def levels(voxel: Tensor, group: Tensor, groups: int, right: Tensor, *, asked: bool) -> Tensor:
         number = voxel // per_grid * groups + group
@@ -80,11 +82,10 @@ def find_belief(logits: Tensor, classes: Tensor, labels: Tensor, truth: Tensor, 
         cost = price.repeat_interleave(groups // NUM_CLASSES, 1)[..., None]
         return best_level(good.view(batch, groups, -1), bad.view(batch, groups, -1), cost)
 
-    seen = (evidence != FREE).nonzero()[:, 0]
     here = evidence[seen].long()
     right = evidence[seen] == true[seen]
     kept = levels(seen, here * BANDS + band_of(seen % heights), NUM_CLASSES * BANDS, right, asked=False)
-    blank = ((evidence == FREE) & (name != FREE)).nonzero()[:, 0]
+    blank = nonzero_indices((evidence == FREE) & (name != FREE))
     drawn = levels(blank, name[blank].long(), NUM_CLASSES, name[blank] == true[blank], asked=True)
     gain = torch.zeros(batch * NUM_CLASSES, device=logits.device)
     better = ((name[seen] == true[seen]).float() - right.float()) * (true[seen] != FREE)
@@ -125,22 +126,26 @@ def band_of(z: Tensor) -> Tensor:
 
 def absent_classes(labels: Tensor) -> Tensor:
     """(B, 18) which classes do not occur in labels (B, ...)."""
-    return _count(labels) == 0
+    return _count(labels, occupied_indices(labels)) == 0
 
 
-def class_iou(labels: Tensor, truth: Tensor) -> Tensor:
-    """(B, 18) IoU of each class between two labellings (B, ...), drawn towards the mean of all; 0 for free."""
-    hit = _count(torch.where(labels == truth, labels, FREE))
-    union = _count(labels) + _count(truth) - hit
-    hit[:, FREE], union[:, FREE] = 0, 0
+def class_iou(labels: Tensor, truth: Tensor, seen: Tensor) -> Tensor:
+    """(B, 18) IoU of each class between two labellings (B, ...), drawn towards the mean of all; 0 for free.
+
+    Args:
+        labels, truth: uint8.
+        seen: positions of the occupied voxels of ``labels``.
+    """
+    right = seen[labels.reshape(-1)[seen] == truth.reshape(-1)[seen]]
+    hit = _count(labels, right)
+    union = _count(labels, seen) + _count(truth, occupied_indices(truth)) - hit
     mean = hit.sum(1, keepdim=True) / union.sum(1, keepdim=True).clamp(min=1)
     return (hit + POOLED * mean) / (union + POOLED)
 
 
-def _count(labels: Tensor) -> Tensor:
-    """(B, 18) float32 voxels of each class."""
-    row = torch.arange(len(labels), device=labels.device)[:, None] * NUM_CLASSES
-    number = (labels.flatten(1).long() + row).flatten()
+def _count(labels: Tensor, voxel: Tensor) -> Tensor:
+    """(B, 18) float32 how many of some voxels (N,) have each class."""
+    number = voxel // labels[0].numel() * NUM_CLASSES + labels.reshape(-1)[voxel]
     return torch.bincount(number, minlength=len(labels) * NUM_CLASSES).view(-1, NUM_CLASSES).float()
 
 

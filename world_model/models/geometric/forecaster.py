@@ -1,6 +1,6 @@
 """The geometry-first forecaster: observed frames and an ego motion -> the occupancy that the ego will see.
 
-    seen      = model.observe(labels, frame_to_current)                   # once
+    seen      = model.observe(model.align(labels, frame_to_current))      # once
     evidence  = gather_evidence(seen, target_to_source, elapsed_s, grid)  # geometry
     labels, _ = model.fusion.forecast(evidence)                           # the network
 
@@ -32,8 +32,8 @@ class GeometricForecaster(nn.Module):
         self.motion = MotionNet(config)
         self.fusion = FusionNet(config)
 
-    def observe(self, labels: Tensor, frame_to_current: Tensor) -> Observation:
-        """Read the observed frames.
+    def align(self, labels: Tensor, frame_to_current: Tensor) -> Tensor:
+        """The observed frames (B, P, X, Y, Z) in the ego frame of the current one, newest first.
 
         Args:
             labels: (B, P, X, Y, Z) uint8, oldest first, the last is the current keyframe; P as configured.
@@ -49,5 +49,8 @@ class GeometricForecaster(nn.Module):
                 f"(batch, {', '.join(map(str, wanted))})",
                 "give as many past frames, on the grid, as the model was trained with",
             )
-        aligned = align_past(labels, frame_to_current, self.config.grid)
+        return align_past(labels, frame_to_current, self.config.grid)
+
+    def observe(self, aligned: Tensor) -> Observation:
+        """What stands, what moves and how fast, in frames of `align`."""
         return observe(aligned, self.motion.velocity(aligned))

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from world_model.core.grid import FREE, NUM_CLASSES
-from world_model.core.sparse import occupied_indices, positive_indices, quotient
+from world_model.core.sparse import nonzero_indices, occupied_indices, positive_indices, quotient
 from world_model.core.tensor_state import TensorState
-from world_model.models.geometric.belief import BANDS, Belief, band_of, find_belief
+from world_model.models.geometric.belief import BANDS, LEVELS, Belief, band_of, find_belief
 from world_model.models.geometric.config import GeometricConfig
 from world_model.models.geometric.evidence import FORECAST, OBSERVED, Evidence
 from world_model.models.geometric.ground import GroundShift, ground_relative
@@ -145,7 +145,7 @@ class FusionNet(nn.Module):
         fused, target = self(lowered), to_cells(shift.lowered(truth), self.config.patch)
         logits = self.sparse_logits(fused)
         names = torch.full((logits.numel(),), FREE, dtype=torch.uint8, device=logits.device)
-        voxel = ((logits > 0) | (fused.labels != FREE)).view(-1).nonzero()[:, 0]
+        voxel = nonzero_indices((logits > 0) | (fused.labels != FREE))
         names[voxel] = best_class(self._class_logits(fused, voxel)[:FREE])
         return find_belief(logits, names.view(logits.shape), fused.labels, target, self.config.grid.shape[2])
 
@@ -185,7 +185,10 @@ class FusionNet(nn.Module):
             row, evidence = voxel // logits[0].numel(), fused.labels.view(-1)[voxel].long()
             scores.scatter_add_(0, evidence[None], belief.named[row, evidence][None])
             name = best_class(scores[:FREE])
-            kept = (evidence != FREE) | (flat[voxel] > belief.drawn[row, name.long()])
+            asked = belief.drawn[row, name.long()]
+            # What is never drawn is not what was seen, either.
+            name = torch.where((evidence != FREE) & (asked == LEVELS[-1]), evidence.to(torch.uint8), name)
+            kept = (evidence != FREE) | (flat[voxel] > asked)
             out[voxel[kept]] = name[kept]
         return from_cells(out.view(fused.labels.shape), self.config.patch, self.config.grid)
 

@@ -72,7 +72,7 @@ class TestNetwork:
     def test_before_training_it_is_the_ego_warp(self) -> None:
         forecaster, labels = model(), street()
         still = torch.eye(4).expand(2, 5, 4, 4)
-        seen = forecaster.observe(labels[:, -1:].expand(-1, 5, -1, -1, -1), still)
+        seen = forecaster.observe(forecaster.align(labels[:, -1:].expand(-1, 5, -1, -1, -1), still))
         ahead = se2_matrix(torch.full((2,), 1.7), torch.full((2,), 0.3), torch.full((2,), 0.1))
         forecast, _ = forecaster.fusion.forecast(gather_evidence(seen, ahead, torch.full((2,), 0.5), GRID))
         warped = warp_voxels(labels[:, -1], ahead, GRID)
@@ -81,7 +81,7 @@ class TestNetwork:
     @torch.no_grad()
     def test_labels_are_the_most_probable_ones(self) -> None:
         forecaster, labels = model(), street()
-        seen = forecaster.observe(labels, torch.eye(4).expand(2, 5, 4, 4))
+        seen = forecaster.observe(forecaster.align(labels, torch.eye(4).expand(2, 5, 4, 4)))
         fusion = forecaster.fusion
         fusion.scores.weight.mul_(40)
         fused = fusion(gather_evidence(seen, torch.eye(4).expand(2, 4, 4), torch.full((2,), 0.5), GRID))
@@ -96,7 +96,7 @@ class TestNetwork:
     @torch.no_grad()
     def test_a_batch_equals_single_forecasts(self) -> None:
         forecaster, labels = model(), street(3)
-        seen = forecaster.observe(labels, torch.eye(4).expand(3, 5, 4, 4))
+        seen = forecaster.observe(forecaster.align(labels, torch.eye(4).expand(3, 5, 4, 4)))
         ahead = se2_matrix(
             torch.tensor([0.5, 1.7, 3.0]), torch.tensor([0.3, 0.0, -0.4]), torch.tensor([0.1, 0.0, -0.2])
         )
@@ -108,7 +108,7 @@ class TestNetwork:
     @torch.no_grad()
     def test_beyond_the_observed_it_forecasts_from_itself(self) -> None:
         forecaster, labels = model(), street()
-        seen = forecaster.observe(labels, torch.eye(4).expand(2, 5, 4, 4))
+        seen = forecaster.observe(forecaster.align(labels, torch.eye(4).expand(2, 5, 4, 4)))
         far = se2_matrix(torch.full((2,), 100.0), torch.zeros(2), torch.zeros(2))
         evidence = gather_evidence(seen, far, torch.full((2,), 8.0), GRID)
         labels, certainty = forecaster.fusion.forecast(evidence)
@@ -117,7 +117,7 @@ class TestNetwork:
 
     def test_other_sizes_are_refused(self) -> None:
         with pytest.raises(DataError, match="observed labels"):
-            model().observe(street()[:, :3], torch.eye(4).expand(2, 3, 4, 4))
+            model().align(street()[:, :3], torch.eye(4).expand(2, 3, 4, 4))
         with pytest.raises(ConfigError, match="divisible"):
             GeometricConfig(grid=replace(GRID, shape=(42, 40, 16)))
         with pytest.raises(ConfigError, match="width"):
