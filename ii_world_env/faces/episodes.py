@@ -36,7 +36,7 @@ from world_model.core.errors import OptionError
 from world_model.core.grid import STEP_S
 from world_model.core.planar import into
 from world_model.core.tensor_state import difference
-from world_model.worlds import build_world, resolve_world
+from world_model.worlds import SelfChecking, build_world, resolve_world
 from world_model.worlds.provenance import provenance, same_source, weights_source
 
 TIME_LIMIT = len(CAUSES)
@@ -353,7 +353,10 @@ class Episodes:
                 facts["time_to_collision_s"] = time_s.clamp(max=NOTHING_NEAR_S)
             if result.outcome.trust is not None:
                 facts["trust"] = result.outcome.trust
-        numbers = torch.stack([n.double() for n in (*base, cause, *facts.values(), *terms.values())])
+        world = self.engine.world
+        checks = world.self_check_figures(state.world) if isinstance(world, SelfChecking) else {}
+        values = (*base, cause, *facts.values(), *terms.values(), *checks.values())
+        numbers = torch.stack([n.double() for n in values])
         table = torch.cat((numbers, state.pose.T.double())).cpu().numpy()
         steps, speed, progress, goal, causes, *rest = table
         ends = causes.astype(np.int64)
@@ -374,6 +377,8 @@ class Episodes:
         }
         columns["reward_terms"] = dict(zip(terms, rest[len(facts) :], strict=False))
         columns |= zip(facts, rest, strict=False)
+        if checks:
+            columns["self_check"] = dict(zip(checks, rest[len(facts) + len(terms) :], strict=False))
         return columns, ends
 
     def _terms(self, state: State) -> list[str]:

@@ -56,6 +56,7 @@ def load_tree(path: str | Path, like: T, optional: Collection[str] = ()) -> T:
         if isinstance(error, DataError):
             raise
         raise _bad(path, f"it cannot be read ({error})") from error
+    _fill_absent(like, "", leaves, next((len(value) for value in leaves.values() if isinstance(value, Tensor)), 0))
     apart = {name: leaves[name] for name in optional if name in leaves}
     leaves.update(dict.fromkeys(apart))
     example: Any = like
@@ -96,7 +97,7 @@ def _flatten(value: Any, name: str, tensors: dict[str, Tensor], plain: dict[str,
 def _build(like: Any, name: str, leaves: dict[str, Any], path: str | Path) -> Any:
     if is_dataclass(like) and not isinstance(like, type):
         return replace(
-            like, **{f.name: _field(f, getattr(like, f.name), _join(name, _key(f)), leaves, path) for f in fields(like)}
+            like, **{f.name: _build(getattr(like, f.name), _join(name, _key(f)), leaves, path) for f in fields(like)}
         )
     if name not in leaves:
         raise _bad(path, f"{name} is missing")
@@ -114,13 +115,17 @@ def _build(like: Any, name: str, leaves: dict[str, Any], path: str | Path) -> An
     return value
 
 
-def _field(field: Field[Any], like: Any, name: str, leaves: dict[str, Any], path: str | Path) -> Any:
-    """A field of a dataclass; one that files of earlier versions do not have yet is made by its own rule."""
-    blank = field.metadata.get("absent")
-    if blank is None or any(leaf == name or leaf.startswith(f"{name}.") for leaf in leaves):
-        return _build(like, name, leaves, path)
-    rows = next(len(value) for value in leaves.values() if isinstance(value, Tensor))
-    return blank(like, rows)
+def _fill_absent(like: Any, name: str, leaves: dict[str, Any], rows: int) -> None:
+    """Add the leaves of fields that files of earlier versions do not have yet, each by the rule of its field."""
+    if not is_dataclass(like) or isinstance(like, type):
+        return
+    for field in fields(like):
+        value, place = getattr(like, field.name), _join(name, _key(field))
+        blank = field.metadata.get("absent")
+        if blank is None or any(leaf == place or leaf.startswith(f"{place}.") for leaf in leaves):
+            _fill_absent(value, place, leaves, rows)
+        else:
+            _flatten(blank(value, rows), place, leaves, leaves)
 
 
 def _array(like: Any, value: Any, name: str, path: str | Path) -> Any:

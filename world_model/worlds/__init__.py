@@ -5,7 +5,15 @@ from __future__ import annotations
 from world_model.core.tensor_state import TensorState
 from world_model.worlds.build import WORLD_NAMES, build_world, pick_device
 from world_model.worlds.kinds import LEARNED_NAMES, resolve_world
-from world_model.worlds.protocol import Latent, MotionPredicting, Populated, SelfDriving, World, WorldState
+from world_model.worlds.protocol import (
+    Latent,
+    MotionPredicting,
+    Populated,
+    SelfChecking,
+    SelfDriving,
+    World,
+    WorldState,
+)
 from world_model.worlds.replay import ReplayWorld
 from world_model.worlds.transport import TransportWorld
 
@@ -16,6 +24,7 @@ __all__ = [
     "MotionPredicting",
     "Populated",
     "ReplayWorld",
+    "SelfChecking",
     "SelfDriving",
     "TensorState",
     "TransportWorld",

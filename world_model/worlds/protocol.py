@@ -105,6 +105,15 @@ class Latent(Protocol):
 
 
 @runtime_checkable
+class SelfChecking(Protocol):
+    """A world that has tested itself on the observed past: what ``info["self_check"]`` shows."""
+
+    def self_check_figures(self, state: WorldState) -> dict[str, Tensor]:
+        """What was found at the reset, (B,) float32 by name."""
+        ...
+
+
+@runtime_checkable
 class Populated(Protocol):
     """A world whose agents can be taken out: what the variation "drop_agents" needs."""
 

@@ -253,3 +253,14 @@ def test_presets_of_the_reward(street_data: Path, reward: str) -> None:
         total, done = total + gained, terminated or truncated
     assert info["end"] == "destination"
     assert total == pytest.approx({"pdms": 16.0, "sparse": 1.0}[reward], abs=1e-4)
+
+
+def test_infos_show_the_self_check() -> None:
+    env = gym.make(ii_world_env.ENV_ID)
+    _, info = env.reset(seed=0)
+    found = info["self_check"]
+    assert set(found) == {"network_iou", "evidence_iou"} and all(0 < value <= 1 for value in found.values())
+    assert env.step(env.action_space.sample())[4]["self_check"] == found
+    _, info = gym.make(ii_world_env.ENV_ID, self_check=False).reset(seed=0)
+    assert info["self_check"] == {"network_iou": 1.0, "evidence_iou": 1.0}
+    assert "self_check" not in gym.make(ii_world_env.ENV_ID, world="transport").reset(seed=0)[1]

@@ -150,3 +150,19 @@ def test_a_renamed_field_keeps_its_name_in_files(tmp_path: Path) -> None:
     with safe_open(str(tmp_path / "part"), "pt") as file:
         assert list(file.keys()) == ["before"]
     assert (load_tree(tmp_path / "part", Part(torch.zeros(1, dtype=torch.int64))).now == part.now).all()
+
+
+def test_a_field_that_older_files_lack_is_made_by_its_rule(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Old:
+        now: torch.Tensor
+
+    @dataclass(frozen=True)
+    class New(Old):
+        later: torch.Tensor = field(metadata={"absent": lambda like, rows: torch.full((rows,), 7.0)})
+
+    save_tree(tmp_path / "old", Old(torch.arange(3)))
+    found = load_tree(tmp_path / "old", New(torch.zeros(1, dtype=torch.int64), torch.zeros(1)))
+    assert found.now.tolist() == [0, 1, 2] and found.later.tolist() == [7.0] * 3
+    save_tree(tmp_path / "new", found)
+    assert load_tree(tmp_path / "new", found).later.tolist() == [7.0] * 3

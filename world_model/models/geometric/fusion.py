@@ -140,7 +140,8 @@ class FusionNet(nn.Module):
         """How far to believe the network, from a forecast of a known frame (B, X, Y, Z); see `find_belief`."""
         limit = _at_once(evidence)
         if len(truth) > limit:
-            return Belief.cat([self.check(*part) for part in zip(evidence.chunks(limit), truth.split(limit))])
+            parts = zip(evidence.chunks(limit), torch.split(truth, limit), strict=True)
+            return Belief.cat([self.check(*part) for part in parts])
         lowered, shift = self.canonical(evidence)
         fused, target = self(lowered), to_cells(shift.lowered(truth), self.config.patch)
         logits = self.sparse_logits(fused)
