@@ -55,8 +55,6 @@ def test_transport_does_not_depend_on_them(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize("kind", ["float64", "elsewhere"])
 @pytest.mark.parametrize("world", ["geometric", "ii-world"])
 def test_learned_worlds_do_not_depend_on_them(tmp_path: Path, world: str, kind: str) -> None:
-    if (world, kind) == ("geometric", "float64"):
-        pytest.xfail("its own tensors do not name their type yet")
     checkpoint = (write_geometric if world == "geometric" else write_tokens)(tmp_path / "checkpoint")
     index = SceneIndex.load(write_street(tmp_path / "data", scenes=1, frames=8, grid=TINY))
     before = drive(build_world(world, checkpoint=checkpoint, device="cpu"), index)

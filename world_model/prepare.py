@@ -15,10 +15,10 @@ from world_model.core.command import run
 from world_model.core.grid import CLASS_NAMES
 from world_model.data.boxes import MOVING_MPS
 from world_model.data.formats.gaps import ImportReport
-from world_model.data.formats.label_check import LEAST_AGREEMENT, check_axes, check_convention, spread_frames
 from world_model.data.formats.poses import Poses
 from world_model.data.formats.read import LAYOUTS, detect, read_data_set
 from world_model.data.index import COMMANDS, INDEX_NAME, SceneIndex
+from world_model.data.label_check import LEAST_AGREEMENT, check_axes, check_convention, spread_frames
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -78,9 +78,9 @@ class GeometricWorld:
         batch = len(labels)
         return GeometricState(
             seen=seen,
-            ego_to_start=torch.eye(4, device=device).repeat(batch, 1, 1),
+            ego_to_start=torch.eye(4, dtype=torch.float32, device=device).repeat(batch, 1, 1),
             displacement_m=torch.zeros_like(seen.velocity_mps),
-            elapsed_s=torch.zeros(batch, device=device),
+            elapsed_s=torch.zeros(batch, dtype=torch.float32, device=device),
             labels=seen.labels,
             certainty=Certainty.of_observation(batch, device),
             belief=self._check(labels, aligned),
@@ -106,8 +106,8 @@ class GeometricWorld:
             labels=past[:, 0].contiguous(),
             memory=remember(past),
             visibility=torch.full(columns, OBSERVED, dtype=torch.uint8, device=device),
-            displacement_m=torch.zeros(*columns, 2, device=device),
-            elapsed_s=torch.full((batch,), CHECK_STEPS * STEP_S, device=device),
+            displacement_m=torch.zeros(*columns, 2, dtype=torch.float32, device=device),
+            elapsed_s=torch.full((batch,), CHECK_STEPS * STEP_S, dtype=torch.float32, device=device),
         )
         return self.model.fusion.check(evidence, now).without(absent_classes(labels[:, ::2]))
 

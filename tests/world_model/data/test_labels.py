@@ -11,7 +11,7 @@ import pytest
 from real_files import REAL
 
 from world_model.core.errors import DataError
-from world_model.data.formats.label_check import check_convention
+from world_model.data.label_check import check_convention
 from world_model.data.labels import read_labels, read_labels_of
 
 SHAPE = (8, 6, 4)

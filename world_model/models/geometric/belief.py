@@ -52,7 +52,8 @@ class Belief(TensorState):
     @classmethod
     def blank(cls, batch: int, device: torch.device) -> Belief:
         """The network's word as it is."""
-        zero, one = torch.zeros(batch, NUM_CLASSES, device=device), torch.ones(batch, device=device)
+        one = torch.ones(batch, dtype=torch.float32, device=device)
+        zero = one.new_zeros(batch, NUM_CLASSES)
         return cls(kept=zero.repeat(1, BANDS), drawn=zero, named=zero, network_iou=one, evidence_iou=one)
 
     def without(self, absent: Tensor) -> Belief:
@@ -87,7 +88,7 @@ def find_belief(logits: Tensor, classes: Tensor, labels: Tensor, truth: Tensor, 
     kept = levels(seen, here * BANDS + band_of(seen % heights), NUM_CLASSES * BANDS, right, asked=False)
     blank = nonzero_indices((evidence == FREE) & (name != FREE))
     drawn = levels(blank, name[blank].long(), NUM_CLASSES, name[blank] == true[blank], asked=True)
-    gain = torch.zeros(batch * NUM_CLASSES, device=logits.device)
+    gain = logit.new_zeros(batch * NUM_CLASSES)
     better = ((name[seen] == true[seen]).float() - right.float()) * (true[seen] != FREE)
     gain.index_add_(0, seen // per_grid * NUM_CLASSES + here, better)
     return Belief(

@@ -60,7 +60,8 @@ class Certainty(TensorState):
     @classmethod
     def of_observation(cls, batch: int, device: torch.device) -> Certainty:
         """Of B moments at which nothing has been forecast yet."""
-        return cls(unseen=torch.zeros(batch, device=device), expected_iou=torch.ones(batch, device=device))
+        one = torch.ones(batch, dtype=torch.float32, device=device)
+        return cls(unseen=torch.zeros_like(one), expected_iou=one)
 
 
 class FusionNet(nn.Module):

@@ -12,9 +12,9 @@ from tiny_scenes import write_scenes
 from world_model.core.errors import DataError
 from world_model.core.grid import OCC3D
 from world_model.data.boxes import voxels_inside
-from world_model.data.formats.label_check import AXES, check_axes
 from world_model.data.formats.nuscenes import read_nuscenes
 from world_model.data.index import SceneIndex
+from world_model.data.label_check import AXES, check_axes
 from world_model.prepare import Prepare, prepare
 
 
