@@ -29,25 +29,17 @@ LINE_M = STANDSTILL_M - 0.8
 
 @dataclass(frozen=True, kw_only=True)
 class Active:
-    """All that moves during one step: walkers, vehicles, and in the last row the ego.
+    """All that moves during one step: w walkers, vehicles, and in the last row the ego."""
 
-    Args:
-        ids: (m,) agents; the ego has none. walkers: how many of them walk.
-        motion: (m + 1) rows, changed by every substep. drivers: vehicles and ego, views into ``motion``.
-        lateral: (m + 1,) offset to the right of the path. desired: (w,) walking speed.
-        key: (m + 1,) what seeds choices.
-        trailer, tractor: rows of towed trailers and of the vehicles that tow them.
-    """
-
-    ids: Ints
-    walkers: int
-    motion: Motion
-    drivers: Drivers
-    lateral: Floats
-    desired: Floats
-    key: Keys
-    trailer: Ints
-    tractor: Ints
+    ids: Ints  # (m,) agents; the ego has none
+    walkers: int  # how many of them walk
+    motion: Motion  # (m + 1) rows, changed by every substep
+    drivers: Drivers  # vehicles and ego, views into ``motion``
+    lateral: Floats  # (m + 1,) offset to the right of the path, metres
+    desired: Floats  # (w,) walking speed, m/s
+    key: Keys  # (m + 1,) what seeds choices
+    trailer: Ints  # rows of towed trailers
+    tractor: Ints  # rows of the vehicles that tow them
 
 
 def gather(agents: Agents, motion: Motion, ego: Ego, ego_key: np.uint64) -> Active:
@@ -158,7 +150,7 @@ def advance(paths: Paths, active: Active, h: float) -> tuple[float, float, float
     """Move all agents ``speed * h`` along their paths, in place, entering the next path at the end.
 
     Returns:
-        x, y, heading of the path under the ego; the ego driver decides the ego's own place and heading.
+        x, y, heading of the path under the ego. Its driver decides the ego's place and heading: see ``set_ego``.
     """
     m = active.motion
     m.s += m.speed * h
@@ -170,6 +162,6 @@ def advance(paths: Paths, active: Active, h: float) -> tuple[float, float, float
         m.hops[over] += 1
         m.route[over, 1] = paths.successor(m.route[over, 1], active.key[over], m.hops[over])
     x, y, yaw, _ = paths.locate(m.path, m.s)
-    m.xy[:-1, 0], m.xy[:-1, 1] = beside(x[:-1], y[:-1], yaw[:-1], active.lateral[:-1])
-    m.yaw[:-1] = yaw[:-1]
+    m.xy[:, 0], m.xy[:, 1] = beside(x, y, yaw, active.lateral)
+    m.yaw[:] = yaw
     return float(x[-1]), float(y[-1]), float(yaw[-1])
