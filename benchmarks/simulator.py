@@ -19,7 +19,7 @@ import tyro
 
 from world_model.simulator import Simulator
 from world_model.simulator.dataset.export import annotate
-from world_model.simulator.dataset.packing import label_bytes
+from world_model.simulator.dataset.packing import npz_bytes
 from world_model.simulator.dataset.statistics import SceneStatistics
 from world_model.simulator.dataset.tables import SceneTables
 from world_model.simulator.town.town import build_town
@@ -63,7 +63,7 @@ def make_scene(stages: Stages, simulator: Simulator, args: Args, number: int) ->
     for k in range(args.frames):
         state = stages.time("step", simulator.step, state)
         labels = stages.time("labels", simulator.labels, state)
-        size += len(stages.time("compress", label_bytes, labels))
+        size += len(stages.time("compress", npz_bytes, vars(labels)))
         boxes, pose = simulator.boxes(state), simulator.ego_pose(state)
         sample = tables.add_frame(k * FRAME_US, (state.ego.x, state.ego.y, 0.0), state.ego.yaw)
         stages.time("tables", annotate, tables, sample, boxes, state, labels)

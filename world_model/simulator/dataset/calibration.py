@@ -13,21 +13,22 @@ from world_model.simulator.state import Floats
 Line = tuple[str, str, str]
 """Quantity, synthetic, real."""
 REAL_SHARES = {
-    "barrier": ".043/0",
-    "bicycle": ".003/.008",
-    "bus": "-",
-    "car": ".227/.071",
-    "construction_vehicle": ".021/.108",
-    "motorcycle": ".014/.005",
-    "pedestrian": ".047/0",
-    "traffic_cone": ".002/0",
-    "driveable_surface": "1.25/1.29",
-    "other_flat": ".04/.09",
-    "sidewalk": ".11/.18",
-    "terrain": ".25/.73",
-    "manmade": "1.65/1.33",
-    "vegetation": "1.13/1.04",
+    "barrier": (0.043, 0),
+    "bicycle": (0.003, 0.008),
+    "bus": (),
+    "car": (0.227, 0.071),
+    "construction_vehicle": (0.021, 0.108),
+    "motorcycle": (0.014, 0.005),
+    "pedestrian": (0.047, 0),
+    "traffic_cone": (0.002, 0),
+    "driveable_surface": (1.25, 1.29),
+    "other_flat": (0.04, 0.09),
+    "sidewalk": (0.11, 0.18),
+    "terrain": (0.25, 0.73),
+    "manmade": (1.65, 1.33),
+    "vegetation": (1.13, 1.04),
 }
+"""Voxels of two real frames, % of the grid."""
 REAL_AGENTS = {
     "car": ("13.0 / 37, 26 %", "10.0 16.5"),
     "truck": ("1.1 / 4, 23 %", "6.7 12.1"),
@@ -71,8 +72,8 @@ def _label_lines(s: SceneStatistics) -> list[Line]:
         ("occupied inside mask_lidar / mask_camera", _numbers(masks[2:], 3, " / "), ".966-.973 / .605-.744"),
         ("occupied share per z level, %", levels, " ".join(map(str, REAL_LEVELS))),
     ]
-    names = CLASS_NAMES[1:FREE]
-    return lines + [(f"share of {n}, %", f"{shares[CLASS_ID[n]]:.3f}", REAL_SHARES.get(n, "0")) for n in names]
+    real = {name: "/".join(f"{v:g}".lstrip("0") or "0" for v in REAL_SHARES.get(name, (0,))) for name in CLASS_NAMES}
+    return lines + [(f"share of {n}, %", f"{shares[CLASS_ID[n]]:.3f}", real[n] or "-") for n in CLASS_NAMES[1:FREE]]
 
 
 def _overlap_lines(s: SceneStatistics) -> list[Line]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,31 +13,23 @@ from world_model.core.files import atomic_write
 from world_model.core.grid import CLASS_COLORS, CLASS_ID
 from world_model.data.labels import read_labels
 from world_model.pictures.bev import class_map
-from world_model.simulator.dataset.calibration import REAL_LEVELS
+from world_model.simulator.dataset.calibration import REAL_LEVELS, REAL_SHARES
 from world_model.simulator.dataset.config import DatasetConfig
 from world_model.simulator.dataset.export import part_path
 from world_model.simulator.dataset.statistics import SceneStatistics
 from world_model.simulator.state import Floats
 
-REAL_SHARES = {
-    "car": 0.149,
-    "pedestrian": 0.024,
-    "barrier": 0.022,
-    "construction_vehicle": 0.065,
-    "driveable_surface": 1.27,
-    "other_flat": 0.065,
-    "sidewalk": 0.145,
-    "terrain": 0.49,
-    "manmade": 1.49,
-    "vegetation": 1.085,
-}
-"""Mean of the two real frames, % of the grid."""
+SHOWN = (
+    *("car", "pedestrian", "barrier", "construction_vehicle", "driveable_surface"),
+    *("other_flat", "sidewalk", "terrain", "manmade", "vegetation"),
+)
 
 
-def _bars(axes: Any, synthetic: Floats, real: tuple[float, ...], real_name: str) -> None:
+def _bars(axes: Any, synthetic: Floats, real: Sequence[float], real_name: str, label: str) -> None:
     place = np.arange(len(real))
     axes.bar(place - 0.2, synthetic, 0.4, label="synthetic")
     axes.bar(place + 0.2, real, 0.4, label=real_name)
+    axes.set_ylabel(label)
     axes.legend()
 
 
@@ -56,16 +49,13 @@ def write_picture(root: Path, config: DatasetConfig, statistics: SceneStatistics
         axes.imshow(np.array(CLASS_COLORS)[class_map(labels)][::-1, ::-1])  # forward up, left to the left
         axes.set_title(f"{config.name(scene)}, frame {frame}", fontsize=9)
         axes.axis("off")
-    names = list(REAL_SHARES)
-    axes = figure.add_subplot(grid[2, :2])
-    shares = 100 * statistics.mean("class")[[CLASS_ID[n] for n in names]]
-    _bars(axes, shares, tuple(REAL_SHARES.values()), "real (2 frames)")
-    axes.set_xticks(np.arange(len(names)), [n.replace("_", "\n") for n in names], fontsize=7)
-    axes.set_ylabel("% of the grid")
+    shares, levels = 100 * statistics.mean("class"), 100 * statistics.mean("level")
+    axes, real = figure.add_subplot(grid[2, :2]), [float(np.mean(REAL_SHARES[n])) for n in SHOWN]
+    _bars(axes, shares[[CLASS_ID[n] for n in SHOWN]], real, "real (2 frames)", "% of the grid")
+    axes.set_xticks(np.arange(len(SHOWN)), [n.replace("_", "\n") for n in SHOWN], fontsize=7)
     axes = figure.add_subplot(grid[2, 2:])
-    _bars(axes, 100 * statistics.mean("level"), REAL_LEVELS, "real (frame A)")
+    _bars(axes, levels, REAL_LEVELS, "real (frame A)", "occupied, %")
     axes.set_xlabel("z level")
-    axes.set_ylabel("occupied, %")
     figure.tight_layout()
     with atomic_write(root / "calibration.png") as stream:
         figure.savefig(stream, format="png", dpi=80)
