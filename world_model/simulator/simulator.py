@@ -28,10 +28,7 @@ SUBSTEPS, PERCEIVE_EVERY = 4, 2
 """A step is driven in so many parts; drivers perceive before every second one, at 4 Hz for steps of half a second."""
 WARM_UP_STEPS = 8
 BOX_DTYPE = np.dtype(
-    [
-        *(("center", "f8", (3,)), ("size", "f8", (3,)), ("yaw", "f8")),
-        *(("velocity", "f8", (2,)), ("label", "i8"), ("instance", "i8")),
-    ]
+    [("center", "3f8"), ("size", "3f8"), ("yaw", "f8"), ("velocity", "2f8"), ("label", "i8"), ("instance", "i8")]
 )
 """Boxes in the ego frame: centre x, y, z and size length, width, height in metres; yaw in rad; velocity over ground
 along the ego axes in m/s; Occ3D class id; instance number, stable within a scene."""

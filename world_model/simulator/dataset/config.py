@@ -111,25 +111,21 @@ class SceneDrive:
         self.config, self.scene, self.gaps = config, scene, config.gaps(scene)
         self.simulator = simulator or Simulator(config.simulator)
         self._kept: dict[int, SimState] = {}
-        self._latest: tuple[int, SimState] | None = None
+        self._latest: dict[int, SimState] = {}  # one
 
     def at(self, keyframe: int) -> SimState:
         """The state at a keyframe."""
         if not self._kept:
             self._kept[0] = self.simulator.reset(self.config.seed, self.scene, self.config.town(self.scene))
-        begin = max(k for k in self._kept if k <= keyframe)
-        state = self._kept[begin]
-        if self._latest and begin <= self._latest[0] <= keyframe:
-            begin, state = self._latest
+        known = self._kept | self._latest
+        begin = max(k for k in known if k <= keyframe)
+        state = known[begin]
         for number in range(begin + 1, keyframe + 1):
-            state = self._next(state, number)
+            gap, motion = float(self.gaps[number - 1]), None
+            if number > NORMAL_STEPS and self.config.is_wild(self.scene):
+                motion = wild_motion(state, self._kept[NORMAL_STEPS], self.config.seed, gap)
+            state = self.simulator.step(state, motion, dt_s=gap)
             if number % KEEP_EVERY == 0 or number == NORMAL_STEPS:
                 self._kept[number] = state
-        self._latest = keyframe, state
+        self._latest = {keyframe: state}
         return state
-
-    def _next(self, state: SimState, number: int) -> SimState:
-        gap, motion = float(self.gaps[number - 1]), None
-        if number > NORMAL_STEPS and self.config.is_wild(self.scene):
-            motion = wild_motion(state, self._kept[NORMAL_STEPS], self.config.seed, gap)
-        return self.simulator.step(state, motion, dt_s=gap)

@@ -23,28 +23,19 @@ GRID_RADIUS_M = 57.0
 
 @dataclass(frozen=True, kw_only=True)
 class Crop:
-    """What lies around the ego, visible or not: what hides the view, and where to fetch the labels.
+    """What lies around the ego, visible or not: what hides the view, and where to fetch the labels."""
 
-    Args:
-        occluder: (X, Y) uint8 opaque heights in levels: what hides the view.
-        cell_i, cell_j: (X, Y) town cell of each column, also beyond the town's border.
-        source: (X, Y) its flat number in the town's arrays. outside: (X, Y) beyond the border; None if no column is.
-        ids: (n,) agents near the grid, low ones first. local_xy, local_yaw: their poses in the ego frame.
-        column, box: (m,) columns that agents stand on, and rows of ``ids``; of several the last counts.
-        owner: (X*Y,) int16 row of ``ids`` in each column, or -1.
-    """
-
-    occluder: NDArray[np.uint8]
-    cell_i: Cells
+    occluder: NDArray[np.uint8]  # (X, Y) opaque heights in levels: what hides the view
+    cell_i: Cells  # (X, Y) town cell of each column, also beyond the town's border
     cell_j: Cells
-    source: Ints
-    outside: Bools | None
-    ids: Ints
-    local_xy: Floats
-    local_yaw: Floats
-    column: Ints
-    box: Ints
-    owner: NDArray[np.int16]
+    source: Ints  # (X, Y) its flat number in the town's arrays
+    outside: Bools | None  # (X, Y) beyond the border; None if no column is
+    ids: Ints  # (n,) agents near the grid, low ones first
+    local_xy: Floats  # (n, 2) their centres in the ego frame, metres
+    local_yaw: Floats  # (n,) their headings in the ego frame, rad
+    column: Ints  # (m,) columns that agents stand on
+    box: Ints  # (m,) rows of ``ids`` in these columns; of several in one column the last counts
+    owner: NDArray[np.int16]  # (X*Y,) row of ``ids`` in each column, or -1
 
 
 def near_agents(state: SimState) -> tuple[Ints, Floats, Floats]:

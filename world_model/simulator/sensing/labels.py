@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from world_model.core.grid import CLASS_ID, FREE, OCC3D
+from world_model.core.grid import CLASS_ID, CLASS_NAMES, FREE, OCC3D
 from world_model.simulator.polylines import into
 from world_model.simulator.sensing import sensor
 from world_model.simulator.sensing.crop import Crop, complete_labels
@@ -39,6 +39,7 @@ COVER = {
     "terrain": (1.6, 1.3, 0.6, 0.2, 0.0, -0.3, -0.7, -1.6, -9),
     "manmade": (2.0, 1.9, 1.6, 1.3, 1.0, 0.9, 0.7, -0.5, -9),
     "vegetation": (1.6, 1.4, 1.0, 0.6, 0.4, 0.2, 0.0, -0.8, -9),
+    "free": (-9,) * 9,
 }
 """Gap thresholds in standard deviations of the noise over the distance from which a surface was seen best."""
 OBJECT_COVER = (3.0, 3.0, 1.9, 0.7, -0.1, -0.6, -1.0, -2.0, -9)
@@ -61,26 +62,14 @@ class Labels:
     mask_camera: NDArray[np.uint8]
 
 
-def _cover_table() -> Float32s:
-    """(18 * METRES,) gap threshold by class and whole metres."""
-    metres = np.arange(METRES)
-    table = np.full((FREE + 1, METRES), -9.0, np.float32)
-    table[:FREE] = np.interp(metres, RANGES_M, OBJECT_COVER)
-    for name, values in COVER.items():
-        table[CLASS_ID[name]] = np.interp(metres, RANGES_M, values)
-    return table.reshape(-1)
-
-
-def _level_ranges() -> NDArray[np.complex128]:
-    """Columns that are 1 from a first level up to (without) a last one, each one element, at ``17 * first + last``."""
-    level = np.arange(NZ)
-    ones = (level >= np.arange(NZ + 1)[:, None, None]) & (level < np.arange(NZ + 1)[None, :, None])
-    return ones.reshape(-1).astype(np.uint8).view(np.complex128)
-
-
-COVER_TABLE = _cover_table()
-LEVEL_RANGES = _level_ranges()
-TOPS_M = ((np.arange(NZ) + 1) * OCC3D.voxel_m + OCC3D.lower_m[2]).astype(np.float32)
+COVER_TABLE = np.concatenate(
+    [np.interp(np.arange(METRES), RANGES_M, COVER.get(name, OBJECT_COVER)) for name in CLASS_NAMES]
+).astype(np.float32)
+"""Gap threshold by class and whole metres, at ``METRES * class + metre``."""
+LEVEL = np.arange(NZ + 1)
+LEVEL_RANGES = np.logical_and(LEVEL[:NZ] >= LEVEL[:, None, None], LEVEL[:NZ] < LEVEL[:, None]).view(np.complex128)
+"""Columns that are 1 from a first level up to (without) a last one, each one element, at ``17 * first + last``."""
+TOPS_M = (LEVEL[1:] * OCC3D.voxel_m + OCC3D.lower_m[2]).astype(np.float32)
 
 
 def render(town: Town, state: SimState, scene: Crop, heights: RayHeights) -> Labels:

@@ -30,22 +30,16 @@ NEVER_M = 200.0
 
 @dataclass(frozen=True, kw_only=True)
 class Rays:
-    """Constant lookup tables of the polar geometry in the ego frame.
+    """Constant lookup tables of the polar geometry in the ego frame: R bins of distance, A azimuths.
 
     Bins come first, so that the running maximum along all rays is one vector operation per bin.
-
-    Args:
-        cell: (R, A) flat column under each polar bin, X*Y outside the grid.
-        per_m: (R, 1) one over the distance of a bin's centre from the LiDAR, 1/m.
-        polar: (X*Y,) flat polar bin of each column.
-        range_m: (X, Y) its distance from the LiDAR; slope_m: (X*Y,) the same, at least 0.5 m.
     """
 
-    cell: Ints
-    per_m: Float32s
-    polar: Ints
-    range_m: Float32s
-    slope_m: Float32s
+    cell: Ints  # (R, A) flat column under each polar bin, X*Y outside the grid
+    per_m: Float32s  # (R, 1) one over the distance of a bin's centre from the LiDAR, 1/m
+    polar: Ints  # (X*Y,) flat polar bin of each column
+    range_m: Float32s  # (X, Y) distance of each column from the LiDAR
+    slope_m: Float32s  # (X*Y,) the same, at least 0.5 m
 
 
 @lru_cache(maxsize=1)

@@ -16,23 +16,14 @@ Edge = tuple[int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Street:
-    """A street between two junctions.
+    """A street between two junctions."""
 
-    Args:
-        ends: the two node numbers.
-        line: (n, 2) centre-line from node to node, about 1 m between points, metres.
-        lanes: lanes in each direction.
-        half_width_m: centre-line to kerb, parking strip included.
-        parking: whether parking strips lie along both kerbs.
-        sidewalk_m: width of the sidewalks.
-    """
-
-    ends: Edge
-    line: Floats
-    lanes: int
-    half_width_m: float
-    parking: bool
-    sidewalk_m: float
+    ends: Edge  # the two node numbers
+    line: Floats  # (n, 2) centre-line from node to node, about 1 m between points, metres
+    lanes: int  # in each direction
+    half_width_m: float  # centre-line to kerb, parking strip included
+    parking: bool  # whether parking strips lie along both kerbs
+    sidewalk_m: float  # width of the sidewalks
 
 
 def draw_street(nodes: Floats, ends: Edge, rng: np.random.Generator, wide: float) -> Street:

@@ -23,21 +23,13 @@ from world_model.simulator.town.streets import Street
 
 @dataclass(frozen=True, kw_only=True)
 class Town:
-    """One town.
+    """One town: a map of X x Y columns in global axes, cell (i, j) covers [0.4 i, 0.4 (i+1)) m."""
 
-    Args:
-        network: streets and paths.
-        columns: (X, Y, 16) uint8 class of every static voxel, global axes, cell (i, j) covers [0.4 i, 0.4 (i+1)) m.
-        occluder: (X, Y) uint8, height in levels up to which the column is opaque for a LiDAR (0 = ground only).
-        slots: (n, 3) places for parked vehicles: x, y, yaw.
-        works: (m, 4) possible roadworks on kerbs: x, y, yaw of the street, length in m.
-    """
-
-    network: Network
-    columns: NDArray[np.uint8]
-    occluder: NDArray[np.uint8]
-    slots: Floats
-    works: Floats
+    network: Network  # streets and paths
+    columns: NDArray[np.uint8]  # (X, Y, 16) class of every static voxel
+    occluder: NDArray[np.uint8]  # (X, Y) levels up to which the column is opaque for a LiDAR (0 = ground only)
+    slots: Floats  # (n, 3) places for parked vehicles: x, y, yaw
+    works: Floats  # (m, 4) possible roadworks on kerbs: x, y, yaw of the street, length in m
 
 
 _alive: WeakValueDictionary[tuple[int, int], Town] = WeakValueDictionary()
@@ -69,10 +61,12 @@ def _kerbs(network: Network, parking_m: float, other_m: float) -> Iterator[tuple
             yield street, line, headings(street.line) + (0 if side == 1 else np.pi)
 
 
-def _kerb_slots(network: Network) -> list[Floats]:
+def _kerb_slots(network: Network) -> Iterator[Floats]:
     """(n, 3) x, y, yaw of the places along each kerb with a parking strip."""
-    middle = [(s, line, h, slice(22, max(23, len(line) - 22), 6)) for s, line, h in _kerbs(network, 1.2, 1.2)]
-    return [np.column_stack([line[part], wrap(h[part])]) for street, line, h, part in middle if street.parking]
+    for street, line, heading in _kerbs(network, 1.2, 1.2):
+        if street.parking:
+            part = slice(22, max(23, len(line) - 22), 6)
+            yield np.column_stack([line[part], wrap(heading[part])])
 
 
 def _works(network: Network, rng: np.random.Generator) -> Floats:
