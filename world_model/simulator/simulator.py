@@ -79,7 +79,7 @@ class Simulator:
         town = build_town(seed, town_id)
         rng = np.random.default_rng([seed, scene_index, 202])
         ego = start_ego(town, rng, seed, scene_index)
-        density = draw_density(rng).scaled(self.config.traffic, self.config.people)
+        density = draw_density(rng, self.config.traffic, self.config.people)
         agents, motion = spawn(town, rng, ego, density, seed, scene_index)
         state = SimState(
             seed=seed, scene_index=scene_index, town_id=town_id, time_s=float(rng.uniform(0, 25)), step_index=0,
@@ -115,11 +115,11 @@ class Simulator:
 
     def labels(self, state: SimState) -> Labels:
         """Occ3D-like labels of a state, ego frame."""
-        town, latest = build_town(state.seed, state.town_id), self._latest
-        if latest is not None and latest[0] is state:
-            return render(town, state, *latest[1:])
-        scene = crop(town, state)
-        return render(town, state, scene, cast_rays(scene.occluder))
+        town = build_town(state.seed, state.town_id)
+        if self._latest is None or self._latest[0] is not state:
+            scene = crop(town, state)
+            return render(town, state, scene, cast_rays(scene.occluder))
+        return render(town, state, *self._latest[1:])
 
     def boxes(self, state: SimState, range_m: float = 58.0) -> NDArray[np.void]:
         """All agents within ``range_m`` of the ego as an array of ``BOX_DTYPE``, ego frame."""

@@ -1,12 +1,20 @@
-"""The calibration report: statistics of synthetic scenes beside those of real nuScenes and Occ3D-nuScenes frames."""
+"""The calibration report and picture: synthetic scenes beside real nuScenes and Occ3D-nuScenes frames."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from world_model.core.grid import CLASS_ID, CLASS_NAMES, FREE
+from world_model.core.files import atomic_write
+from world_model.core.grid import CLASS_COLORS, CLASS_ID, CLASS_NAMES, FREE
+from world_model.data.labels import read_labels
+from world_model.pictures.bev import class_map
+from world_model.simulator.dataset.config import DatasetConfig
+from world_model.simulator.dataset.export import part_path
 from world_model.simulator.dataset.statistics import AGENTS, SceneStatistics
 from world_model.simulator.state import Floats
 
@@ -46,6 +54,11 @@ REAL_LEVELS = (0, 1.1, 27.0, 6.6, 5.8, 4.9, 3.9, 3.6, 3.1, 2.9, 3.1, 3.2, 3.2, 3
 """Occupied share per z level, %."""
 REAL_IOU = {"car": ".15-.37", "driveable_surface": ".43-.55", "manmade": ".52-.72", "vegetation": "-"}
 
+IN_PICTURE = (
+    *("car", "pedestrian", "barrier", "construction_vehicle", "driveable_surface"),
+    *("other_flat", "sidewalk", "terrain", "manmade", "vegetation"),
+)
+
 
 def _numbers(values: Iterable[float], digits: int = 2, between: str = " ") -> str:
     return between.join(f"{v:.{digits}f}" for v in values)
@@ -53,11 +66,6 @@ def _numbers(values: Iterable[float], digits: int = 2, between: str = " ") -> st
 
 def _percentiles(values: Floats | list[float], which: tuple[float, ...], digits: int = 2) -> str:
     return _numbers(np.percentile(values, which), digits) if len(values) else "-"
-
-
-def comparison(s: SceneStatistics) -> list[Line]:
-    """Rows (quantity, synthetic, real) of the calibration report."""
-    return [*_label_lines(s), *_overlap_lines(s), *_agent_lines(s), *_ego_lines(s)]
 
 
 def _label_lines(s: SceneStatistics) -> list[Line]:
@@ -87,19 +95,17 @@ def _overlap_lines(s: SceneStatistics) -> list[Line]:
 
 
 def _agent_lines(s: SceneStatistics) -> list[Line]:
-    counts, boxes = np.array(s.lists["per_class"]).reshape(-1, len(AGENTS)), s.lists["boxes"]
-    box_counts = f"{np.mean(boxes):.1f}, {_percentiles(boxes, (5, 50, 95), 0)}"
-    lines = [("boxes a frame: mean, p5 p50 p95", box_counts, "34, 9 29 95")]
-    for k, name in enumerate(AGENTS):
-        moving = 100 * s.sums["moving"][k] / max(1, counts[:, k].sum())
-        found = f"{counts[:, k].mean():.2f} / {np.percentile(counts[:, k], 95):.0f}, {moving:.0f} %"
-        lines.append((f"{name}: mean / p95 a frame, moving", found, REAL_AGENTS[name][0]))
-    speeds = np.array(s.lists["speeds"]).reshape(-1, 2)
-    for name, (_, real) in REAL_AGENTS.items():
-        if real:
+    speeds, boxes = np.array(s.lists["speeds"]).reshape(-1, 2), s.lists["boxes"]
+    found = f"{np.mean(boxes):.1f}, {_percentiles(boxes, (5, 50, 95), 0)}"
+    counted, driven = [("boxes a frame: mean, p5 p50 p95", found, "34, 9 29 95")], []
+    for name, count, moving in zip(AGENTS, np.array(s.lists["per_class"]).T, s.sums["moving"], strict=True):
+        share, (real_count, real_speed) = 100 * moving / max(1, count.sum()), REAL_AGENTS[name]
+        found = f"{count.mean():.2f} / {np.percentile(count, 95):.0f}, {share:.0f} %"
+        counted.append((f"{name}: mean / p95 a frame, moving", found, real_count))
+        if real_speed:
             found = _percentiles(speeds[speeds[:, 0] == CLASS_ID[name], 1], (90, 99), 1)
-            lines.append((f"{name}: moving speed p90 p99, m/s", found, real))
-    return lines
+            driven.append((f"{name}: moving speed p90 p99, m/s", found, real_speed))
+    return counted + driven
 
 
 def _ego_lines(s: SceneStatistics) -> list[Line]:
@@ -122,6 +128,7 @@ def _ego_lines(s: SceneStatistics) -> list[Line]:
 
 def report(s: SceneStatistics, title: str) -> str:
     """The calibration table as Markdown."""
+    lines = [*_label_lines(s), *_overlap_lines(s), *_agent_lines(s), *_ego_lines(s)]
     head = f"""# {title}
 
 Synthetic scenes beside real nuScenes / Occ3D-nuScenes statistics (two real label frames A / B;
@@ -130,4 +137,40 @@ Synthetic scenes beside real nuScenes / Occ3D-nuScenes statistics (two real labe
 | quantity | synthetic | real |
 |---|---|---|
 """
-    return head + "".join(f"| {a} | {b} | {c} |\n" for a, b, c in comparison(s))
+    return head + "".join(f"| {a} | {b} | {c} |\n" for a, b, c in lines)
+
+
+def _bars(axes: Any, synthetic: Floats, real: Sequence[float], real_name: str, label: str) -> None:
+    place = np.arange(len(real))
+    axes.bar(place - 0.2, synthetic, 0.4, label="synthetic")
+    axes.bar(place + 0.2, real, 0.4, label=real_name)
+    axes.set_ylabel(label)
+    axes.legend()
+
+
+def write_picture(root: Path, config: DatasetConfig, statistics: SceneStatistics) -> None:
+    """Write ``calibration.png`` into a finished data set."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(16, 11))
+    FigureCanvasAgg(figure)
+    grid = figure.add_gridspec(3, 4)
+    for k, scene in enumerate(np.linspace(0, config.scenes - 1, 8).astype(int).tolist()):
+        samples = json.loads(part_path(root, config, scene).read_text())["tables"]["sample"]
+        frame = (5 + 4 * k) % len(samples)  # wild scenes are shorter
+        axes = figure.add_subplot(grid[k // 4, k % 4])
+        labels = read_labels(root / "gts" / config.name(scene) / samples[frame]["token"] / "labels.npz")
+        axes.imshow(np.array(CLASS_COLORS)[class_map(labels)][::-1, ::-1])  # forward up, left to the left
+        axes.set_title(f"{config.name(scene)}, frame {frame}", fontsize=9)
+        axes.axis("off")
+    shares, levels = 100 * statistics.mean("class"), 100 * statistics.mean("level")
+    axes, real = figure.add_subplot(grid[2, :2]), [float(np.mean(REAL_SHARES[n])) for n in IN_PICTURE]
+    _bars(axes, shares[[CLASS_ID[n] for n in IN_PICTURE]], real, "real (2 frames)", "% of the grid")
+    axes.set_xticks(np.arange(len(IN_PICTURE)), [n.replace("_", "\n") for n in IN_PICTURE], fontsize=7)
+    axes = figure.add_subplot(grid[2, 2:])
+    _bars(axes, levels, REAL_LEVELS, "real (frame A)", "occupied, %")
+    axes.set_xlabel("z level")
+    figure.tight_layout()
+    with atomic_write(root / "calibration.png") as stream:
+        figure.savefig(stream, format="png", dpi=80)

@@ -1,9 +1,7 @@
 """What a roof LiDAR sees: occlusion over a height map, and gaps that drift slowly.
 
-Occlusion is computed in polar coordinates around the LiDAR: along each azimuth the steepest slope so far hides what
-lies below it. Gaps come from smooth noise fixed to the world (or to a moving object), compared with a threshold that
-depends on range, so they are blobs that grow and shrink over a few frames as real labels do, never independent per
-voxel.
+Along each azimuth around the LiDAR the steepest slope so far hides what lies below it. Gaps come from smooth noise
+fixed to the world (or to a moving object), compared with a threshold: blobs that grow and shrink over a few frames.
 """
 
 from __future__ import annotations

@@ -57,13 +57,10 @@ class _Builder:
     lanes: dict[tuple[int, int], list[int]] = field(default_factory=dict)  # by street and end that they lead to
     walks: dict[tuple[int, int, int], int] = field(default_factory=dict)  # by street, side and end
 
-    def add(
-        self, line: Floats, kind: int, node: int, *, street: int = -1, turn: int = 0, group: int = 0,
-        rightmost: bool = False,
-    ) -> int:  # fmt: skip
+    def add(self, line: Floats, kind: int, node: int, *, turn: int = 0, group: int = 0, rightmost: bool = False) -> int:
         """One path; returns its number."""
         self.lines.append(resample(line))
-        self.rows.append(dict(kind=kind, street=street, node=node, turn=turn, group=group, rightmost=rightmost))
+        self.rows.append(dict(kind=kind, node=node, turn=turn, group=group, rightmost=rightmost))
         self.successors.append([])
         return len(self.lines) - 1
 
@@ -76,19 +73,19 @@ class _Builder:
         street, ends = self.streets[k], self.streets[k].ends
         for end, line in enumerate((middle[::-1], middle)):
             self.lanes[k, end] = [
-                self.add(offset(line, (i + 0.5) * LANE_WIDTH_M), LANE, ends[end], street=k, rightmost=last)
+                self.add(offset(line, (i + 0.5) * LANE_WIDTH_M), LANE, ends[end], rightmost=last)
                 for i, last in enumerate([False] * (street.lanes - 1) + [True])
             ]
         away = street.half_width_m + 0.5 * street.sidewalk_m
         for side, right_m in enumerate((away, -away)):
             line = offset(middle, right_m)
             for end, way in enumerate((line[::-1], line)):
-                self.walks[k, side, end] = self.add(way, SIDEWALK, ends[end], street=k)
+                self.walks[k, side, end] = self.add(way, SIDEWALK, ends[end])
         for end in (0, 1):
             for side in (0, 1):
                 here, there = self.walks[k, side, end], self.walks[k, 1 - side, end]
                 across = np.stack([self.lines[here][-1], self.lines[there][-1]])
-                crossing = self.add(across, CROSSING, ends[end], street=k)
+                crossing = self.add(across, CROSSING, ends[end])
                 self.successors[here] += [self.walks[k, side, 1 - end], crossing]
                 self.successors[crossing].append(self.walks[k, 1 - side, 1 - end])
 
@@ -140,7 +137,7 @@ class _Builder:
         for p, following in enumerate(self.successors):
             successors[p, : len(following)] = following[:MAX_SUCCESSORS]
         return Paths(
-            points=points, heading=heading, limit_mps=limit, table=segment_table(points, heading, limit),
+            points=points, heading=heading, table=segment_table(points, heading, limit),
             start=np.cumsum(count) - count, count=count, spacing_m=spacing, length_m=spacing * (count - 1),
             successors=successors, choice=_choice(successors, kind, turn), conflict=self._conflicts(kind, node),
             **columns,

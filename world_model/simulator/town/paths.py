@@ -1,8 +1,4 @@
-"""What travellers follow: directed polylines with successors, flattened into arrays that one gather can read.
-
-Road lanes, the connectors that join them inside junctions, sidewalks and crossings are all paths, so traffic needs one
-kernel only.
-"""
+"""What travellers follow: directed polylines with successors, flattened into arrays that one gather can read."""
 
 from __future__ import annotations
 
@@ -14,7 +10,7 @@ from world_model.simulator.polylines import wrap
 from world_model.simulator.state import Bools, Floats, Ints, Keys
 
 LANE, CONNECTOR, SIDEWALK, CROSSING = range(4)
-"""Kinds of path."""
+"""Kinds of path: road lanes, what joins them inside junctions, and what people walk on."""
 MAX_SUCCESSORS = 6
 
 
@@ -24,13 +20,11 @@ class Paths:
 
     points: Floats  # (P, 2) metres, equally spaced within a path
     heading: Floats  # (P,) rad
-    limit_mps: Floats  # (P,) comfortable speed for the local curvature
     start: Ints  # (L,) first point
     count: Ints  # (L,) number of points
     spacing_m: Floats  # (L,) between points
     length_m: Floats  # (L,)
     kind: Ints  # (L,) LANE, CONNECTOR, SIDEWALK or CROSSING
-    street: Ints  # (L,) street number or -1
     node: Ints  # (L,) junction a connector belongs to, or the junction at a lane's end
     turn: Ints  # (L,) of connectors: +1 left, 0 straight, -1 right
     group: Ints  # (L,) of connectors: signal group 0 or 1

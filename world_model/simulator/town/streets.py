@@ -62,13 +62,8 @@ def draw_edges(n: int, rng: np.random.Generator, drop: float) -> list[Edge]:
 
 def _well_connected(edges: list[Edge], nodes: int) -> bool:
     """Whether every node has two neighbours and can be reached from the first one."""
-    near: list[list[int]] = [[] for _ in range(nodes)]
-    for a, b in edges:
-        near[a].append(b)
-        near[b].append(a)
-    reached, stack = {0}, [0]
-    while stack:
-        new = set(near[stack.pop()]) - reached
-        reached |= new
-        stack += new
-    return len(reached) == nodes and min(len(x) for x in near) >= 2
+    near = [{node for edge in edges if n in edge for node in edge} for n in range(nodes)]
+    reached = {0}
+    for _ in range(nodes):
+        reached |= {node for n in reached for node in near[n]}
+    return len(reached) == nodes and min(map(len, near)) > 2

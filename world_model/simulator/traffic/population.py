@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -43,13 +43,11 @@ class Density:
     cycles: float  # parked two-wheelers
     works: float
 
-    def scaled(self, traffic: float, people: float) -> Density:
-        """The same with other numbers of moving vehicles and pedestrians."""
-        return replace(self, traffic=self.traffic * traffic, people=self.people * people)
 
-
-def draw_density(rng: np.random.Generator) -> Density:
-    """Heavy-tailed, as real scenes: most are sparse, a few are crowded."""
+def draw_density(rng: np.random.Generator, traffic: float, people: float) -> Density:
+    """Heavy-tailed, as real scenes: most are sparse, a few are crowded; ``traffic`` and ``people`` are multipliers."""
     common, deviations = rng.normal(), {"traffic": 0.35, "parked": 0.4, "people": 0.8, "cycles": 0.9}
-    factors = {k: float(np.exp(0.6 * common + s * rng.normal() - (0.6**2 + s**2) / 2)) for k, s in deviations.items()}
-    return Density(**factors, works=float(rng.choice([0.0, 0.1, 0.6], p=[0.55, 0.2, 0.25])))
+    factor = {k: float(np.exp(0.6 * common + s * rng.normal() - (0.6**2 + s**2) / 2)) for k, s in deviations.items()}
+    works = float(rng.choice([0.0, 0.1, 0.6], p=[0.55, 0.2, 0.25]))
+    factor.update(traffic=factor["traffic"] * traffic, people=factor["people"] * people)
+    return Density(**factor, works=works)

@@ -1,8 +1,7 @@
 """Traffic: vehicles that follow lanes with headway, signals and right of way, pedestrians that walk and cross.
 
-Car following is the Intelligent Driver Model (Treiber, Hennecke, Helbing, Phys. Rev. E 62, 2000). All agents near the
-ego are gathered once a step into one set of arrays: walkers, then vehicles, then the ego; a substep is a few operations
-on all of them.
+Car following is the Intelligent Driver Model (Treiber, Hennecke, Helbing, Phys. Rev. E 62, 2000). Agents near the ego
+are gathered once a step into one set of arrays; a substep is a few operations on all of them.
 """
 
 from __future__ import annotations

@@ -11,10 +11,9 @@ import pytest
 from world_model.core.errors import ConfigError
 from world_model.data.index import SceneIndex
 from world_model.prepare import Prepare, prepare
-from world_model.simulator.dataset.calibration import report
+from world_model.simulator.dataset.calibration import report, write_picture
 from world_model.simulator.dataset.config import DatasetConfig, scene_states
 from world_model.simulator.dataset.export import identity, make_dataset, statistics_of
-from world_model.simulator.dataset.picture import write_picture
 from world_model.simulator.traffic.arcs import MAX_SPEED_MPS
 from world_model.simulator.traffic.wild import MANOEUVRES, NORMAL_STEPS, WILD_STEPS, is_wild, wild_motion
 from world_model.worlds.rebuild import recorded_state
