@@ -21,22 +21,23 @@ from world_model.simulator.state import Floats
 Line = tuple[str, str, str]
 """Quantity, synthetic, real."""
 REAL_SHARES = {
-    "barrier": (0.043, 0),
-    "bicycle": (0.003, 0.008),
-    "bus": (),
     "car": (0.227, 0.071),
-    "construction_vehicle": (0.021, 0.108),
-    "motorcycle": (0.014, 0.005),
     "pedestrian": (0.047, 0),
-    "traffic_cone": (0.002, 0),
+    "barrier": (0.043, 0),
+    "construction_vehicle": (0.021, 0.108),
     "driveable_surface": (1.25, 1.29),
     "other_flat": (0.04, 0.09),
     "sidewalk": (0.11, 0.18),
     "terrain": (0.25, 0.73),
     "manmade": (1.65, 1.33),
     "vegetation": (1.13, 1.04),
+    "bicycle": (0.003, 0.008),
+    "bus": (),
+    "motorcycle": (0.014, 0.005),
+    "traffic_cone": (0.002, 0),
 }
 """Voxels of two real frames, % of the grid."""
+IN_PICTURE = list(REAL_SHARES)[:10]
 REAL_AGENTS = {
     "car": ("13.0 / 37, 26 %", "10.0 16.5"),
     "truck": ("1.1 / 4, 23 %", "6.7 12.1"),
@@ -53,11 +54,6 @@ REAL_AGENTS = {
 REAL_LEVELS = (0, 1.1, 27.0, 6.6, 5.8, 4.9, 3.9, 3.6, 3.1, 2.9, 3.1, 3.2, 3.2, 3.3, 2.5, 2.7)
 """Occupied share per z level, %."""
 REAL_IOU = {"car": ".15-.37", "driveable_surface": ".43-.55", "manmade": ".52-.72", "vegetation": "-"}
-
-IN_PICTURE = (
-    *("car", "pedestrian", "barrier", "construction_vehicle", "driveable_surface"),
-    *("other_flat", "sidewalk", "terrain", "manmade", "vegetation"),
-)
 
 
 def _numbers(values: Iterable[float], digits: int = 2, between: str = " ") -> str:

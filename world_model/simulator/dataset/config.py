@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -10,7 +11,7 @@ import numpy as np
 from world_model.core.errors import ConfigError
 from world_model.simulator.simulator import Simulator, SimulatorConfig
 from world_model.simulator.state import Floats, SimState
-from world_model.simulator.traffic.wild import NORMAL_STEPS, WILD_STEPS, is_wild, wild_motion
+from world_model.simulator.traffic.wild import NORMAL_STEPS, WILD_STEPS, wild_motion
 
 GENERATOR_VERSION = 2
 """Raised whenever equal options would give other scenes than before: such data is another data set."""
@@ -64,8 +65,9 @@ class DatasetConfig:
         return scene // per if scene < first else HELD_OUT_TOWNS + (scene - first) // per
 
     def is_wild(self, scene: int) -> bool:
-        """Whether a scene leaves normal driving; held-out ones never do."""
-        return scene < self.scenes - self.held_out and is_wild(scene, self.wild)
+        """Whether a scene leaves normal driving: evenly spread over the numbers, never the first, no held-out one."""
+        spread = math.floor((scene + 1) * self.wild) > math.floor(scene * self.wild)
+        return spread and scene < self.scenes - self.held_out
 
     def gaps(self, scene: int) -> Floats:
         """Seconds between the keyframes of a scene (39-41, fewer in a wild one)."""
@@ -83,8 +85,7 @@ class DatasetConfig:
 
     def splits(self) -> dict[str, list[str]]:
         """Scene names of both splits."""
-        names = [self.name(i) for i in range(self.scenes)]
-        first = self.scenes - self.held_out
+        names, first = [self.name(i) for i in range(self.scenes)], self.scenes - self.held_out
         return {"train": names[:first], "val": names[first:]}
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
 from world_model.core.grid import CLASS_ID, DRIVEABLE, FREE, OCC3D
 from world_model.simulator.polylines import beside, headings, into, offset, wrap
-from world_model.simulator.state import Bools, Float32s, Floats
+from world_model.simulator.state import Float32s, Floats
 from world_model.simulator.town.network import Network
 from world_model.simulator.town.paths import CONNECTOR
 from world_model.simulator.town.streets import Street, widest_at_nodes
@@ -31,21 +30,6 @@ MANMADE, VEGETATION = CLASS_ID["manmade"], CLASS_ID["vegetation"]
 CENTRES_M = ((np.arange(CELLS) + 0.5) * CELL_M).astype(np.float32)
 Window = tuple[slice, slice]
 """A rectangle of cells."""
-
-
-def paint(network: Network, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8], list[Floats]]:
-    """Draw a town around its streets.
-
-    Returns:
-        columns (X, Y, 16), occluder (X, Y) and parking-lot slots (each (n, 3)), as in ``Town``.
-    """
-    painter = _Painter(rng)
-    painter.streets(network)
-    painter.lots(network)
-    painter.surfaces()
-    painter.greenery(network)
-    painter.raise_ground()
-    return painter.columns, painter.occluder, painter.slots
 
 
 def smooth_noise(rng: np.random.Generator, scale_cells: float) -> Float32s:
@@ -83,11 +67,15 @@ def rectangle(x: float, y: float, yaw: float, length: float, width: float) -> tu
     return cells, np.minimum(length / 2 - np.abs(along), width / 2 - np.abs(aside))
 
 
-class _Painter:
-    """Paints a town step by step; later steps respect what earlier ones built."""
+class Painter:
+    """Paints a town around its streets, step by step; later steps respect what earlier ones built.
 
-    def __init__(self, rng: np.random.Generator) -> None:
-        self.rng = rng
+    Attributes:
+        columns, occluder: (X, Y, 16) and (X, Y), as in ``Town``. slots: of parking lots, each (n, 3) x, y, yaw.
+    """
+
+    def __init__(self, network: Network, rng: np.random.Generator) -> None:
+        self.network, self.rng = network, rng
         self.slots: list[Floats] = []
         self.road = np.full((CELLS, CELLS), FAR_M, np.float32)  # metres beyond the kerb, negative on the road
         self.walk = np.full((CELLS, CELLS), FAR_M, np.float32)  # metres beyond the sidewalk's outer edge
@@ -95,16 +83,18 @@ class _Painter:
         self.built = np.zeros((CELLS, CELLS), bool)
         self.occluder = np.zeros((CELLS, CELLS), np.uint8)
         self.columns = np.full((CELLS, CELLS, LEVELS), FREE, np.uint8)
+        for step in (self._streets, self._lots, self._surfaces, self._greenery, self._raise_ground):
+            step()
 
-    def streets(self, network: Network) -> None:
+    def _streets(self) -> None:
         """Distance fields to kerbs and sidewalks of all streets and junctions."""
+        network, paths = self.network, self.network.paths
         for street in network.streets:
             width = street.sidewalk_m if self.rng.random() < 0.7 else 0.0
             self._band(street.line[::2], street.half_width_m, width)
-        radii = widest_at_nodes(network.streets, len(network.nodes))
-        for place, radius, degree in zip(network.nodes, radii, network.degree, strict=True):
-            self._band(place[None], radius + (1.5 if degree > 2 else 0.0), 2.0)
-        paths = network.paths
+        radii = widest_at_nodes(network.streets, len(network.nodes)) + 1.5 * (network.degree > 2)
+        for place, radius in zip(network.nodes, radii, strict=True):
+            self._band(place[None], radius, 2.0)
         for p in np.flatnonzero(paths.kind == CONNECTOR):
             self._band(paths.points[paths.start[p] : paths.start[p] + paths.count[p] : 2], 2.4, 2.0)
 
@@ -125,13 +115,13 @@ class _Painter:
         for field, beyond in ((self.road[cells], distance), (self.walk[cells], distance - np.float32(sidewalk))):
             np.minimum(field, beyond, out=field)
 
-    def lots(self, network: Network) -> None:
+    def _lots(self) -> None:
         """Buildings, parking lots, walls and plazas along both sides of every street."""
         dense = self.rng.uniform(0.55, 0.95)
-        for street in network.streets:
-            setback = self.rng.choice([0.6, 2.0, 5.0, 9.0], p=[0.3, 0.3, 0.25, 0.15])
+        for street in self.network.streets:
+            setback = float(self.rng.choice([0.6, 2.0, 5.0, 9.0], p=[0.3, 0.3, 0.25, 0.15]))
             for side in (1, -1):
-                self._lots_along(street, side, float(setback), dense)
+                self._lots_along(street, side, setback, dense)
 
     def _lots_along(self, street: Street, side: int, setback: float, dense: float) -> None:
         rng, s, yaw = self.rng, float(self.rng.uniform(0, 8)), headings(street.line)
@@ -144,9 +134,11 @@ class _Painter:
             is_building, is_lot = kind < dense, dense <= kind < dense + 0.12
             width = max(front, 18.0) if is_lot else front
             cells, inward = rectangle(x, y, yaw[k], width, depth)
-            if not self._claim(cells, inward > 0, 0.4 if is_building else 0.0):
-                s += 4.0
+            inside, built, margin = inward > 0, self.built[cells], 0.4 if is_building else 0.0
+            if not inside.any() or (self.walk[cells][inside] <= margin).any() or built[inside].any():
+                s += 4.0  # taken, or too close to a sidewalk
                 continue
+            built |= inside
             if is_building:
                 self._building(cells, inward)
             elif is_lot:
@@ -154,14 +146,6 @@ class _Painter:
             else:
                 self._garden(cells, inward)
             s += front + rng.uniform(1.0, 9.0)
-
-    def _claim(self, cells: Window, inside: Bools, margin: float) -> bool:
-        """Build on a plot, if it is free and at least ``margin`` metres beyond the sidewalk."""
-        built = self.built[cells]
-        if not inside.any() or (self.walk[cells][inside] <= margin).any() or built[inside].any():
-            return False
-        built |= inside
-        return True
 
     def _building(self, cells: Window, inward: Float32s) -> None:
         columns, inside = self.columns[cells], inward > 0
@@ -197,7 +181,7 @@ class _Painter:
             self.columns[cells][rim, GROUND_LEVEL + 1 : top] = what
             self.occluder[cells][rim] = top
 
-    def surfaces(self) -> None:
+    def _surfaces(self) -> None:
         """Ground classes: roads over sidewalks over what lies beyond."""
         patch = smooth_noise(self.rng, 40)
         open_ground = ~self.built & (self.walk >= 0)
@@ -206,10 +190,10 @@ class _Painter:
         self.ground[(self.walk < 0) & (self.ground != DRIVEABLE)] = SIDEWALK
         self.ground[self.road < 0] = DRIVEABLE
 
-    def greenery(self, network: Network) -> None:
+    def _greenery(self) -> None:
         """Street trees, poles, garden trees and bushes."""
         rng = self.rng
-        for street in network.streets:
+        for street in self.network.streets:
             spacing = rng.uniform(7, 14) if rng.random() < 0.6 else rng.uniform(14, 30)
             for side in (1, -1):
                 line = offset(street.line, side * (street.half_width_m + max(street.sidewalk_m, 1.0) + 0.5))
@@ -251,7 +235,7 @@ class _Painter:
         self.columns[cells][crown] = VEGETATION
         self._stamp(x, y, 0.3, VEGETATION, GROUND_LEVEL, max(int((centre + 1) / CELL_M), 4), 0)
 
-    def raise_ground(self) -> None:
+    def _raise_ground(self) -> None:
         """Write the ground voxel of each column; terrain undulates by one level."""
         hills = smooth_noise(self.rng, 16)
         hills += np.minimum(self.walk, 8) * np.float32(0.12)

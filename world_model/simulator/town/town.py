@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from world_model.simulator.polylines import headings, offset, wrap
 from world_model.simulator.state import Floats
 from world_model.simulator.town.network import Network, build_network
-from world_model.simulator.town.painting import TOWN_SIZE_M, paint
+from world_model.simulator.town.painting import TOWN_SIZE_M, Painter
 from world_model.simulator.town.streets import Street
 
 
@@ -47,10 +47,11 @@ def build_town(seed: int, town_id: int) -> Town:
 def _build_town(seed: int, town_id: int) -> Town:
     rng = np.random.default_rng([seed, town_id, 101])
     network = build_network(rng, TOWN_SIZE_M)
-    columns, occluder, lots = paint(network, rng)
-    columns.setflags(write=False)
-    slots = np.concatenate([np.zeros((0, 3)), *_kerb_slots(network), *lots])
-    return Town(network=network, columns=columns, occluder=occluder, slots=slots, works=_works(network, rng))
+    painter = Painter(network, rng)
+    painter.columns.setflags(write=False)
+    slots = np.concatenate([np.zeros((0, 3)), *_kerb_slots(network), *painter.slots])
+    works = _works(network, rng)
+    return Town(network=network, columns=painter.columns, occluder=painter.occluder, slots=slots, works=works)
 
 
 def _kerbs(network: Network, parking_m: float, other_m: float) -> Iterator[tuple[Street, Floats, Floats]]:

@@ -17,10 +17,6 @@ from world_model.simulator.town.paths import CONNECTOR, LANE, Paths
 AHEAD_M = np.arange(14) * 2.5 + 0.4
 """Distances in front of the bumper at which the path is watched."""
 MIDDLE = 7
-EASE_MPS2 = 1.3
-"""Braking with which drivers approach a bend."""
-BEND_POINTS = 10
-"""Points ahead that are searched for bends."""
 SIDE_M, PERSON_M = 0.3, 0.6
 """Clearance that a driver wants on either side, and radius of a person."""
 NEAR_JUNCTION_M = 28.0
@@ -51,15 +47,6 @@ class Percept:
     line_m: Floats  # to a line where it has to stop, inf if none
     is_red: Bools  # whether a red light holds it
     bend_mps: Floats  # the speed that the bends ahead allow
-
-
-def perceive(network: Network, rows: Drivers, walkers_xy: Floats, time_s: float) -> Percept:
-    """What drivers know at one moment; ``walkers_xy`` (w, 2) are the people on the road."""
-    ahead = points_ahead(network.paths, rows)
-    bend = np.sqrt((ahead[3] ** 2 + 2 * EASE_MPS2 * AHEAD_M)[:, :BEND_POINTS].min(1))
-    gap, lead = leaders(rows, ahead, walkers_xy)
-    line, is_red = stop_lines(network, rows, time_s)
-    return Percept(gap_m=gap, lead_mps=lead, line_m=line, is_red=is_red, bend_mps=bend)
 
 
 def points_ahead(paths: Paths, rows: Drivers) -> tuple[Floats, Floats, Floats, Floats]:

@@ -15,12 +15,13 @@ from world_model.simulator.polylines import beside
 from world_model.simulator.state import Agents, Ego, Floats, Ints, Keys, Motion
 from world_model.simulator.town.network import Network
 from world_model.simulator.town.paths import CROSSING, Paths
-from world_model.simulator.traffic import perception
-from world_model.simulator.traffic.perception import Drivers, Percept
+from world_model.simulator.traffic.perception import AHEAD_M, Drivers, Percept, leaders, points_ahead, stop_lines
 
 PEDESTRIAN = CLASS_ID["pedestrian"]
 ACTIVE_M = 90.0
 """Agents further from the ego than this stand still, out of sight."""
+EASE_MPS2, BEND_POINTS = 1.3, 10
+"""Braking with which drivers approach a bend, and points ahead that are searched for bends."""
 ACCELERATION, BRAKE, HEADWAY_S, STANDSTILL_M = 2.2, 2.8, 1.25, 2.2
 LINE_M = STANDSTILL_M - 0.8
 """Drivers stop closer to a line than to a bumper: so much is added to the distance to a line."""
@@ -89,9 +90,13 @@ def scatter(active: Active, motion: Motion) -> None:
 
 def perceive(network: Network, active: Active, time_s: float) -> Percept:
     """What all drivers perceive now."""
-    m, w = active.motion, active.walkers
+    m, w, rows = active.motion, active.walkers, active.drivers
     on_road = network.paths.kind[m.path[:w]] == CROSSING
-    return perception.perceive(network, active.drivers, m.xy[:w][on_road], time_s)
+    ahead = points_ahead(network.paths, rows)
+    gap, lead = leaders(rows, ahead, m.xy[:w][on_road])
+    line, is_red = stop_lines(network, rows, time_s)
+    bend = np.sqrt((ahead[3] ** 2 + 2 * EASE_MPS2 * AHEAD_M)[:, :BEND_POINTS].min(1))
+    return Percept(gap_m=gap, lead_mps=lead, line_m=line, is_red=is_red, bend_mps=bend)
 
 
 def choose_speeds(paths: Paths, active: Active, percept: Percept, h: float) -> None:

@@ -27,11 +27,6 @@ AHEAD_RAD, NEAR_M, FAR_M = math.radians(40), 4.0, 40.0
 """What is chased lies within this angle of the heading, and this far away."""
 
 
-def is_wild(scene: int, share: float) -> bool:
-    """Whether a scene is driven wildly: evenly spread over the numbers, never the first of all."""
-    return math.floor((scene + 1) * share) > math.floor(scene * share)
-
-
 def wild_motion(state: SimState, start: SimState, seed: int, dt_s: float = STEP_S) -> Floats:
     """The next motion (dx m, dy m, yaw rad) of a wild drive, in the ego frame.
 
