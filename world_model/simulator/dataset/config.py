@@ -75,10 +75,6 @@ class DatasetConfig:
         gaps = rng.choice(GAPS_S, int(rng.integers(38, 41)), p=GAP_SHARES)
         return gaps[: NORMAL_STEPS + WILD_STEPS] if self.is_wild(scene) else gaps
 
-    def keyframes(self, scene: int) -> int:
-        """Number of keyframes of a scene."""
-        return len(self.gaps(scene)) + 1
-
     def name(self, scene: int) -> str:
         """Scene name as nuScenes writes it."""
         return f"scene-{scene + 1:04d}"
@@ -94,7 +90,7 @@ def scene_states(
 ) -> Iterator[tuple[SimState, int]]:
     """The keyframes of a scene as it is driven: states and timestamps in microseconds."""
     drive, time_us = SceneDrive(config, scene, simulator), START_US + scene * 60_000_000
-    for number in range(config.keyframes(scene)):
+    for number in range(len(drive.gaps) + 1):
         time_us += round(float(drive.gaps[number - 1]) * 1e6) if number else 0
         yield drive.at(number), time_us
 

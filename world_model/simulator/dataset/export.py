@@ -20,7 +20,7 @@ from world_model.simulator.dataset.config import GENERATOR_VERSION, DatasetConfi
 from world_model.simulator.dataset.packing import npz_bytes
 from world_model.simulator.dataset.statistics import SceneStatistics
 from world_model.simulator.dataset.tables import SceneTables, write_tables
-from world_model.simulator.sensing.footprints import footprints
+from world_model.simulator.sensing.cells import footprints
 from world_model.simulator.sensing.labels import Labels
 from world_model.simulator.simulator import Simulator
 from world_model.simulator.state import SimState, Table
@@ -105,8 +105,8 @@ def part_path(root: Path, config: DatasetConfig, scene: int) -> Path:
 
 def complete(root: Path, config: DatasetConfig, scene: int) -> bool:
     """Whether a scene is finished and still has all of its label files."""
-    frames = root / "gts" / config.name(scene)
-    return part_path(root, config, scene).exists() and len(list(frames.glob("*/labels.npz"))) == config.keyframes(scene)
+    written = len(list((root / "gts" / config.name(scene)).glob("*/labels.npz")))
+    return part_path(root, config, scene).exists() and written == len(config.gaps(scene)) + 1
 
 
 def claim(root: Path, config: DatasetConfig) -> None:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from world_model.core.grid import CLASS_ID, FREE, NUM_CLASSES, OCC3D
 from world_model.simulator.polylines import into, wrap
+from world_model.simulator.sensing.cells import rotated_columns
 from world_model.simulator.sensing.labels import Labels
-from world_model.simulator.sensing.rotate import rotated_columns
 from world_model.simulator.state import Floats
 
 AGENTS = (

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from world_model.core.grid import FREE, OCC3D
-from world_model.simulator.sensing.footprints import NX, NY, NZ, footprints
-from world_model.simulator.sensing.rotate import Cells, rotated_cells
+from world_model.simulator.sensing.cells import NX, NY, NZ, Cells, footprints, rotated_cells
 from world_model.simulator.state import Bools, Floats, Ints, SimState
 from world_model.simulator.town.painting import CELL_M, GROUND_LEVEL
 from world_model.simulator.town.town import Town

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from world_model.core.grid import CLASS_ID, CLASS_NAMES, FREE, OCC3D
 from world_model.simulator.polylines import into
 from world_model.simulator.sensing import sensor
+from world_model.simulator.sensing.cells import NX, NY, NZ
 from world_model.simulator.sensing.crop import Crop, complete_labels
-from world_model.simulator.sensing.footprints import NX, NY, NZ
 from world_model.simulator.sensing.sensor import RayHeights
 from world_model.simulator.state import Bools, Float32s, Ints, SimState
 from world_model.simulator.town.painting import CELL_M

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from world_model.core.grid import OCC3D
+from world_model.simulator.sensing.cells import NX, NY
 from world_model.simulator.state import Float32s, Ints
 
 RayHeights = tuple[Float32s, Float32s]
 """Lowest and highest ray over each column, see ``cast_rays``."""
-NX, NY, NZ = OCC3D.shape
 LIDAR_X_M, LIDAR_Z_M = 0.94, 1.84
 AZIMUTHS, BINS, BIN_M = 720, 70, 0.8
 SELF_BINS = 2

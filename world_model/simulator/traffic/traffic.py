@@ -100,15 +100,9 @@ def perceive(network: Network, active: Active, time_s: float) -> Percept:
 
 
 def choose_speeds(paths: Paths, active: Active, percept: Percept, h: float) -> None:
-    """Every agent chooses a speed for the next ``h`` seconds, in place."""
-    _drive(active.drivers, percept, h)
-    active.motion.speed[active.trailer] = active.motion.speed[active.tractor]
-    _walk(paths, active, h)
-
-
-def _drive(rows: Drivers, percept: Percept, h: float) -> None:
-    """Speed and waiting time of all drivers, and the distances that they remember, in place."""
-    m, desired = rows.motion, np.minimum(rows.desired, percept.bend_mps)
+    """Every agent chooses a speed for the next ``h`` seconds; drivers count how long they wait, all in place."""
+    rows, m = active.drivers, active.drivers.motion
+    desired = np.minimum(rows.desired, percept.bend_mps)
     a = idm(m.speed, desired, percept.gap_m, percept.lead_mps, percept.line_m + LINE_M)
     m.speed[:] = np.maximum(m.speed + a * h, 0)
     m.speed[(m.speed < 0.05) & (a < 0)] = 0
@@ -117,6 +111,8 @@ def _drive(rows: Drivers, percept: Percept, h: float) -> None:
     m.stuck_s[waiting] += h
     percept.gap_m -= (m.speed - percept.lead_mps) * h
     percept.line_m -= m.speed * h
+    active.motion.speed[active.trailer] = active.motion.speed[active.tractor]
+    _walk(paths, active, h)
 
 
 def idm(speed: Floats, desired: Floats, gap: Floats, lead: Floats, line: Floats) -> Floats:
