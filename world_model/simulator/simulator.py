@@ -104,7 +104,10 @@ class Simulator:
             ActionError: the motion is not three finite numbers.
         """
         town = build_town(state.seed, state.town_id)
-        delta = None if ego_pose_delta is None else _checked(ego_pose_delta)
+        delta = None if ego_pose_delta is None else np.asarray(ego_pose_delta, np.float64)
+        if delta is not None and (delta.shape != (3,) or not np.isfinite(delta).all()):
+            wanted = "three finite numbers (dx m, dy m, dyaw rad)"
+            raise ActionError(f"ego_pose_delta {ego_pose_delta!r}", wanted, "pass None for the built-in driver")
         ego, motion = _drive(town, state, delta, dt_s)
         after = replace(state, ego=ego, motion=motion, time_s=state.time_s + dt_s, step_index=state.step_index + 1)
         scene = crop(town, after)
@@ -166,11 +169,3 @@ def _drive(town: Town, state: SimState, delta: Floats | None, dt_s: float) -> tu
     if delta is None:
         ego = replace(ego, yaw_rate=wrap(ego.yaw - start.yaw) / dt_s)
     return ego, motion
-
-
-def _checked(delta: tuple[float, float, float] | Floats) -> Floats:
-    motion = np.asarray(delta, np.float64)
-    if motion.shape != (3,) or not np.isfinite(motion).all():
-        wanted = "three finite numbers (dx m, dy m, dyaw rad)"
-        raise ActionError(f"ego_pose_delta {delta!r}", wanted, "pass None for the built-in driver")
-    return motion

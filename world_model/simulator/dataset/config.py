@@ -90,8 +90,8 @@ def scene_states(
 ) -> Iterator[tuple[SimState, int]]:
     """The keyframes of a scene as it is driven: states and timestamps in microseconds."""
     drive, time_us = SceneDrive(config, scene, simulator), START_US + scene * 60_000_000
-    for number in range(len(drive.gaps) + 1):
-        time_us += round(float(drive.gaps[number - 1]) * 1e6) if number else 0
+    for number, gap_s in enumerate([0.0, *drive.gaps.tolist()]):
+        time_us += round(gap_s * 1e6)
         yield drive.at(number), time_us
 
 

@@ -66,7 +66,6 @@ class SceneStatistics:
         self.lists: dict[str, list[Any]] = {"boxes": [], "per_class": [], "speeds": [], "ego": []}
         self._previous: tuple[NDArray[np.uint8], Floats] | None = None
         self._ego: list[tuple[float, float, float, float]] = []
-        self._frames = 0
 
     def _add(self, values: Mapping[str, Any]) -> None:
         for name, value in values.items():
@@ -97,14 +96,13 @@ class SceneStatistics:
         )
         self._boxes(boxes)
         self._ego.append((time_us * 1e-6, pose[0, 3], pose[1, 3], float(np.arctan2(pose[1, 0], pose[0, 0]))))
-        if self._previous is not None and self._frames % WARP_EVERY == 1:
+        if self._previous is not None and len(self._ego) % WARP_EVERY == 2:
             before, from_pose = self._previous
             compared = 3.0 < np.hypot(*(pose[:2, 3] - from_pose[:2, 3])) < 5.5
             for name, labels_before in (("warp", warp(before, from_pose, pose)), ("copy", before)):
                 table = overlap(labels_before, semantics)
                 self._add({f"all_{name}": table, name: table * compared})
         self._previous = (semantics, pose)
-        self._frames += 1
 
     def _boxes(self, boxes: NDArray[np.void]) -> None:
         square = boxes[(np.abs(boxes["center"][:, :2]) < 40).all(1)]

@@ -1,8 +1,4 @@
-"""A procedural town, rasterised once into a global voxel map, so that a frame is one gather.
-
-The map is a square of 0.4 m columns with the 16 height levels of the Occ3D grid. Ground lies at level 2. Parked cars,
-cones and barriers are not part of it: they are agents, because every scene has its own.
-"""
+"""A procedural town, rasterised once into a global voxel map, so that a frame is one gather."""
 
 from __future__ import annotations
 
@@ -23,7 +19,10 @@ from world_model.simulator.town.streets import Street
 
 @dataclass(frozen=True, kw_only=True)
 class Town:
-    """One town: a map of X x Y columns in global axes, cell (i, j) covers [0.4 i, 0.4 (i+1)) m."""
+    """One town: a map of X x Y columns with ground at level 2; cell (i, j) covers [0.4 i, 0.4 (i+1)) m, global axes.
+
+    Parked cars, cones and barriers are agents, not part of it, because every scene has its own.
+    """
 
     network: Network  # streets and paths
     columns: NDArray[np.uint8]  # (X, Y, 16) class of every static voxel

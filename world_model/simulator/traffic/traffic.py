@@ -53,15 +53,13 @@ def gather(agents: Agents, motion: Motion, ego: Ego, ego_key: np.uint64) -> Acti
     walkers, vehicles = np.flatnonzero(near & person), np.flatnonzero(near & ~person)
     ids, w, row = np.concatenate([walkers, vehicles]), len(walkers), _ego_row(ego)
     both = Motion(**{k: np.concatenate([v[ids], [row[k]]]) for k, v in vars(motion).items()})
-    size, lateral = agents.size_m[vehicles], np.append(agents.lateral_m[ids], ego.offset_m)
+    lateral = np.append(agents.lateral_m[ids], ego.offset_m)
+    length, width = np.vstack([agents.size_m[vehicles, :2], (EGO_LENGTH_M, EGO_WIDTH_M)]).T.copy()
     drivers = Drivers(
-        length=np.append(size[:, 0], EGO_LENGTH_M),
-        width=np.append(size[:, 1], EGO_WIDTH_M),
-        front=np.append(size[:, 0] / 2, EGO_LENGTH_M - EGO_REAR_OVERHANG_M),
-        lateral=lateral[w:],
-        desired=np.append(agents.desired_mps[vehicles], ego.desired_mps),
+        length=length, width=width, front=np.append(length[:-1] / 2, EGO_LENGTH_M - EGO_REAR_OVERHANG_M),
+        lateral=lateral[w:], desired=np.append(agents.desired_mps[vehicles], ego.desired_mps),
         motion=Motion(**{k: v[w:] for k, v in vars(both).items()}),
-    )
+    )  # fmt: skip
     return Active(
         ids=ids, walkers=w, motion=both, drivers=drivers, lateral=lateral, desired=agents.desired_mps[walkers],
         key=np.append(agents.key[ids], ego_key),
