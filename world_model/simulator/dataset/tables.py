@@ -139,18 +139,18 @@ class SceneTables:
             points: labelled voxels of its class inside the box (stands in for LiDAR points).
             visibility: nuScenes level 1..4.
         """
-        name, owner = CLASS_NAMES[label], token(*self._id, "instance", instance)
+        name = CLASS_NAMES[label]
+        if instance not in self._tracks:
+            new = dict(token=token(*self._id, "instance", instance), category_token=token("category", CATEGORY[name]))
+            self.rows["instance"].append(new)
+            self._tracks[instance] = new, []
+        agent, track = self._tracks[instance]
         row: Row = dict(
-            token=token(*self._id, "annotation", instance, sample), sample_token=sample, instance_token=owner,
+            token=token(*self._id, "annotation", instance, sample), sample_token=sample, instance_token=agent["token"],
             visibility_token=str(visibility), attribute_tokens=attribute(name, mobile, speed_mps),
             translation=[round(v, 4) for v in centre_m], size=[round(size_m[k], 4) for k in (1, 0, 2)],
             rotation=rotation(yaw_rad), prev="", next="", num_lidar_pts=points, num_radar_pts=0,
         )  # fmt: skip
-        if instance not in self._tracks:
-            new = dict(token=owner, category_token=token("category", CATEGORY[name]))
-            self.rows["instance"].append(new)
-            self._tracks[instance] = new, []
-        agent, track = self._tracks[instance]
         _link(track, row)
         first = track[0]["token"]
         agent.update(nbr_annotations=len(track), first_annotation_token=first, last_annotation_token=row["token"])

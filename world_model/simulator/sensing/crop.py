@@ -87,9 +87,8 @@ def complete_labels(town: Town, state: SimState, scene: Crop) -> NDArray[np.uint
     labels = town.columns.reshape(-1).view(np.complex128).take(scene.source).view(np.uint8).reshape(NX * NY, NZ)
     if scene.outside is not None:
         labels[scene.outside.reshape(-1)] = FREE
-    agent = scene.ids[scene.box]
-    top, label = top_levels(state.agents.size_m[agent, 2]), state.agents.label[agent].astype(np.uint8)
+    top, label = top_levels(state.agents.size_m[scene.ids, 2]), state.agents.label[scene.ids].astype(np.uint8)
     level = np.arange(NZ)
-    filled = (level >= GROUND_LEVEL) & (level < top[:, None])
-    labels[scene.column] = np.where(filled, label[:, None], labels[scene.column])
+    filled = (level >= GROUND_LEVEL) & (level < top[scene.box][:, None])
+    labels[scene.column] = np.where(filled, label[scene.box][:, None], labels[scene.column])
     return labels

@@ -204,7 +204,9 @@ class Painter:
                 for x, y in poles[int(rng.integers(5, 25)) :: 28]:
                     self._stamp(x, y, 0.25, MANMADE, GROUND_LEVEL, LEVELS, 0)
         places = rng.uniform(20, TOWN_SIZE_M - 20, (4200, 2))
-        for x, y in places[[self._allowed(x, y) for x, y in places.tolist()]].tolist():
+        i, j = (places / CELL_M).astype(np.int64).T
+        open_ground = (self.road[i, j] > 0.3) & np.isin(self.ground[i, j], (SIDEWALK, TERRAIN, OTHER_FLAT))
+        for x, y in places[open_ground].tolist():
             if rng.random() < 0.2:
                 self._tree(x, y)
             else:
@@ -240,7 +242,7 @@ class Painter:
         hills = smooth_noise(self.rng, 16)
         hills += np.minimum(self.walk, 8) * np.float32(0.12)
         soft = ((self.ground == TERRAIN) | (self.ground == OTHER_FLAT)) & (self.walk > 0.8)
-        rise = (soft & (hills > RISE)).astype(np.int8) - (soft & (hills < DIP))
-        for level in (1, -1, 0):
+        high, low = soft & (hills > RISE), soft & (hills < DIP)
+        for level, here in ((1, high), (-1, low), (0, ~(high | low))):
             plane = self.columns[..., GROUND_LEVEL + level]
-            np.copyto(plane, self.ground, where=(rise == level) & (plane == FREE))
+            np.copyto(plane, self.ground, where=here & (plane == FREE))
