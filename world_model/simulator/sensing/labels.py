@@ -79,20 +79,19 @@ def render(town: Town, state: SimState, scene: Crop, heights: RayHeights) -> Lab
         town, state: what and where. scene: of ``crop``. heights: of ``cast_rays`` over that scene.
     """
     lowest_now, highest = heights
-    voxel, label, keep, drift = _labelled(state, scene, complete_labels(town, state, scene).reshape(-1), lowest_now)
+    voxel, label, drift = _labelled(state, scene, complete_labels(town, state, scene).reshape(-1), lowest_now)
     camera = free_space(state, lowest_now, highest, scene).reshape(-1)
     lidar = camera.copy()
-    voxel, drift = voxel[keep], drift[keep]
     semantics = np.full(NX * NY * NZ, FREE, np.uint8)
-    semantics[voxel] = label[keep]
+    semantics[voxel] = label
     camera[voxel], lidar[voxel] = drift < CAMERA_COVER, drift < LIDAR_COVER
     return Labels(*(a.reshape(NX, NY, NZ) for a in (semantics, lidar, camera)))
 
 
 def _labelled(
     state: SimState, scene: Crop, labels: NDArray[np.uint8], lowest_now: Float32s
-) -> tuple[Ints, NDArray[np.uint8], Bools, Float32s]:
-    """Occupied voxels (n,): flat number, class, whether a LiDAR labels them, and a second, independent noise."""
+) -> tuple[Ints, NDArray[np.uint8], Float32s]:
+    """Voxels (n,) that a LiDAR labels: flat number, class, and a second, independent noise."""
     memory = state.memory
     # A voxel is seen if its top lies above the lowest height that was seen in its column; objects decide by shares.
     first = _level(memory.lowest_m.reshape(-1) - HALF_M)
@@ -108,7 +107,8 @@ def _labelled(
     keep = noise.real < COVER_TABLE.take(label.astype(np.int64) * METRES + metres.take(column))
     mine = np.flatnonzero(label <= LAST_OBJECT)
     keep[mine] = _objects(state, scene, column[mine], level[mine], lowest_now)
-    return voxel, label, keep, noise.imag
+    kept = np.flatnonzero(keep)
+    return voxel.take(kept), label.take(kept), noise.imag[kept]
 
 
 def _objects(state: SimState, scene: Crop, column: Ints, level: Ints, lowest_now: Float32s) -> Bools:
