@@ -19,7 +19,7 @@ import tyro
 
 from world_model.simulator import Simulator
 from world_model.simulator.dataset.export import annotate
-from world_model.simulator.dataset.packing import label_bytes
+from world_model.simulator.dataset.packing import npz_bytes
 from world_model.simulator.dataset.statistics import SceneStatistics
 from world_model.simulator.dataset.tables import SceneTables
 from world_model.simulator.town.town import build_town
@@ -41,48 +41,43 @@ class Args:
     """Of the data set."""
 
 
-class Stages:
-    """Adds up processor seconds by stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    def time(self, name: str, work: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
-        """Run a piece of work and count it."""
-        start = time.process_time()
-        result = work(*args, **options)
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.process_time() - start
-        return result
+def timed(seconds: dict[str, float], stage: str, work: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
+    """Run a piece of work and add its processor time to a stage."""
+    start = time.process_time()
+    result = work(*args, **options)
+    seconds[stage] = seconds.get(stage, 0.0) + time.process_time() - start
+    return result
 
 
-def make_scene(stages: Stages, simulator: Simulator, args: Args, number: int) -> int:
+def make_scene(seconds: dict[str, float], simulator: Simulator, args: Args, number: int) -> int:
     """One scene; returns the bytes of its labels."""
-    stages.time("town", build_town, args.seed, 0)
-    state = stages.time("reset", simulator.reset, args.seed, number, 0)
+    timed(seconds, "town", build_town, args.seed, 0)
+    state = timed(seconds, "reset", simulator.reset, args.seed, number, 0)
     tables, statistics, size = SceneTables(args.seed, f"scene-{number}", 0), SceneStatistics(), 0
     for k in range(args.frames):
-        state = stages.time("step", simulator.step, state)
-        labels = stages.time("labels", simulator.labels, state)
-        size += len(stages.time("compress", label_bytes, labels))
+        state = timed(seconds, "step", simulator.step, state)
+        labels = timed(seconds, "labels", simulator.labels, state)
+        size += len(timed(seconds, "compress", npz_bytes, vars(labels)))
         boxes, pose = simulator.boxes(state), simulator.ego_pose(state)
         sample = tables.add_frame(k * FRAME_US, (state.ego.x, state.ego.y, 0.0), state.ego.yaw)
-        stages.time("tables", annotate, tables, sample, boxes, state, labels)
-        stages.time("statistics", statistics.add, labels, boxes, pose, k * FRAME_US)
+        timed(seconds, "tables", annotate, tables, sample, boxes, state, labels)
+        timed(seconds, "statistics", statistics.add, labels, boxes, pose, k * FRAME_US)
     return size
 
 
 def main(args: Args) -> None:
     """Print the table."""
-    simulator, stages = Simulator(), Stages()
-    make_scene(Stages(), simulator, Args(scenes=1, frames=2, seed=args.seed + 1), 0)  # fills the caches
-    size = sum(make_scene(stages, simulator, args, number) for number in range(args.scenes))
-    frames, total, slowest = args.scenes * args.frames, sum(stages.seconds.values()), max(stages.seconds.values())
+    simulator = Simulator()
+    seconds: dict[str, float] = {}
+    make_scene({}, simulator, Args(scenes=1, frames=2, seed=args.seed + 1), 0)  # fills the caches
+    size = sum(make_scene(seconds, simulator, args, number) for number in range(args.scenes))
+    frames, total, slowest = args.scenes * args.frames, sum(seconds.values()), max(seconds.values())
     print(f"{frames} frames in one town, {platform.processor() or platform.machine()}, one core")
     print("stage        ms a frame   of the slowest")
-    for name, seconds in stages.seconds.items():
-        print(f"{name:11s} {1e3 * seconds / frames:11.2f} {seconds / slowest:16.2f}")
+    for stage, spent in seconds.items():
+        print(f"{stage:11s} {1e3 * spent / frames:11.2f} {spent / slowest:16.2f}")
     print(f"all         {1e3 * total / frames:11.2f}")
-    drawn, kilobytes = stages.seconds["step"] + stages.seconds["labels"], size / frames / 1e3
+    drawn, kilobytes = seconds["step"] + seconds["labels"], size / frames / 1e3
     print(f"{frames / total:.0f} frames/s a core, {frames / drawn:.0f} without writing; {kilobytes:.0f} kB each")
 
 

@@ -22,7 +22,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         *(("worlds",), ("rollouts",), ("generation",), ("evaluation",), ("*",)),
     ),
     "world_model.simulator": (
-        *(("state", "polylines", "choices"), ("town",), ("traffic",), ("sensing",), ("simulator",), ("dataset",)),
+        *(("state", "polylines"), ("town",), ("traffic",), ("sensing",), ("simulator",), ("dataset",)),
         ("*",),
     ),
     "ii_world_env": (

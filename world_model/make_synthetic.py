@@ -10,10 +10,9 @@ from typing import Literal
 
 from world_model.core.command import run
 from world_model.core.files import write_text
-from world_model.simulator.dataset.calibration import report
+from world_model.simulator.dataset.calibration import report, write_picture
 from world_model.simulator.dataset.config import DatasetConfig
 from world_model.simulator.dataset.export import make_dataset, statistics_of
-from world_model.simulator.dataset.picture import write_picture
 from world_model.simulator.simulator import SimulatorConfig
 
 

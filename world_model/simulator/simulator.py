@@ -28,10 +28,7 @@ SUBSTEPS, PERCEIVE_EVERY = 4, 2
 """A step is driven in so many parts; drivers perceive before every second one, at 4 Hz for steps of half a second."""
 WARM_UP_STEPS = 8
 BOX_DTYPE = np.dtype(
-    [
-        *(("center", "f8", (3,)), ("size", "f8", (3,)), ("yaw", "f8")),
-        *(("velocity", "f8", (2,)), ("label", "i8"), ("instance", "i8")),
-    ]
+    [("center", "3f8"), ("size", "3f8"), ("yaw", "f8"), ("velocity", "2f8"), ("label", "i8"), ("instance", "i8")]
 )
 """Boxes in the ego frame: centre x, y, z and size length, width, height in metres; yaw in rad; velocity over ground
 along the ego axes in m/s; Occ3D class id; instance number, stable within a scene."""
@@ -82,7 +79,7 @@ class Simulator:
         town = build_town(seed, town_id)
         rng = np.random.default_rng([seed, scene_index, 202])
         ego = start_ego(town, rng, seed, scene_index)
-        density = draw_density(rng).scaled(self.config.traffic, self.config.people)
+        density = draw_density(rng, self.config.traffic, self.config.people)
         agents, motion = spawn(town, rng, ego, density, seed, scene_index)
         state = SimState(
             seed=seed, scene_index=scene_index, town_id=town_id, time_s=float(rng.uniform(0, 25)), step_index=0,
@@ -107,7 +104,10 @@ class Simulator:
             ActionError: the motion is not three finite numbers.
         """
         town = build_town(state.seed, state.town_id)
-        delta = None if ego_pose_delta is None else _checked(ego_pose_delta)
+        delta = None if ego_pose_delta is None else np.asarray(ego_pose_delta, np.float64)
+        if delta is not None and (delta.shape != (3,) or not np.isfinite(delta).all()):
+            wanted = "three finite numbers (dx m, dy m, dyaw rad)"
+            raise ActionError(f"ego_pose_delta {ego_pose_delta!r}", wanted, "pass None for the built-in driver")
         ego, motion = _drive(town, state, delta, dt_s)
         after = replace(state, ego=ego, motion=motion, time_s=state.time_s + dt_s, step_index=state.step_index + 1)
         scene = crop(town, after)
@@ -118,11 +118,11 @@ class Simulator:
 
     def labels(self, state: SimState) -> Labels:
         """Occ3D-like labels of a state, ego frame."""
-        town, latest = build_town(state.seed, state.town_id), self._latest
-        if latest is not None and latest[0] is state:
-            return render(town, state, *latest[1:])
-        scene = crop(town, state)
-        return render(town, state, scene, cast_rays(scene.occluder))
+        town = build_town(state.seed, state.town_id)
+        if self._latest is None or self._latest[0] is not state:
+            scene = crop(town, state)
+            return render(town, state, scene, cast_rays(scene.occluder))
+        return render(town, state, *self._latest[1:])
 
     def boxes(self, state: SimState, range_m: float = 58.0) -> NDArray[np.void]:
         """All agents within ``range_m`` of the ego as an array of ``BOX_DTYPE``, ego frame."""
@@ -169,11 +169,3 @@ def _drive(town: Town, state: SimState, delta: Floats | None, dt_s: float) -> tu
     if delta is None:
         ego = replace(ego, yaw_rate=wrap(ego.yaw - start.yaw) / dt_s)
     return ego, motion
-
-
-def _checked(delta: tuple[float, float, float] | Floats) -> Floats:
-    motion = np.asarray(delta, np.float64)
-    if motion.shape != (3,) or not np.isfinite(motion).all():
-        wanted = "three finite numbers (dx m, dy m, dyaw rad)"
-        raise ActionError(f"ego_pose_delta {delta!r}", wanted, "pass None for the built-in driver")
-    return motion

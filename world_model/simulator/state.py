@@ -13,51 +13,35 @@ Float32s = NDArray[np.float32]
 Ints = NDArray[np.int64]
 Keys = NDArray[np.uint64]
 Bools = NDArray[np.bool_]
+Table = dict[str, NDArray[Any]]
+"""Columns by name, one row an agent or box."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Agents:
-    """What never changes about the agents of a scene.
+    """What never changes about the N agents of a scene."""
 
-    Args:
-        label: (N,) Occ3D class id.
-        size_m: (N, 3) length, width, height.
-        desired_mps: (N,) speed on a free road; 0 for what stands.
-        lateral_m: (N,) offset to the right of its path.
-        mobile: (N,) whether the agent follows a path.
-        key: (N,) uint64 that seeds an agent's choices.
-        tractor: (N,) the agent that tows it, or -1.
-    """
-
-    label: Ints
-    size_m: Floats
-    desired_mps: Floats
-    lateral_m: Floats
-    mobile: Bools
-    key: Keys
-    tractor: Ints
+    label: Ints  # (N,) Occ3D class id
+    size_m: Floats  # (N, 3) length, width, height
+    desired_mps: Floats  # (N,) speed on a free road; 0 for what stands
+    lateral_m: Floats  # (N,) offset to the right of its path
+    mobile: Bools  # (N,) whether the agent follows a path
+    key: Keys  # (N,) uint64 that seeds an agent's choices
+    tractor: Ints  # (N,) the agent that tows it, or -1
 
 
 @dataclass(kw_only=True)
 class Motion:
-    """What changes about agents (and, as one more row in traffic, about the ego).
+    """What changes about N agents (and, as one more row in traffic, about the ego)."""
 
-    Args:
-        xy: (N, 2) centres, global metres. yaw: (N,) rad. speed: (N,) m/s.
-        path, s: (N,) path number (-1 where none) and arc length along it, metres.
-        route: (N, 2) the two paths that follow.
-        hops: (N,) how many paths were entered so far.
-        stuck_s: (N,) how long the agent has been waiting behind another one.
-    """
-
-    xy: Floats
-    yaw: Floats
-    speed: Floats
-    path: Ints
-    s: Floats
-    route: Ints
-    hops: Ints
-    stuck_s: Floats
+    xy: Floats  # (N, 2) centres, global metres
+    yaw: Floats  # (N,) rad
+    speed: Floats  # (N,) m/s
+    path: Ints  # (N,) path number, -1 where none
+    s: Floats  # (N,) arc length along the path, metres
+    route: Ints  # (N, 2) the two paths that follow
+    hops: Ints  # (N,) how many paths were entered so far
+    stuck_s: Floats  # (N,) how long the agent has been waiting behind another one
 
     def clone(self) -> Motion:
         """A copy that shares nothing."""
@@ -66,43 +50,30 @@ class Motion:
 
 @dataclass(frozen=True, kw_only=True)
 class Ego:
-    """The ego vehicle: rear axle on the ground.
+    """The ego vehicle: rear axle on the ground, and where the built-in driver is, as in ``Motion``."""
 
-    Args:
-        x, y, z: global metres; yaw: rad; speed: m/s along the heading; yaw_rate: rad/s.
-        path, s, route, hops, stuck_s: where the built-in driver is, as in ``Motion``.
-        offset_m: distance to the right of the path.
-        desired_mps: speed of the built-in driver on a free road.
-    """
-
-    x: float
+    x: float  # global metres
     y: float
     z: float
-    yaw: float
-    speed: float
-    yaw_rate: float
+    yaw: float  # rad
+    speed: float  # m/s along the heading
+    yaw_rate: float  # rad/s
     path: int
     s: float
     route: tuple[int, int]
     hops: int
     stuck_s: float
-    offset_m: float
-    desired_mps: float
+    offset_m: float  # distance to the right of the path
+    desired_mps: float  # speed of the built-in driver on a free road
 
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """What the LiDAR saw during the drive, in the current ego frame.
+    """What the LiDAR saw during the drive, in the current ego frame."""
 
-    Args:
-        lowest_m: (X, Y) lowest height that some recent ray reached in each column.
-        range_m: (X, Y) distance from which the column was seen best; grows slowly while it is forgotten.
-        phase_rad: how far the slowly changing label gaps have drifted.
-    """
-
-    lowest_m: Floats
-    range_m: Floats
-    phase_rad: float
+    lowest_m: Floats  # (X, Y) lowest height that some recent ray reached in each column
+    range_m: Floats  # (X, Y) distance from which the column was seen best; grows slowly while it is forgotten
+    phase_rad: float  # how far the slowly changing label gaps have drifted
 
 
 @dataclass(frozen=True, kw_only=True)

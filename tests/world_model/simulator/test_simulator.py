@@ -12,7 +12,7 @@ from world_model.core.errors import ActionError, ConfigError
 from world_model.core.grid import CLASS_ID, DRIVEABLE, FREE, MOVABLE
 from world_model.simulator import SimState, Simulator, SimulatorConfig
 from world_model.simulator.dataset.statistics import overlap, warp
-from world_model.simulator.sensing.footprints import footprints
+from world_model.simulator.sensing.cells import footprints
 
 SEED = 3
 

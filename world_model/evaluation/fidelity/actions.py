@@ -22,7 +22,7 @@ from world_model.core.grid import DRIVEABLE, GROUND, OBSTACLE, OCC3D, STEP_S, Vo
 from world_model.core.planar import planar_pose
 from world_model.data.clips import scene_of
 from world_model.data.index import SceneIndex
-from world_model.simulator.traffic.arcs import (
+from world_model.simulator.traffic.wild import (
     ACCEL_MPS2,
     MAX_CURVATURE,
     MAX_SPEED_MPS,

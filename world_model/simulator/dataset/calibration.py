@@ -1,33 +1,43 @@
-"""The calibration report: statistics of synthetic scenes beside those of real nuScenes and Occ3D-nuScenes frames."""
+"""The calibration report and picture: synthetic scenes beside real nuScenes and Occ3D-nuScenes frames."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from world_model.core.grid import CLASS_ID, CLASS_NAMES, FREE
+from world_model.core.files import atomic_write
+from world_model.core.grid import CLASS_COLORS, CLASS_ID, CLASS_NAMES, FREE
+from world_model.data.labels import read_labels
+from world_model.pictures.bev import class_map
+from world_model.simulator.dataset.config import DatasetConfig
+from world_model.simulator.dataset.export import part_path
 from world_model.simulator.dataset.statistics import AGENTS, SceneStatistics
 from world_model.simulator.state import Floats
 
 Line = tuple[str, str, str]
 """Quantity, synthetic, real."""
 REAL_SHARES = {
-    "barrier": ".043/0",
-    "bicycle": ".003/.008",
-    "bus": "-",
-    "car": ".227/.071",
-    "construction_vehicle": ".021/.108",
-    "motorcycle": ".014/.005",
-    "pedestrian": ".047/0",
-    "traffic_cone": ".002/0",
-    "driveable_surface": "1.25/1.29",
-    "other_flat": ".04/.09",
-    "sidewalk": ".11/.18",
-    "terrain": ".25/.73",
-    "manmade": "1.65/1.33",
-    "vegetation": "1.13/1.04",
+    "car": (0.227, 0.071),
+    "pedestrian": (0.047, 0),
+    "barrier": (0.043, 0),
+    "construction_vehicle": (0.021, 0.108),
+    "driveable_surface": (1.25, 1.29),
+    "other_flat": (0.04, 0.09),
+    "sidewalk": (0.11, 0.18),
+    "terrain": (0.25, 0.73),
+    "manmade": (1.65, 1.33),
+    "vegetation": (1.13, 1.04),
+    "bicycle": (0.003, 0.008),
+    "bus": (),
+    "motorcycle": (0.014, 0.005),
+    "traffic_cone": (0.002, 0),
 }
+"""Voxels of two real frames, % of the grid."""
+IN_PICTURE = list(REAL_SHARES)[:10]
 REAL_AGENTS = {
     "car": ("13.0 / 37, 26 %", "10.0 16.5"),
     "truck": ("1.1 / 4, 23 %", "6.7 12.1"),
@@ -54,12 +64,6 @@ def _percentiles(values: Floats | list[float], which: tuple[float, ...], digits:
     return _numbers(np.percentile(values, which), digits) if len(values) else "-"
 
 
-def comparison(s: SceneStatistics) -> list[Line]:
-    """Rows (quantity, synthetic, real) of the calibration report."""
-    labels = [*_label_lines(s), *_overlap_lines(s)] if s.has_labels else []
-    return [*labels, *_agent_lines(s), *_ego_lines(s)]
-
-
 def _label_lines(s: SceneStatistics) -> list[Line]:
     shares, masks, levels = 100 * s.mean("class"), s.mean("masks"), _numbers(100 * s.mean("level"), 1)
     columns, near = _numbers(100 * s.mean("columns"), 1, " / "), _numbers(s.mean("drive_ring")[:4])
@@ -72,8 +76,8 @@ def _label_lines(s: SceneStatistics) -> list[Line]:
         ("occupied inside mask_lidar / mask_camera", _numbers(masks[2:], 3, " / "), ".966-.973 / .605-.744"),
         ("occupied share per z level, %", levels, " ".join(map(str, REAL_LEVELS))),
     ]
-    names = CLASS_NAMES[1:FREE]
-    return lines + [(f"share of {n}, %", f"{shares[CLASS_ID[n]]:.3f}", REAL_SHARES.get(n, "0")) for n in names]
+    real = {name: "/".join(f"{v:g}".lstrip("0") or "0" for v in REAL_SHARES.get(name, (0,))) for name in CLASS_NAMES}
+    return lines + [(f"share of {n}, %", f"{shares[CLASS_ID[n]]:.3f}", real[n] or "-") for n in CLASS_NAMES[1:FREE]]
 
 
 def _overlap_lines(s: SceneStatistics) -> list[Line]:
@@ -87,19 +91,17 @@ def _overlap_lines(s: SceneStatistics) -> list[Line]:
 
 
 def _agent_lines(s: SceneStatistics) -> list[Line]:
-    counts, boxes = np.array(s.lists["per_class"]).reshape(-1, len(AGENTS)), s.lists["boxes"]
-    box_counts = f"{np.mean(boxes):.1f}, {_percentiles(boxes, (5, 50, 95), 0)}"
-    lines = [("boxes a frame: mean, p5 p50 p95", box_counts, "34, 9 29 95")]
-    for k, name in enumerate(AGENTS):
-        moving = 100 * s.sums["moving"][k] / max(1, counts[:, k].sum())
-        found = f"{counts[:, k].mean():.2f} / {np.percentile(counts[:, k], 95):.0f}, {moving:.0f} %"
-        lines.append((f"{name}: mean / p95 a frame, moving", found, REAL_AGENTS[name][0]))
-    speeds = np.array(s.lists["speeds"]).reshape(-1, 2)
-    for name, (_, real) in REAL_AGENTS.items():
-        if real:
+    speeds, boxes = np.array(s.lists["speeds"]).reshape(-1, 2), s.lists["boxes"]
+    found = f"{np.mean(boxes):.1f}, {_percentiles(boxes, (5, 50, 95), 0)}"
+    counted, driven = [("boxes a frame: mean, p5 p50 p95", found, "34, 9 29 95")], []
+    for name, count, moving in zip(AGENTS, np.array(s.lists["per_class"]).T, s.sums["moving"], strict=True):
+        share, (real_count, real_speed) = 100 * moving / max(1, count.sum()), REAL_AGENTS[name]
+        found = f"{count.mean():.2f} / {np.percentile(count, 95):.0f}, {share:.0f} %"
+        counted.append((f"{name}: mean / p95 a frame, moving", found, real_count))
+        if real_speed:
             found = _percentiles(speeds[speeds[:, 0] == CLASS_ID[name], 1], (90, 99), 1)
-            lines.append((f"{name}: moving speed p90 p99, m/s", found, real))
-    return lines
+            driven.append((f"{name}: moving speed p90 p99, m/s", found, real_speed))
+    return counted + driven
 
 
 def _ego_lines(s: SceneStatistics) -> list[Line]:
@@ -128,14 +130,56 @@ NO_LABELS = (
 
 def report(s: SceneStatistics, title: str) -> str:
     """The calibration table as Markdown."""
+    labels = [*_label_lines(s), *_overlap_lines(s)] if s.has_labels else []
+    lines, note = [*labels, *_agent_lines(s), *_ego_lines(s)], "" if s.has_labels else f"\n{NO_LABELS}\n"
     head = f"""# {title}
 
 Synthetic scenes beside real nuScenes / Occ3D-nuScenes statistics (two real label frames A / B;
 404 annotated keyframes; the ego motion of the validation split). Two frames are a guide, not a distribution.
-
+{note}
 | quantity | synthetic | real |
 |---|---|---|
 """
-    if not s.has_labels:
-        head = head.replace("\n| quantity", f"\n{NO_LABELS}\n\n| quantity")
-    return head + "".join(f"| {a} | {b} | {c} |\n" for a, b, c in comparison(s))
+    return head + "".join(f"| {a} | {b} | {c} |\n" for a, b, c in lines)
+
+
+def _bars(axes: Any, synthetic: Floats, real: Sequence[float], real_name: str, label: str) -> None:
+    place = np.arange(len(real))
+    axes.bar(place - 0.2, synthetic, 0.4, label="synthetic")
+    axes.bar(place + 0.2, real, 0.4, label=real_name)
+    axes.set_ylabel(label)
+    axes.legend()
+
+
+def _label_bars(figure: Any, grid: Any, statistics: SceneStatistics) -> None:
+    shares, levels = 100 * statistics.mean("class"), 100 * statistics.mean("level")
+    axes, real = figure.add_subplot(grid[2, :2]), [float(np.mean(REAL_SHARES[n])) for n in IN_PICTURE]
+    _bars(axes, shares[[CLASS_ID[n] for n in IN_PICTURE]], real, "real (2 frames)", "% of the grid")
+    axes.set_xticks(np.arange(len(IN_PICTURE)), [n.replace("_", "\n") for n in IN_PICTURE], fontsize=7)
+    axes = figure.add_subplot(grid[2, 2:])
+    _bars(axes, levels, REAL_LEVELS, "real (frame A)", "occupied, %")
+    axes.set_xlabel("z level")
+
+
+def write_picture(root: Path, config: DatasetConfig, statistics: SceneStatistics) -> None:
+    """Write ``calibration.png`` into a finished data set."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = 3 if statistics.has_labels else 2
+    figure = Figure(figsize=(16, 11 * rows / 3))
+    FigureCanvasAgg(figure)
+    grid = figure.add_gridspec(rows, 4)
+    for k, scene in enumerate(np.linspace(0, config.scenes - 1, 8).astype(int).tolist()):
+        samples = json.loads(part_path(root, config, scene).read_text(encoding="utf-8-sig"))["tables"]["sample"]
+        frame = (5 + 4 * k) % len(samples)  # wild scenes are shorter
+        axes = figure.add_subplot(grid[k // 4, k % 4])
+        labels = read_labels(root / "gts" / config.name(scene) / samples[frame]["token"] / "labels.npz")
+        axes.imshow(np.array(CLASS_COLORS)[class_map(labels)][::-1, ::-1])  # forward up, left to the left
+        axes.set_title(f"{config.name(scene)}, frame {frame}", fontsize=9)
+        axes.axis("off")
+    if statistics.has_labels:
+        _label_bars(figure, grid, statistics)
+    figure.tight_layout()
+    with atomic_write(root / "calibration.png") as stream:
+        figure.savefig(stream, format="png", dpi=80)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -10,7 +11,7 @@ import numpy as np
 from world_model.core.errors import ConfigError
 from world_model.simulator.simulator import Simulator, SimulatorConfig
 from world_model.simulator.state import Floats, SimState
-from world_model.simulator.traffic.wild import NORMAL_STEPS, WILD_STEPS, is_wild, wild_motion
+from world_model.simulator.traffic.wild import NORMAL_STEPS, WILD_STEPS, wild_motion
 
 GENERATOR_VERSION = 2
 """Raised whenever equal options would give other scenes than before: such data is another data set."""
@@ -85,8 +86,9 @@ class DatasetConfig:
         return scene // per if scene < first else HELD_OUT_TOWNS + (scene - first) // per
 
     def is_wild(self, scene: int) -> bool:
-        """Whether a scene leaves normal driving; held-out ones never do."""
-        return scene < self.scenes - self.held_out and is_wild(scene, self.wild)
+        """Whether a scene leaves normal driving: evenly spread over the numbers, never the first, no held-out one."""
+        spread = math.floor((scene + 1) * self.wild) > math.floor(scene * self.wild)
+        return spread and scene < self.scenes - self.held_out
 
     def gaps(self, scene: int) -> Floats:
         """Seconds between the keyframes of a scene (39-41, fewer in a wild one)."""
@@ -94,18 +96,13 @@ class DatasetConfig:
         gaps = rng.choice(GAPS_S, int(rng.integers(38, 41)), p=GAP_SHARES)
         return gaps[: NORMAL_STEPS + WILD_STEPS] if self.is_wild(scene) else gaps
 
-    def keyframes(self, scene: int) -> int:
-        """Number of keyframes of a scene."""
-        return len(self.gaps(scene)) + 1
-
     def name(self, scene: int) -> str:
         """Scene name as nuScenes writes it."""
         return f"scene-{scene + 1:04d}"
 
     def splits(self) -> dict[str, list[str]]:
         """Scene names of both splits."""
-        names = [self.name(i) for i in range(self.scenes)]
-        first = self.scenes - self.held_out
+        names, first = [self.name(i) for i in range(self.scenes)], self.scenes - self.held_out
         return {"train": names[:first], "val": names[first:]}
 
 
@@ -114,8 +111,8 @@ def scene_states(
 ) -> Iterator[tuple[SimState, int]]:
     """The keyframes of a scene as it is driven: states and timestamps in microseconds."""
     drive, time_us = SceneDrive(config, scene, simulator), START_US + scene * 60_000_000
-    for number in range(config.keyframes(scene)):
-        time_us += round(float(drive.gaps[number - 1]) * 1e6) if number else 0
+    for number, gap_s in enumerate([0.0, *drive.gaps.tolist()]):
+        time_us += round(gap_s * 1e6)
         yield drive.at(number), time_us
 
 
@@ -132,25 +129,21 @@ class SceneDrive:
         self.config, self.scene, self.gaps = config, scene, config.gaps(scene)
         self.simulator = simulator or Simulator(config.simulator)
         self._kept: dict[int, SimState] = {}
-        self._latest: tuple[int, SimState] | None = None
+        self._latest: dict[int, SimState] = {}  # one
 
     def at(self, keyframe: int) -> SimState:
         """The state at a keyframe."""
         if not self._kept:
             self._kept[0] = self.simulator.reset(self.config.seed, self.scene, self.config.town(self.scene))
-        begin = max(k for k in self._kept if k <= keyframe)
-        state = self._kept[begin]
-        if self._latest and begin <= self._latest[0] <= keyframe:
-            begin, state = self._latest
+        known = self._kept | self._latest
+        begin = max(k for k in known if k <= keyframe)
+        state = known[begin]
         for number in range(begin + 1, keyframe + 1):
-            state = self._next(state, number)
+            gap, motion = float(self.gaps[number - 1]), None
+            if number > NORMAL_STEPS and self.config.is_wild(self.scene):
+                motion = wild_motion(state, self._kept[NORMAL_STEPS], self.config.seed, gap)
+            state = self.simulator.step(state, motion, dt_s=gap)
             if number % KEEP_EVERY == 0 or number == NORMAL_STEPS:
                 self._kept[number] = state
-        self._latest = keyframe, state
+        self._latest = {keyframe: state}
         return state
-
-    def _next(self, state: SimState, number: int) -> SimState:
-        gap, motion = float(self.gaps[number - 1]), None
-        if number > NORMAL_STEPS and self.config.is_wild(self.scene):
-            motion = wild_motion(state, self._kept[NORMAL_STEPS], self.config.seed, gap)
-        return self.simulator.step(state, motion, dt_s=gap)

@@ -8,6 +8,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +18,14 @@ from world_model.core.errors import DataError, OutputError
 from world_model.core.files import write_json
 from world_model.core.grid import OCC3D
 from world_model.simulator.dataset.config import GENERATOR_VERSION, STYLE_OPTIONS, DatasetConfig, scene_states
-from world_model.simulator.dataset.packing import label_bytes
+from world_model.simulator.dataset.packing import npz_bytes
 from world_model.simulator.dataset.statistics import SceneStatistics
 from world_model.simulator.dataset.styles import box_lift_m, draw_labels, exported_pose, scene_style
 from world_model.simulator.dataset.tables import SceneTables, write_tables
-from world_model.simulator.sensing.footprints import footprints
+from world_model.simulator.sensing.cells import footprints
 from world_model.simulator.sensing.labels import Labels
 from world_model.simulator.simulator import Simulator
-from world_model.simulator.state import Floats, SimState
+from world_model.simulator.state import Floats, SimState, Table
 
 FORMAT = 1
 
@@ -55,17 +56,12 @@ def annotate(
     points = np.bincount(owner, inside, len(boxes)).astype(np.int64)
     filled = points / np.maximum(1.0, boxes["size"].prod(1) / OCC3D.voxel_m**3)
     ids, motion = boxes["instance"], state.motion
-    columns: dict[str, NDArray[np.generic]] = {
-        "instance": ids,
-        "label": boxes["label"],
-        "centre_m": np.column_stack([motion.xy[ids], boxes["center"][:, 2] + lift_m]),
-        "size_m": boxes["size"],
-        "yaw_rad": motion.yaw[ids],
-        "speed_mps": motion.speed[ids],
-        "mobile": state.agents.mobile[ids],
-        "points": points,
-        "visibility": 1 + np.minimum(3, (5 * filled).astype(np.int64)),
-    }
+    centre_m = np.column_stack([motion.xy[ids], boxes["center"][:, 2] + lift_m])
+    columns: Table = dict(
+        instance=ids, label=boxes["label"], centre_m=centre_m,
+        size_m=boxes["size"], yaw_rad=motion.yaw[ids], speed_mps=motion.speed[ids], mobile=state.agents.mobile[ids],
+        points=points, visibility=1 + np.minimum(3, (5 * filled).astype(np.int64)),
+    )  # fmt: skip
     for values in zip(*(column.tolist() for column in columns.values()), strict=True):
         tables.add_box(sample, **dict(zip(columns, values, strict=True)))
 
@@ -119,7 +115,7 @@ def _draw_frames(folder: Path, config: DatasetConfig, scene: int) -> tuple[Scene
         if not config.plain:
             labels = draw_labels(style, labels, pose, number)
         (folder / sample).mkdir()
-        (folder / sample / "labels.npz").write_bytes(label_bytes(labels))
+        (folder / sample / "labels.npz").write_bytes(npz_bytes(vars(labels)))
     return tables, statistics
 
 
@@ -130,8 +126,8 @@ def part_path(root: Path, config: DatasetConfig, scene: int) -> Path:
 
 def complete(root: Path, config: DatasetConfig, scene: int) -> bool:
     """Whether a scene is finished and still has all of its label files."""
-    frames = root / "gts" / config.name(scene)
-    return part_path(root, config, scene).exists() and len(list(frames.glob("*/labels.npz"))) == config.keyframes(scene)
+    written = len(list((root / "gts" / config.name(scene)).glob("*/labels.npz")))
+    return part_path(root, config, scene).exists() and written == len(config.gaps(scene)) + 1
 
 
 def claim(root: Path, config: DatasetConfig) -> None:
@@ -140,33 +136,24 @@ def claim(root: Path, config: DatasetConfig) -> None:
     Raises:
         DataError: the folder holds something else. OutputError: it cannot be written.
     """
-    remedy = "choose an empty folder for --out, or delete this one"
-    mark = root / "synthetic.json"
+    remedy, mark = "choose an empty folder for --out, or delete this one", root / "synthetic.json"
     if root.exists() and not root.is_dir():
         raise DataError(f"{root} is a file", "a folder", remedy)
-    if mark.exists():
-        try:
-            found = json.loads(mark.read_text(encoding="utf-8-sig"))
-        except ValueError as error:
-            raise DataError(f"{mark} cannot be read ({error})", "JSON written by make_synthetic", remedy) from error
-        wanted = json.loads(json.dumps(identity(config)))
-        different = [k for k in {**wanted, **found} if found.get(k) != wanted.get(k)]
-        if different:
-            old, new = (", ".join(f"{k}={v[k]!r}" if k in v else f"no {k}" for k in different) for v in (found, wanted))
-            raise DataError(
-                f"{root} holds another synthetic data set: {old}",
-                new,
-                f"{remedy}, or repeat the options it was made with",
-            )
-        return
-    if root.exists() and any(root.iterdir()):
-        wanted = "an empty folder or the same data set"
-        raise DataError(f"{root} is not empty and holds no synthetic.json", wanted, remedy)
-    write_json(mark, identity(config))
-
-
-def _write_numbered(task: tuple[Path, DatasetConfig, int]) -> int:
-    return write_scene(*task)
+    if not mark.exists():
+        if root.exists() and any(root.iterdir()):
+            wanted = "an empty folder or the same data set"
+            raise DataError(f"{root} is not empty and holds no synthetic.json", wanted, remedy)
+        write_json(mark, identity(config))
+    try:
+        found = json.loads(mark.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise DataError(f"{mark} cannot be read ({error})", "JSON written by make_synthetic", remedy) from error
+    asked = json.loads(json.dumps(identity(config)))
+    different = [k for k in {**asked, **found} if found.get(k) != asked.get(k)]
+    old, new = (", ".join(f"{k}={v[k]!r}" if k in v else f"no {k}" for k in different) for v in (found, asked))
+    if different:
+        remedy += ", or repeat the options it was made with"
+        raise DataError(f"{root} holds another synthetic data set: {old}", new, remedy)
 
 
 def make_dataset(
@@ -182,9 +169,9 @@ def make_dataset(
         Frames written in this call.
     """
     claim(root, config)
-    todo = [(root, config, i) for i in range(config.scenes) if not complete(root, config, i)]
-    frames = 0
-    for done, count in enumerate(_run(todo, workers), config.scenes - len(todo) + 1):
+    todo = [i for i in range(config.scenes) if not complete(root, config, i)]
+    frames, write = 0, partial(write_scene, root, config)
+    for done, count in enumerate(_run(write, todo, workers), config.scenes - len(todo) + 1):
         frames += count
         if progress:
             progress(done, config.scenes, frames)
@@ -193,16 +180,16 @@ def make_dataset(
     return frames
 
 
-def _run(todo: list[tuple[Path, DatasetConfig, int]], workers: int) -> Iterator[int]:
+def _run(write: Callable[[int], int], todo: list[int], workers: int) -> Iterator[int]:
     """Write scenes; yields the number of keyframes of each."""
     if workers <= 1 or len(todo) <= 1:
-        yield from map(_write_numbered, todo)
+        yield from map(write, todo)
         return
     # Neighbouring scenes share a town, which a process builds once: hand them out in order.
     # Ctrl-C reaches all processes: this one has the word, and ends the others.
     context, ignore = multiprocessing.get_context("spawn"), (signal.SIGINT, signal.SIG_IGN)
     with context.Pool(min(workers, len(todo)), initializer=signal.signal, initargs=ignore) as pool:
-        yield from pool.imap_unordered(_write_numbered, todo, chunksize=1)
+        yield from pool.imap_unordered(write, todo)
 
 
 def statistics_of(root: Path, config: DatasetConfig) -> SceneStatistics:

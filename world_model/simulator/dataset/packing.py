@@ -14,8 +14,6 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from world_model.simulator.sensing.labels import Labels
-
 DEFLATED, VERSION, DOS_DATE = 8, 20, 33
 """Zip's numbers for deflate, for the version that unpacks it, and for 1 January 1980."""
 LEVEL, MEMORY_LEVEL = 1, 7
@@ -23,13 +21,8 @@ LEVEL, MEMORY_LEVEL = 1, 7
 LOCAL, CENTRAL, END = "<4s5H3L2H", "<4s6H3L5H2L", "<4s4H2LH"
 
 
-def label_bytes(labels: Labels) -> bytes:
-    """An npz of labels, as ``np.savez_compressed`` would write it with zlib's fastest level."""
-    return npz_bytes({k: getattr(labels, k) for k in ("semantics", "mask_lidar", "mask_camera")})
-
-
 def npz_bytes(arrays: dict[str, NDArray[np.uint8]]) -> bytes:
-    """Arrays by name -> an npz that ``np.load`` reads."""
+    """Arrays by name -> an npz, as ``np.savez_compressed`` would write it with zlib's fastest level."""
     body, directory, offset = [], [], 0
     for name, array in arrays.items():
         head = _header(array.shape, array.dtype.str)

@@ -10,26 +10,21 @@ from numpy.typing import NDArray
 
 from world_model.core.grid import CLASS_ID, FREE, NUM_CLASSES, OCC3D
 from world_model.simulator.polylines import into, wrap
+from world_model.simulator.sensing.cells import rotated_columns
 from world_model.simulator.sensing.labels import Labels
-from world_model.simulator.sensing.rotate import rotated_columns
 from world_model.simulator.state import Floats
 
 AGENTS = (
-    *("car", "truck", "bus", "trailer", "construction_vehicle"),
-    *("motorcycle", "bicycle", "pedestrian", "traffic_cone", "barrier"),
+    *("car", "truck", "bus", "trailer", "construction_vehicle", "motorcycle", "bicycle"),
+    *("pedestrian", "traffic_cone", "barrier"),
 )
 AGENT_IDS = [CLASS_ID[name] for name in AGENTS]
 WARP_EVERY = 3
 """The overlap of neighbouring keyframes is measured at every third pair."""
 RINGS_M = (0, 10, 20, 30, 40, 100)
-
-
-def _ring_index() -> NDArray[np.int64]:
-    axis = OCC3D.lower_m[0] + OCC3D.voxel_m * (np.arange(OCC3D.shape[0]) + 0.5)
-    return (np.digitize(np.hypot(axis[:, None], axis[None]), RINGS_M) - 1).reshape(-1)
-
-
-RING = _ring_index()
+AXIS_M = OCC3D.lower_m[0] + OCC3D.voxel_m * (np.arange(OCC3D.shape[0]) + 0.5)
+RING = (np.digitize(np.hypot(AXIS_M[:, None], AXIS_M), RINGS_M) - 1).reshape(-1)
+"""(X*Y,) ring of each column."""
 RING_COLUMNS = np.bincount(RING, minlength=5)
 ONES = np.uint64(0x0101010101010101)
 
@@ -55,18 +50,12 @@ def warp(labels: NDArray[np.uint8], from_pose: Floats, to_pose: Floats) -> NDArr
 def overlap(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> Floats:
     """(2, NUM_CLASSES) intersection and union of each class; the last column counts occupied voxels of any class."""
     a, b = a.reshape(-1), b.reshape(-1)
-    counts = np.stack([_occupied_counts(a), _occupied_counts(b)])
-    same = _occupied_counts(np.where(a == b, a, np.uint8(FREE)))
-    both = np.count_nonzero((a != FREE) & (b != FREE))
-    union = counts.sum(0) - same
-    same[FREE], union[FREE] = both, counts.sum() - both
-    table: Floats = np.stack([same, union]).astype(float)
-    return table
-
-
-def _occupied_counts(flat: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """(NUM_CLASSES,) voxels of each class but free."""
-    return np.bincount(flat[flat != FREE], minlength=NUM_CLASSES)
+    volumes = (a, b, np.where(a == b, a, np.uint8(FREE)))
+    in_a, in_b, same = (np.bincount(v[v != FREE], minlength=NUM_CLASSES) for v in volumes)
+    union = in_a + in_b - same
+    same[FREE] = np.count_nonzero((a != FREE) & (b != FREE))
+    union[FREE] = in_a.sum() + in_b.sum() - same[FREE]
+    return np.array([same, union], float)
 
 
 class SceneStatistics:
@@ -77,11 +66,11 @@ class SceneStatistics:
         self.lists: dict[str, list[Any]] = {"boxes": [], "per_class": [], "speeds": [], "ego": []}
         self._previous: tuple[NDArray[np.uint8], Floats] | None = None
         self._ego: list[tuple[float, float, float, float]] = []
-        self._frames = 0
 
-    def _add(self, name: str, value: Any) -> None:
-        value = np.asarray(value, float)
-        self.sums[name] = self.sums[name] + value if name in self.sums else value
+    def _add(self, values: Mapping[str, Any]) -> None:
+        for name, value in values.items():
+            value = np.asarray(value, float)
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
 
     def add(
         self, labels: Labels, boxes: NDArray[np.void], pose: Floats, time_us: int, with_labels: bool = True
@@ -91,7 +80,7 @@ class SceneStatistics:
         Without labels only boxes and the ego's motion count: labels of many makers, on hills, have no one real figure
         beside them.
         """
-        self._add("frames", 1)
+        self._add({"frames": 1})
         if with_labels:
             self._labels(labels)
         self._boxes(boxes)
@@ -105,37 +94,41 @@ class SceneStatistics:
         label, column = semantics.reshape(-1).take(voxel), voxel // nz
         counts = np.bincount(label, minlength=NUM_CLASSES)
         counts[FREE] = semantics.size - len(voxel)
-        self._add("class", counts / semantics.size)
-        self._add("level", np.bincount(voxel % nz, minlength=nz) / len(RING))
         drive, anything = np.zeros(len(RING), bool), np.zeros(len(RING), bool)
         drive[column[label == CLASS_ID["driveable_surface"]]], anything[column] = True, True
-        self._add("columns", [anything.mean(), drive.mean()])
-        self._add("drive_ring", np.bincount(RING, drive, 5) / RING_COLUMNS)
-        camera = levels_in(labels.mask_camera) / nz
-        self._add("camera_ring", np.bincount(RING, camera, 5) / RING_COLUMNS)
+        lidar, camera = (levels_in(mask) / nz for mask in (labels.mask_lidar, labels.mask_camera))
         inside = [m.reshape(-1).take(voxel).sum() / max(1, len(voxel)) for m in (labels.mask_lidar, labels.mask_camera)]
-        self._add("masks", [levels_in(labels.mask_lidar).mean() / nz, camera.mean(), *inside])
+        self._add(
+            {
+                "class": counts / semantics.size,
+                "level": np.bincount(voxel % nz, minlength=nz) / len(RING),
+                "columns": [anything.mean(), drive.mean()],
+                "drive_ring": np.bincount(RING, drive, 5) / RING_COLUMNS,
+                "camera_ring": np.bincount(RING, camera, 5) / RING_COLUMNS,
+                "masks": [lidar.mean(), camera.mean(), *inside],
+            }
+        )
 
     def _overlaps(self, semantics: NDArray[np.uint8], pose: Floats) -> None:
-        if self._previous is not None and self._frames % WARP_EVERY == 1:
+        if self._previous is not None and len(self._ego) % WARP_EVERY == 2:
             before, from_pose = self._previous
-            pairs = {"warp": overlap(warp(before, from_pose, pose), semantics), "copy": overlap(before, semantics)}
             compared = 3.0 < np.hypot(*(pose[:2, 3] - from_pose[:2, 3])) < 5.5
-            for name, table in pairs.items():
-                self._add(f"all_{name}", table)
-                self._add(name, table * compared)
+            for name, labels_before in (("warp", warp(before, from_pose, pose)), ("copy", before)):
+                table = overlap(labels_before, semantics)
+                self._add({f"all_{name}": table, name: table * compared})
         self._previous = (semantics, pose)
-        self._frames += 1
 
     def _boxes(self, boxes: NDArray[np.void]) -> None:
         square = boxes[(np.abs(boxes["center"][:, :2]) < 40).all(1)]
         label, speed = square["label"], np.hypot(*square["velocity"].T)
         moves = speed > 0.5
+        weights = (None, moves, *square["size"].T)
+        total, moving, *size = (np.bincount(label, w, NUM_CLASSES)[AGENT_IDS] for w in weights)
+        self._add({"moving": moving, "size": np.stack(size, -1)})
         self.lists["boxes"].append(len(square))
-        self.lists["per_class"].append(np.bincount(label, minlength=NUM_CLASSES)[AGENT_IDS].tolist())
-        self._add("moving", np.bincount(label[moves], minlength=NUM_CLASSES)[AGENT_IDS])
-        self._add("size", np.stack([np.bincount(label, w, NUM_CLASSES)[AGENT_IDS] for w in square["size"].T], -1))
-        self.lists["speeds"] += [[int(c), round(float(v), 2)] for c, v in zip(label[moves], speed[moves], strict=True)]
+        self.lists["per_class"].append(total.tolist())
+        driven = zip(label[moves].tolist(), speed[moves].tolist(), strict=True)
+        self.lists["speeds"] += [[c, round(v, 2)] for c, v in driven]
 
     def result(self) -> dict[str, Any]:
         """JSON-ready numbers of what was added."""
@@ -146,8 +139,7 @@ class SceneStatistics:
 
     def merge(self, other: Mapping[str, Any]) -> None:
         """Add another scene's ``result()``."""
-        for k, v in other["sums"].items():
-            self._add(k, v)
+        self._add(other["sums"])
         for k, v in other["lists"].items():
             self.lists[k] += v
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import struct
-import zlib
+from base64 import b64decode
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -33,13 +32,14 @@ CATEGORY = {
     "truck": "vehicle.truck",
 }
 ATTRIBUTES = (
-    *("vehicle.moving", "vehicle.stopped", "vehicle.parked"),
-    *("cycle.with_rider", "cycle.without_rider"),
+    *("vehicle.moving", "vehicle.stopped", "vehicle.parked", "cycle.with_rider", "cycle.without_rider"),
     *("pedestrian.moving", "pedestrian.standing"),
 )
 VISIBILITY_PERCENT = ((0, 40), (40, 60), (60, 80), (80, 100))
 LIDAR_ROTATION = [2**-0.5, 0.0, 0.0, -(2**-0.5)]
 """nuScenes mounts its LiDAR with x to the right and y forward."""
+
+ONE_PIXEL_PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
 
 
 def token(*parts: object) -> str:
@@ -67,9 +67,9 @@ def attribute(name: str, mobile: bool, speed_mps: float) -> list[str]:
 
 def fixed_tables(version: str, logs: Iterable[str]) -> dict[str, list[Row]]:
     """Tables that do not depend on scenes, and the map that covers all ``logs``."""
-    sensor = token("sensor")
-    mount = dict(token=token("calibrated_sensor"), sensor_token=sensor, translation=[LIDAR_X_M, 0.0, LIDAR_Z_M])
-    picture = "maps/synthetic.png"
+    sensor, mount = token("sensor"), token("calibrated_sensor")
+    place = dict(translation=[LIDAR_X_M, 0.0, LIDAR_Z_M], rotation=LIDAR_ROTATION)
+    picture = dict(category="semantic_prior", filename="maps/synthetic.png")
     return {
         "category": [dict(token=token("category", c), name=c, description="synthetic") for c in CATEGORY.values()],
         "attribute": [dict(token=token("attribute", a), name=a, description="synthetic") for a in ATTRIBUTES],
@@ -78,8 +78,8 @@ def fixed_tables(version: str, logs: Iterable[str]) -> dict[str, list[Row]]:
             for k, (a, b) in enumerate(VISIBILITY_PERCENT, 1)
         ],
         "sensor": [dict(token=sensor, channel="LIDAR_TOP", modality="lidar")],
-        "calibrated_sensor": [dict(**mount, rotation=LIDAR_ROTATION, camera_intrinsic=[])],
-        "map": [dict(token=token("map", version), log_tokens=list(logs), category="semantic_prior", filename=picture)],
+        "calibrated_sensor": [dict(token=mount, sensor_token=sensor, **place, camera_intrinsic=[])],
+        "map": [dict(token=token("map", version), log_tokens=list(logs), **picture)],
     }
 
 
@@ -102,29 +102,25 @@ class SceneTables:
         self._id = (seed, name)
         self.rows: dict[str, list[Row]] = {t: [] for t in SCENE_TABLES}
         self._tracks: dict[int, tuple[Row, list[Row]]] = {}  # each instance with its annotations
-        log = dict(token=token(*self._id, "log"), logfile=f"synthetic-{name}", vehicle="synthetic")
-        self.rows["log"].append({**log, "date_captured": "2000-01-01", "location": f"town-{town_id}"})
+        log: Row = dict(token=token(*self._id, "log"), logfile=f"synthetic-{name}", vehicle="synthetic")
         self._scene: Row = dict(
             token=token(*self._id, "scene"), name=name, description=f"synthetic scene in town {town_id}",
             log_token=log["token"], nbr_samples=0, first_sample_token="", last_sample_token="",
         )  # fmt: skip
+        self.rows["log"].append({**log, "date_captured": "2000-01-01", "location": f"town-{town_id}"})
         self.rows["scene"].append(self._scene)
 
     def add_frame(
-        self,
-        timestamp_us: int,
-        pose_xyz: tuple[float, float, float],
-        yaw_rad: float,
+        self, timestamp_us: int, pose_xyz: tuple[float, float, float], yaw_rad: float,
         quaternion: list[float] | None = None,
-    ) -> str:
+    ) -> str:  # fmt: skip
         """One keyframe with its LIDAR_TOP record and ego pose; returns the sample token.
 
         Args:
             timestamp_us: microseconds. pose_xyz: metres. yaw_rad: heading of a level ego.
             quaternion: (w, x, y, z) instead, of an ego that is not level.
         """
-        samples = self.rows["sample"]
-        k = len(samples)
+        samples, k = self.rows["sample"], len(self.rows["sample"])
         sample, data, pose = (token(*self._id, n, k) for n in ("sample", "data", "pose"))
         _link(samples, dict(token=sample, timestamp=timestamp_us, scene_token=self._scene["token"]))
         record = dict(
@@ -133,23 +129,19 @@ class SceneTables:
             filename=f"samples/LIDAR_TOP/{self._id[1]}_{k:02d}.pcd.bin",
         )  # fmt: skip
         _link(self.rows["sample_data"], record)
-        place = [float(v) for v in pose_xyz]
-        self.rows["ego_pose"].append(
-            dict(token=pose, timestamp=timestamp_us, rotation=quaternion or rotation(yaw_rad), translation=place)
-        )
+        place = dict(rotation=quaternion or rotation(yaw_rad), translation=[float(v) for v in pose_xyz])
+        self.rows["ego_pose"].append(dict(token=pose, timestamp=timestamp_us, **place))
         self._scene.update(nbr_samples=k + 1, first_sample_token=samples[0]["token"], last_sample_token=sample)
         return sample
 
     def add_box(
-        self, sample: str, instance: int, label: int, *, centre_m: tuple[float, float, float],
-        size_m: tuple[float, float, float], yaw_rad: float, speed_mps: float, mobile: bool, points: int,
-        visibility: int,
+        self, sample: str, instance: int, label: int, *, centre_m: list[float], size_m: list[float], yaw_rad: float,
+        speed_mps: float, mobile: bool, points: int, visibility: int,
     ) -> None:  # fmt: skip
         """One annotation (global frame), chained to the previous one of its instance.
 
         Args:
-            sample: token of the keyframe.
-            instance, label: which agent, and its Occ3D class.
+            sample: token of the keyframe. instance, label: which agent, and its Occ3D class.
             centre_m: x, y, z. size_m: length, width, height. yaw_rad: heading.
             speed_mps, mobile: how it moves, and whether it takes part in traffic at all.
             points: labelled voxels of its class inside the box (stands in for LiDAR points).
@@ -157,25 +149,19 @@ class SceneTables:
         """
         name = CLASS_NAMES[label]
         if instance not in self._tracks:
-            new: Row = dict(
-                token=token(*self._id, "instance", instance), category_token=token("category", CATEGORY[name]),
-                nbr_annotations=0, first_annotation_token="", last_annotation_token="",
-            )  # fmt: skip
+            new = dict(token=token(*self._id, "instance", instance), category_token=token("category", CATEGORY[name]))
             self.rows["instance"].append(new)
             self._tracks[instance] = new, []
-        owner, track = self._tracks[instance]
-        length, width, height = size_m
+        agent, track = self._tracks[instance]
         row: Row = dict(
-            token=token(*self._id, "annotation", instance, sample), sample_token=sample,
-            instance_token=owner["token"], visibility_token=str(visibility),
-            attribute_tokens=attribute(name, mobile, speed_mps), translation=[round(v, 4) for v in centre_m],
-            size=[round(v, 4) for v in (width, length, height)], rotation=rotation(yaw_rad), prev="", next="",
-            num_lidar_pts=points, num_radar_pts=0,
+            token=token(*self._id, "annotation", instance, sample), sample_token=sample, instance_token=agent["token"],
+            visibility_token=str(visibility), attribute_tokens=attribute(name, mobile, speed_mps),
+            translation=[round(v, 4) for v in centre_m], size=[round(size_m[k], 4) for k in (1, 0, 2)],
+            rotation=rotation(yaw_rad), prev="", next="", num_lidar_pts=points, num_radar_pts=0,
         )  # fmt: skip
         _link(track, row)
-        owner.update(
-            nbr_annotations=len(track), first_annotation_token=track[0]["token"], last_annotation_token=row["token"]
-        )
+        first = track[0]["token"]
+        agent.update(nbr_annotations=len(track), first_annotation_token=first, last_annotation_token=row["token"])
         self.rows["sample_annotation"].append(row)
 
 
@@ -186,9 +172,10 @@ def write_tables(root: Path, version: str, parts: list[Path]) -> None:
         OutputError: the disk is full or read-only.
     """
     logs = [json.loads(p.read_text(encoding="utf-8-sig"))["tables"]["log"][0]["token"] for p in parts]
-    for name, rows in fixed_tables(version, logs).items():
-        with atomic_write(root / version / f"{name}.json") as stream:
-            stream.write(json.dumps(rows).encode())
+    files = {f"{version}/{name}.json": json.dumps(rows).encode() for name, rows in fixed_tables(version, logs).items()}
+    for name, body in {**files, "maps/synthetic.png": b64decode(ONE_PIXEL_PNG)}.items():
+        with atomic_write(root / name) as stream:
+            stream.write(body)
     for name in SCENE_TABLES:
         with atomic_write(root / version / f"{name}.json") as stream:
             before = b"["
@@ -197,13 +184,3 @@ def write_tables(root: Path, version: str, parts: list[Path]) -> None:
                     stream.write(before + json.dumps(row, separators=(",", ":")).encode())
                     before = b",\n"
             stream.write(b"]\n")
-    with atomic_write(root / "maps" / "synthetic.png") as stream:
-        stream.write(_one_pixel_png())
-
-
-def _one_pixel_png() -> bytes:
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    head = struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0\0")) + chunk(b"IEND", b"")

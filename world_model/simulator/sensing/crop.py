@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from world_model.core.grid import FREE, OCC3D
-from world_model.simulator.sensing.footprints import NX, NY, NZ, footprints
-from world_model.simulator.sensing.rotate import Cells, rotated_cells
+from world_model.simulator.sensing.cells import NX, NY, NZ, Cells, footprints, rotated_cells
 from world_model.simulator.state import Bools, Floats, Ints, SimState
 from world_model.simulator.town.painting import CELL_M, GROUND_LEVEL
 from world_model.simulator.town.town import Town
@@ -23,28 +22,19 @@ GRID_RADIUS_M = 57.0
 
 @dataclass(frozen=True, kw_only=True)
 class Crop:
-    """What lies around the ego, visible or not: what hides the view, and where to fetch the labels.
+    """What lies around the ego, visible or not: what hides the view, and where to fetch the labels."""
 
-    Args:
-        occluder: (X, Y) uint8 opaque heights in levels: what hides the view.
-        cell_i, cell_j: (X, Y) town cell of each column, also beyond the town's border.
-        source: (X, Y) its flat number in the town's arrays. outside: (X, Y) beyond the border; None if no column is.
-        ids: (n,) agents near the grid, low ones first. local_xy, local_yaw: their poses in the ego frame.
-        column, box: (m,) columns that agents stand on, and rows of ``ids``; of several the last counts.
-        owner: (X*Y,) int16 row of ``ids`` in each column, or -1.
-    """
-
-    occluder: NDArray[np.uint8]
-    cell_i: Cells
+    occluder: NDArray[np.uint8]  # (X, Y) opaque heights in levels: what hides the view
+    cell_i: Cells  # (X, Y) town cell of each column, also beyond the town's border
     cell_j: Cells
-    source: Ints
-    outside: Bools | None
-    ids: Ints
-    local_xy: Floats
-    local_yaw: Floats
-    column: Ints
-    box: Ints
-    owner: NDArray[np.int16]
+    source: Ints  # (X, Y) its flat number in the town's arrays
+    outside: Bools | None  # (X, Y) beyond the border; None if no column is
+    ids: Ints  # (n,) agents near the grid, low ones first
+    local_xy: Floats  # (n, 2) their centres in the ego frame, metres
+    local_yaw: Floats  # (n,) their headings in the ego frame, rad
+    column: Ints  # (m,) columns that agents stand on
+    box: Ints  # (m,) rows of ``ids`` in these columns; of several in one column the last counts
+    owner: NDArray[np.int16]  # (X*Y,) row of ``ids`` in each column, or -1
 
 
 def near_agents(state: SimState) -> tuple[Ints, Floats, Floats]:
@@ -97,9 +87,8 @@ def complete_labels(town: Town, state: SimState, scene: Crop) -> NDArray[np.uint
     labels = town.columns.reshape(-1).view(np.complex128).take(scene.source).view(np.uint8).reshape(NX * NY, NZ)
     if scene.outside is not None:
         labels[scene.outside.reshape(-1)] = FREE
-    agent = scene.ids[scene.box]
-    top, label = top_levels(state.agents.size_m[agent, 2]), state.agents.label[agent].astype(np.uint8)
+    top, label = top_levels(state.agents.size_m[scene.ids, 2]), state.agents.label[scene.ids].astype(np.uint8)
     level = np.arange(NZ)
-    filled = (level >= GROUND_LEVEL) & (level < top[:, None])
-    labels[scene.column] = np.where(filled, label[:, None], labels[scene.column])
+    filled = (level >= GROUND_LEVEL) & (level < top[scene.box][:, None])
+    labels[scene.column] = np.where(filled, label[scene.box][:, None], labels[scene.column])
     return labels

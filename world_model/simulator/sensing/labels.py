@@ -12,11 +12,11 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from world_model.core.grid import CLASS_ID, FREE, OCC3D
+from world_model.core.grid import CLASS_ID, CLASS_NAMES, FREE, OCC3D
 from world_model.simulator.polylines import into
 from world_model.simulator.sensing import sensor
+from world_model.simulator.sensing.cells import NX, NY, NZ
 from world_model.simulator.sensing.crop import Crop, complete_labels
-from world_model.simulator.sensing.footprints import NX, NY, NZ
 from world_model.simulator.sensing.sensor import RayHeights
 from world_model.simulator.state import Bools, Float32s, Ints, SimState
 from world_model.simulator.town.painting import CELL_M
@@ -39,6 +39,7 @@ COVER = {
     "terrain": (1.6, 1.3, 0.6, 0.2, 0.0, -0.3, -0.7, -1.6, -9),
     "manmade": (2.0, 1.9, 1.6, 1.3, 1.0, 0.9, 0.7, -0.5, -9),
     "vegetation": (1.6, 1.4, 1.0, 0.6, 0.4, 0.2, 0.0, -0.8, -9),
+    "free": (-9,) * 9,
 }
 """Gap thresholds in standard deviations of the noise over the distance from which a surface was seen best."""
 OBJECT_COVER = (3.0, 3.0, 1.9, 0.7, -0.1, -0.6, -1.0, -2.0, -9)
@@ -61,26 +62,14 @@ class Labels:
     mask_camera: NDArray[np.uint8]
 
 
-def _cover_table() -> Float32s:
-    """(18 * METRES,) gap threshold by class and whole metres."""
-    metres = np.arange(METRES)
-    table = np.full((FREE + 1, METRES), -9.0, np.float32)
-    table[:FREE] = np.interp(metres, RANGES_M, OBJECT_COVER)
-    for name, values in COVER.items():
-        table[CLASS_ID[name]] = np.interp(metres, RANGES_M, values)
-    return table.reshape(-1)
-
-
-def _level_ranges() -> NDArray[np.complex128]:
-    """Columns that are 1 from a first level up to (without) a last one, each one element, at ``17 * first + last``."""
-    level = np.arange(NZ)
-    ones = (level >= np.arange(NZ + 1)[:, None, None]) & (level < np.arange(NZ + 1)[None, :, None])
-    return ones.reshape(-1).astype(np.uint8).view(np.complex128)
-
-
-COVER_TABLE = _cover_table()
-LEVEL_RANGES = _level_ranges()
-TOPS_M = ((np.arange(NZ) + 1) * OCC3D.voxel_m + OCC3D.lower_m[2]).astype(np.float32)
+COVER_TABLE = np.concatenate(
+    [np.interp(np.arange(METRES), RANGES_M, COVER.get(name, OBJECT_COVER)) for name in CLASS_NAMES]
+).astype(np.float32)
+"""Gap threshold by class and whole metres, at ``METRES * class + metre``."""
+LEVEL = np.arange(NZ + 1)
+LEVEL_RANGES = np.logical_and(LEVEL[:NZ] >= LEVEL[:, None, None], LEVEL[:NZ] < LEVEL[:, None]).view(np.complex128)
+"""Columns that are 1 from a first level up to (without) a last one, each one element, at ``17 * first + last``."""
+TOPS_M = (LEVEL[1:] * OCC3D.voxel_m + OCC3D.lower_m[2]).astype(np.float32)
 
 
 def render(town: Town, state: SimState, scene: Crop, heights: RayHeights) -> Labels:
@@ -90,20 +79,19 @@ def render(town: Town, state: SimState, scene: Crop, heights: RayHeights) -> Lab
         town, state: what and where. scene: of ``crop``. heights: of ``cast_rays`` over that scene.
     """
     lowest_now, highest = heights
-    voxel, label, keep, drift = _labelled(state, scene, complete_labels(town, state, scene).reshape(-1), lowest_now)
+    voxel, label, drift = _labelled(state, scene, complete_labels(town, state, scene).reshape(-1), lowest_now)
     camera = free_space(state, lowest_now, highest, scene).reshape(-1)
     lidar = camera.copy()
-    voxel, drift = voxel[keep], drift[keep]
     semantics = np.full(NX * NY * NZ, FREE, np.uint8)
-    semantics[voxel] = label[keep]
+    semantics[voxel] = label
     camera[voxel], lidar[voxel] = drift < CAMERA_COVER, drift < LIDAR_COVER
     return Labels(*(a.reshape(NX, NY, NZ) for a in (semantics, lidar, camera)))
 
 
 def _labelled(
     state: SimState, scene: Crop, labels: NDArray[np.uint8], lowest_now: Float32s
-) -> tuple[Ints, NDArray[np.uint8], Bools, Float32s]:
-    """Occupied voxels (n,): flat number, class, whether a LiDAR labels them, and a second, independent noise."""
+) -> tuple[Ints, NDArray[np.uint8], Float32s]:
+    """Voxels (n,) that a LiDAR labels: flat number, class, and a second, independent noise."""
     memory = state.memory
     # A voxel is seen if its top lies above the lowest height that was seen in its column; objects decide by shares.
     first = _level(memory.lowest_m.reshape(-1) - HALF_M)
@@ -119,7 +107,8 @@ def _labelled(
     keep = noise.real < COVER_TABLE.take(label.astype(np.int64) * METRES + metres.take(column))
     mine = np.flatnonzero(label <= LAST_OBJECT)
     keep[mine] = _objects(state, scene, column[mine], level[mine], lowest_now)
-    return voxel, label, keep, noise.imag
+    kept = np.flatnonzero(keep)
+    return voxel.take(kept), label.take(kept), noise.imag[kept]
 
 
 def _objects(state: SimState, scene: Crop, column: Ints, level: Ints, lowest_now: Float32s) -> Bools:

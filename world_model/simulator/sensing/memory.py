@@ -9,7 +9,7 @@ import numpy as np
 from world_model.core.grid import OCC3D
 from world_model.simulator.polylines import into
 from world_model.simulator.sensing import sensor
-from world_model.simulator.sensing.rotate import rotated_columns
+from world_model.simulator.sensing.cells import rotated_columns
 from world_model.simulator.state import Ego, Float32s, Memory
 
 UNSEEN_M = 99.0

@@ -1,9 +1,7 @@
 """What a roof LiDAR sees: occlusion over a height map, and gaps that drift slowly.
 
-Occlusion is computed in polar coordinates around the LiDAR: along each azimuth the steepest slope so far hides what
-lies below it. Gaps come from smooth noise fixed to the world (or to a moving object), compared with a threshold that
-depends on range, so they are blobs that grow and shrink over a few frames as real labels do, never independent per
-voxel.
+Along each azimuth around the LiDAR the steepest slope so far hides what lies below it. Gaps come from smooth noise
+fixed to the world (or to a moving object), compared with a threshold: blobs that grow and shrink over a few frames.
 """
 
 from __future__ import annotations
@@ -15,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from world_model.core.grid import OCC3D
+from world_model.simulator.sensing.cells import NX, NY
 from world_model.simulator.state import Float32s, Ints
 
 RayHeights = tuple[Float32s, Float32s]
 """Lowest and highest ray over each column, see ``cast_rays``."""
-NX, NY, NZ = OCC3D.shape
 LIDAR_X_M, LIDAR_Z_M = 0.94, 1.84
 AZIMUTHS, BINS, BIN_M = 720, 70, 0.8
 SELF_BINS = 2
@@ -30,22 +28,16 @@ NEVER_M = 200.0
 
 @dataclass(frozen=True, kw_only=True)
 class Rays:
-    """Constant lookup tables of the polar geometry in the ego frame.
+    """Constant lookup tables of the polar geometry in the ego frame: R bins of distance, A azimuths.
 
     Bins come first, so that the running maximum along all rays is one vector operation per bin.
-
-    Args:
-        cell: (R, A) flat column under each polar bin, X*Y outside the grid.
-        per_m: (R, 1) one over the distance of a bin's centre from the LiDAR, 1/m.
-        polar: (X*Y,) flat polar bin of each column.
-        range_m: (X, Y) its distance from the LiDAR; slope_m: (X*Y,) the same, at least 0.5 m.
     """
 
-    cell: Ints
-    per_m: Float32s
-    polar: Ints
-    range_m: Float32s
-    slope_m: Float32s
+    cell: Ints  # (R, A) flat column under each polar bin, X*Y outside the grid
+    per_m: Float32s  # (R, 1) one over the distance of a bin's centre from the LiDAR, 1/m
+    polar: Ints  # (X*Y,) flat polar bin of each column
+    range_m: Float32s  # (X, Y) distance of each column from the LiDAR
+    slope_m: Float32s  # (X*Y,) the same, at least 0.5 m
 
 
 @lru_cache(maxsize=1)

@@ -17,6 +17,8 @@ LATERAL_LIMIT_MPS2 = 1.5
 TURN_RAD = np.deg2rad(35)
 CONFLICT_M = 2.6
 """Connectors closer than this cross or merge."""
+Arm = tuple[int, int, float]
+"""A street at a node: its number, which of its ends touches the node, and its outward direction in rad."""
 
 
 def derive_paths(nodes: Floats, streets: tuple[Street, ...]) -> Paths:
@@ -33,16 +35,15 @@ def derive_paths(nodes: Floats, streets: tuple[Street, ...]) -> Paths:
     return build.finish()
 
 
-def _arms(streets: tuple[Street, ...], n: int) -> list[tuple[int, int, float]]:
-    """Streets at a node, counter-clockwise: (street, end that touches the node, outward direction)."""
+def _arms(streets: tuple[Street, ...], n: int) -> list[Arm]:
+    """Streets at a node, counter-clockwise."""
     arms = []
     for k, street in enumerate(streets):
-        for end in (0, 1):
+        for end, line in enumerate((street.line, street.line[::-1])):
             if street.ends[end] == n:
-                line = street.line[::-1] if end == 1 else street.line
-                d = line[min(15, len(line) - 1)] - line[0]
-                arms.append((k, end, float(np.arctan2(d[1], d[0]))))
-    return sorted(arms, key=lambda a: a[2])
+                dx, dy = line[min(15, len(line) - 1)] - line[0]
+                arms.append((k, end, float(np.arctan2(dy, dx))))
+    return sorted(arms, key=lambda arm: arm[2])
 
 
 @dataclass
@@ -56,13 +57,10 @@ class _Builder:
     lanes: dict[tuple[int, int], list[int]] = field(default_factory=dict)  # by street and end that they lead to
     walks: dict[tuple[int, int, int], int] = field(default_factory=dict)  # by street, side and end
 
-    def add(
-        self, line: Floats, kind: int, node: int, *, street: int = -1, turn: int = 0, group: int = 0,
-        rightmost: bool = False,
-    ) -> int:  # fmt: skip
+    def add(self, line: Floats, kind: int, node: int, *, turn: int = 0, group: int = 0, rightmost: bool = False) -> int:
         """One path; returns its number."""
         self.lines.append(resample(line))
-        self.rows.append(dict(kind=kind, street=street, node=node, turn=turn, group=group, rightmost=rightmost))
+        self.rows.append(dict(kind=kind, node=node, turn=turn, group=group, rightmost=rightmost))
         self.successors.append([])
         return len(self.lines) - 1
 
@@ -72,53 +70,47 @@ class _Builder:
         Args:
             k: number of the street. middle: (n, 2) the part of its centre-line outside both junctions.
         """
-        street = self.streets[k]
-        for end in (0, 1):
-            line = middle if end == 1 else middle[::-1]
+        street, ends = self.streets[k], self.streets[k].ends
+        for end, line in enumerate((middle[::-1], middle)):
             self.lanes[k, end] = [
-                self.add(offset(line, (i + 0.5) * LANE_WIDTH_M), LANE, street.ends[end], street=k, rightmost=last)
-                for i, last in ((i, i == street.lanes - 1) for i in range(street.lanes))
+                self.add(offset(line, (i + 0.5) * LANE_WIDTH_M), LANE, ends[end], rightmost=last)
+                for i, last in enumerate([False] * (street.lanes - 1) + [True])
             ]
         away = street.half_width_m + 0.5 * street.sidewalk_m
-        for side in (0, 1):
-            line = offset(middle, away if side == 0 else -away)
-            for end in (0, 1):
-                way = line if end == 1 else line[::-1]
-                self.walks[k, side, end] = self.add(way, SIDEWALK, street.ends[end], street=k)
+        for side, right_m in enumerate((away, -away)):
+            line = offset(middle, right_m)
+            for end, way in enumerate((line[::-1], line)):
+                self.walks[k, side, end] = self.add(way, SIDEWALK, ends[end])
         for end in (0, 1):
             for side in (0, 1):
                 here, there = self.walks[k, side, end], self.walks[k, 1 - side, end]
                 across = np.stack([self.lines[here][-1], self.lines[there][-1]])
-                crossing = self.add(across, CROSSING, street.ends[end], street=k)
+                crossing = self.add(across, CROSSING, ends[end])
                 self.successors[here] += [self.walks[k, side, 1 - end], crossing]
                 self.successors[crossing].append(self.walks[k, 1 - side, 1 - end])
 
-    def add_connectors(self, n: int, arms: list[tuple[int, int, float]]) -> None:
+    def add_connectors(self, n: int, arms: list[Arm]) -> None:
         """From each lane that arrives at a junction to lanes that leave it: left from the left lane, and so on."""
         for k, end, out in arms:
-            group = int(np.abs(np.sin(out - arms[0][2])) > 0.7)
-            arriving = self.lanes[k, end]
+            group, arriving = int(np.abs(np.sin(out - arms[0][2])) > 0.7), self.lanes[k, end]
+            departures = [self.lanes[k2, 1 - end2] for k2, end2, _ in arms if k2 != k]
             for i, lane in enumerate(arriving):
-                options = []
-                for k2, end2, _ in arms:
-                    if k2 == k:
-                        continue
-                    leaving = self.lanes[k2, 1 - end2]
-                    turn = wrap(end_heading(self.lines[leaving[0]], 0) - end_heading(self.lines[lane], -1))
+                a, options = self.lines[lane], []
+                for leaving in departures:
+                    turn = wrap(end_heading(self.lines[leaving[0]], 0) - end_heading(a, -1))
                     side = int(turn > TURN_RAD) - int(turn < -TURN_RAD)
-                    allowed = side == 0 or (side > 0 and i == 0) or (side < 0 and i == len(arriving) - 1)
-                    target = leaving[0] if side > 0 else leaving[-1] if side < 0 else leaving[min(i, len(leaving) - 1)]
+                    allowed = side == 0 or i == (0 if side > 0 else len(arriving) - 1)
+                    target = {1: leaving[0], -1: leaving[-1], 0: leaving[min(i, len(leaving) - 1)]}[side]
                     options.append((allowed, target, side))
                 dead_end = not any(allowed for allowed, _, _ in options)
-                for allowed, target, side in options:
-                    if allowed or dead_end:
-                        a, b = self.lines[lane], self.lines[target]
-                        line = bezier(a[-1], end_heading(a, -1), b[0], end_heading(b, 0))
-                        c = self.add(line, CONNECTOR, n, turn=side, group=group)
-                        self.successors[lane].append(c)
-                        self.successors[c].append(target)
+                for _, target, side in (option for option in options if option[0] or dead_end):
+                    b = self.lines[target]
+                    line = bezier(a[-1], end_heading(a, -1), b[0], end_heading(b, 0))
+                    c = self.add(line, CONNECTOR, n, turn=side, group=group)
+                    self.successors[lane].append(c)
+                    self.successors[c].append(target)
 
-    def add_corners(self, n: int, arms: list[tuple[int, int, float]]) -> None:
+    def add_corners(self, n: int, arms: list[Arm]) -> None:
         """Sidewalks around the corners of a junction, from each street to its counter-clockwise neighbour."""
         for (k, end, _), (k2, end2, _) in zip(arms, arms[1:] + arms[:1], strict=True):
             # Seen outwards from the node, the counter-clockwise side of a street is its left.
@@ -145,7 +137,7 @@ class _Builder:
         for p, following in enumerate(self.successors):
             successors[p, : len(following)] = following[:MAX_SUCCESSORS]
         return Paths(
-            points=points, heading=heading, limit_mps=limit, table=segment_table(points, heading, limit),
+            points=points, heading=heading, table=segment_table(points, heading, limit),
             start=np.cumsum(count) - count, count=count, spacing_m=spacing, length_m=spacing * (count - 1),
             successors=successors, choice=_choice(successors, kind, turn), conflict=self._conflicts(kind, node),
             **columns,

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from world_model.simulator.choices import hash_unit
 from world_model.simulator.state import Bools, Floats, Ints
 from world_model.simulator.town.junctions import derive_paths
-from world_model.simulator.town.paths import CONNECTOR, Paths
+from world_model.simulator.town.paths import CONNECTOR, Paths, hash_unit
 from world_model.simulator.town.streets import Street, draw_edges, draw_street
 
 NODES_A_SIDE, BORDER_M = 4, 64.0
@@ -20,21 +19,14 @@ CYCLE_S, GREEN_S, CLEARANCE_S = 25.0, 10.5, 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """Streets and paths of one town.
+    """Streets and paths of one town with N junctions."""
 
-    Args:
-        nodes: (N, 2) places of the junctions, metres.
-        streets: between two nodes each. paths: all that is travelled on.
-        degree: (N,) streets at a junction. signalled: (N,) whether it has traffic lights.
-        phase_s: (N,) start of a junction's signal cycle.
-    """
-
-    nodes: Floats
-    streets: tuple[Street, ...]
-    paths: Paths
-    degree: Ints
-    signalled: Bools
-    phase_s: Floats
+    nodes: Floats  # (N, 2) places of the junctions, metres
+    streets: tuple[Street, ...]  # between two nodes each
+    paths: Paths  # all that is travelled on
+    degree: Ints  # (N,) streets at a junction
+    signalled: Bools  # (N,) whether it has traffic lights
+    phase_s: Floats  # (N,) start of a junction's signal cycle
 
     def red(self, connector: Ints, time_s: float) -> Bools:
         """Whether a junction's signal stops traffic into ``connector`` (any paths; only connectors are ever red)."""

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 
 from world_model.core.grid import CLASS_ID, DRIVEABLE, FREE, OCC3D
 from world_model.simulator.polylines import beside, headings, into, offset, wrap
-from world_model.simulator.state import Bools, Float32s, Floats
+from world_model.simulator.state import Float32s, Floats
 from world_model.simulator.town.network import Network
 from world_model.simulator.town.paths import CONNECTOR
 from world_model.simulator.town.streets import Street, widest_at_nodes
@@ -29,23 +27,9 @@ LEVELS = OCC3D.shape[2]
 GROUND_LEVEL = 2
 OTHER_FLAT, SIDEWALK, TERRAIN = (CLASS_ID[n] for n in ("other_flat", "sidewalk", "terrain"))
 MANMADE, VEGETATION = CLASS_ID["manmade"], CLASS_ID["vegetation"]
-Plot = tuple[slice, slice, Float32s]
-"""Cells around a rectangle, and their inward distance from its border in metres (negative outside)."""
-
-
-def paint(network: Network, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8], list[Floats]]:
-    """Draw a town around its streets.
-
-    Returns:
-        columns (X, Y, 16), occluder (X, Y) and parking-lot slots (each (n, 3)), as in ``Town``.
-    """
-    painter = _Painter(rng)
-    painter.streets(network)
-    painter.lots(network)
-    painter.surfaces()
-    painter.greenery(network)
-    painter.raise_ground()
-    return painter.columns, painter.occluder, painter.slots
+CENTRES_M = ((np.arange(CELLS) + 0.5) * CELL_M).astype(np.float32)
+Window = tuple[slice, slice]
+"""A rectangle of cells."""
 
 
 def smooth_noise(rng: np.random.Generator, scale_cells: float) -> Float32s:
@@ -62,35 +46,36 @@ def smooth_noise(rng: np.random.Generator, scale_cells: float) -> Float32s:
     return noise
 
 
-def window(x: float, y: float, half_x_m: float, half_y_m: float) -> tuple[slice, slice, Float32s, Float32s]:
+def window(x: float, y: float, half_x_m: float, half_y_m: float) -> tuple[Window, Float32s, Float32s]:
     """Cells within a rectangle of these half extents around a point in metres.
 
     Returns:
-        Two slices of the map, and the offsets (n, 1), (1, m) of the cells' centres from the point in metres.
+        Where they lie in the map, and the offsets (n, 1), (1, m) of their centres from the point in metres.
     """
-    low_i, low_j = max(0, int((x - half_x_m) / CELL_M)), max(0, int((y - half_y_m) / CELL_M))
-    high_i, high_j = min(CELLS, int((x + half_x_m) / CELL_M) + 1), min(CELLS, int((y + half_y_m) / CELL_M) + 1)
-    u, v = _centres()[low_i:high_i] - np.float32(x), _centres()[low_j:high_j] - np.float32(y)
-    return slice(low_i, high_i), slice(low_j, high_j), u[:, None], v[None]
+    i, j = (
+        slice(max(0, int((p - half) / CELL_M)), min(CELLS, int((p + half) / CELL_M) + 1))
+        for p, half in ((x, half_x_m), (y, half_y_m))
+    )
+    return (i, j), (CENTRES_M[i] - np.float32(x))[:, None], (CENTRES_M[j] - np.float32(y))[None]
 
 
-@lru_cache(maxsize=1)
-def _centres() -> Float32s:
-    return ((np.arange(CELLS) + 0.5) * CELL_M).astype(np.float32)
-
-
-def _rectangle(x: float, y: float, yaw: float, length: float, width: float) -> Plot:
+def rectangle(x: float, y: float, yaw: float, length: float, width: float) -> tuple[Window, Float32s]:
+    """Cells around a rectangle, and their inward distance from its border in metres (negative outside)."""
     half = 0.5 * np.hypot(length, width) + 0.5
-    i, j, u, v = window(x, y, half, half)
+    cells, u, v = window(x, y, half, half)
     along, aside = into(u, v, np.cos(yaw), np.sin(yaw))
-    return i, j, np.minimum(length / 2 - np.abs(along), width / 2 - np.abs(aside))
+    return cells, np.minimum(length / 2 - np.abs(along), width / 2 - np.abs(aside))
 
 
-class _Painter:
-    """Paints a town step by step; later steps respect what earlier ones built."""
+class Painter:
+    """Paints a town around its streets, step by step; later steps respect what earlier ones built.
 
-    def __init__(self, rng: np.random.Generator) -> None:
-        self.rng = rng
+    Attributes:
+        columns, occluder: (X, Y, 16) and (X, Y), as in ``Town``. slots: of parking lots, each (n, 3) x, y, yaw.
+    """
+
+    def __init__(self, network: Network, rng: np.random.Generator) -> None:
+        self.network, self.rng = network, rng
         self.slots: list[Floats] = []
         self.road = np.full((CELLS, CELLS), FAR_M, np.float32)  # metres beyond the kerb, negative on the road
         self.walk = np.full((CELLS, CELLS), FAR_M, np.float32)  # metres beyond the sidewalk's outer edge
@@ -98,16 +83,18 @@ class _Painter:
         self.built = np.zeros((CELLS, CELLS), bool)
         self.occluder = np.zeros((CELLS, CELLS), np.uint8)
         self.columns = np.full((CELLS, CELLS, LEVELS), FREE, np.uint8)
+        for step in (self._streets, self._lots, self._surfaces, self._greenery, self._raise_ground):
+            step()
 
-    def streets(self, network: Network) -> None:
+    def _streets(self) -> None:
         """Distance fields to kerbs and sidewalks of all streets and junctions."""
+        network, paths = self.network, self.network.paths
         for street in network.streets:
             width = street.sidewalk_m if self.rng.random() < 0.7 else 0.0
             self._band(street.line[::2], street.half_width_m, width)
-        radii = widest_at_nodes(network.streets, len(network.nodes))
-        for place, radius, degree in zip(network.nodes, radii, network.degree, strict=True):
-            self._band(place[None], radius + (1.5 if degree > 2 else 0.0), 2.0)
-        paths = network.paths
+        radii = widest_at_nodes(network.streets, len(network.nodes)) + 1.5 * (network.degree > 2)
+        for place, radius in zip(network.nodes, radii, strict=True):
+            self._band(place[None], radius, 2.0)
         for p in np.flatnonzero(paths.kind == CONNECTOR):
             self._band(paths.points[paths.start[p] : paths.start[p] + paths.count[p] : 2], 2.4, 2.0)
 
@@ -115,7 +102,7 @@ class _Painter:
         """Lower the distance fields around a band of paving through points (n, 2)."""
         margin = half + sidewalk + FIELD_M
         (x0, y0), (x1, y1) = (points.min(0) - margin).tolist(), (points.max(0) + margin).tolist()
-        i, j, u, v = window((x0 + x1) / 2, (y0 + y1) / 2, (x1 - x0) / 2, (y1 - y0) / 2)
+        cells, u, v = window((x0 + x1) / 2, (y0 + y1) / 2, (x1 - x0) / 2, (y1 - y0) / 2)
         nearest = np.full((len(u), v.shape[1]), 1e4, np.float32)
         across = np.arange(-math.ceil(margin / CELL_M), math.ceil(margin / CELL_M) + 1)
         for x, y in (points - ((x0 + x1) / 2, (y0 + y1) / 2)).tolist():
@@ -125,93 +112,76 @@ class _Painter:
             square = (u[a] - x) ** 2 + (v[:, b] - y) ** 2
             np.minimum(here, square, out=here)
         distance = np.sqrt(nearest) - np.float32(half)
-        np.minimum(self.road[i, j], distance, out=self.road[i, j])
-        np.minimum(self.walk[i, j], distance - np.float32(sidewalk), out=self.walk[i, j])
+        for field, beyond in ((self.road[cells], distance), (self.walk[cells], distance - np.float32(sidewalk))):
+            np.minimum(field, beyond, out=field)
 
-    def lots(self, network: Network) -> None:
+    def _lots(self) -> None:
         """Buildings, parking lots, walls and plazas along both sides of every street."""
         dense = self.rng.uniform(0.55, 0.95)
-        for street in network.streets:
-            setback = self.rng.choice([0.6, 2.0, 5.0, 9.0], p=[0.3, 0.3, 0.25, 0.15])
+        for street in self.network.streets:
+            setback = float(self.rng.choice([0.6, 2.0, 5.0, 9.0], p=[0.3, 0.3, 0.25, 0.15]))
             for side in (1, -1):
-                self._lots_along(street, side, float(setback), dense)
+                self._lots_along(street, side, setback, dense)
 
     def _lots_along(self, street: Street, side: int, setback: float, dense: float) -> None:
-        rng, s = self.rng, float(self.rng.uniform(0, 8))
-        yaw = headings(street.line)
+        rng, s, yaw = self.rng, float(self.rng.uniform(0, 8)), headings(street.line)
         while s < len(street.line):
             front, depth = rng.uniform(10, 32), rng.uniform(9, 20)
             k = min(int(s + front / 2), len(street.line) - 1)
             away = street.half_width_m + street.sidewalk_m + setback + rng.uniform(0, 1.5) + depth / 2
             x, y = beside(street.line[k, 0], street.line[k, 1], yaw[k], side * away)
             kind = rng.random()
-            if kind < dense:
-                placed = self._building(x, y, yaw[k], front, depth)
-            elif kind < dense + 0.12:
-                placed = self._parking_lot(x, y, yaw[k], max(front, 18.0), depth, side)
+            is_building, is_lot = kind < dense, dense <= kind < dense + 0.12
+            width = max(front, 18.0) if is_lot else front
+            cells, inward = rectangle(x, y, yaw[k], width, depth)
+            inside, built, margin = inward > 0, self.built[cells], 0.4 if is_building else 0.0
+            if not inside.any() or (self.walk[cells][inside] <= margin).any() or built[inside].any():
+                s += 4.0  # taken, or too close to a sidewalk
+                continue
+            built |= inside
+            if is_building:
+                self._building(cells, inward)
+            elif is_lot:
+                self._parking_lot(x, y, yaw[k], width, depth, side)
             else:
-                placed = self._garden(x, y, yaw[k], front, depth)
-            s += front + rng.uniform(1.0, 9.0) if placed else 4.0
+                self._garden(cells, inward)
+            s += front + rng.uniform(1.0, 9.0)
 
-    def _claim(self, plot: Plot, margin: float) -> bool:
-        """Build on a plot, if it is free and at least ``margin`` metres beyond the sidewalk."""
-        i, j, inward = plot
-        inside = inward > 0
-        if not inside.any() or (self.walk[i, j][inside] <= margin).any() or self.built[i, j][inside].any():
-            return False
-        self.built[i, j] |= inside
-        return True
-
-    def _building(self, x: float, y: float, yaw: float, front: float, depth: float) -> bool:
-        i, j, inward = plot = _rectangle(x, y, yaw, front, depth)
-        if not self._claim(plot, 0.4):
-            return False
-        inside = inward > 0
+    def _building(self, cells: Window, inward: Float32s) -> None:
+        columns, inside = self.columns[cells], inward > 0
         top = int(np.clip(self.rng.normal(17, 5), 7, LEVELS))
-        self.columns[i, j][inside & (inward <= 1.05), GROUND_LEVEL:top] = MANMADE
+        columns[inside & (inward <= 1.05), GROUND_LEVEL:top] = MANMADE
         if top < LEVELS:
-            self.columns[i, j][inside, top - 1] = MANMADE
+            columns[inside, top - 1] = MANMADE
         if self.rng.random() < 0.35:  # an awning or balcony along the whole front
             level = int(self.rng.integers(8, 11))
-            self.columns[i, j][(inward > -1.2) & (inward <= 0) & (self.walk[i, j] > 0), level] = MANMADE
-        self.occluder[i, j][inside] = top
-        self.ground[i, j][inside] = FREE
-        return True
+            columns[(inward > -1.2) & (inward <= 0) & (self.walk[cells] > 0), level] = MANMADE
+        self.occluder[cells][inside] = top
+        self.ground[cells][inside] = FREE
 
-    def _parking_lot(self, x: float, y: float, yaw: float, front: float, depth: float, side: int) -> bool:
+    def _parking_lot(self, x: float, y: float, yaw: float, width: float, depth: float, side: int) -> None:
         """A paved lot with rows of slots and a way to the street."""
-        i, j, inward = plot = _rectangle(x, y, yaw, front, depth)
-        if not self._claim(plot, 0.0):
-            return False
-        self.ground[i, j][inward > 0] = DRIVEABLE
-        i, j, inward = _rectangle(*beside(x, y, yaw, -side * depth / 2), yaw, 6.0, 14.0)
-        self.ground[i, j][(inward > 0) & ~self.built[i, j]] = DRIVEABLE
-        u, v = np.meshgrid(
-            np.arange(-front / 2 + 2, front / 2 - 1.5, 2.8),
-            (-depth / 2 + 2.8, depth / 2 - 2.8)[: 1 + (depth > 14)],
-            indexing="ij",
-        )
-        u, v, c, s = u.ravel(), v.ravel(), np.cos(yaw), np.sin(yaw)
-        facing = np.where(self.rng.random(len(u)) < 0.5, 1, -1)
+        cells, inward = rectangle(x, y, yaw, width, depth)
+        self.ground[cells][inward > 0] = DRIVEABLE
+        cells, inward = rectangle(*beside(x, y, yaw, -side * depth / 2), yaw, 6.0, 14.0)
+        self.ground[cells][(inward > 0) & ~self.built[cells]] = DRIVEABLE
+        rows = (-depth / 2 + 2.8, depth / 2 - 2.8)[: 1 + (depth > 14)]
+        u, v = (a.ravel() for a in np.meshgrid(np.arange(-width / 2 + 2, width / 2 - 1.5, 2.8), rows, indexing="ij"))
+        c, s, facing = np.cos(yaw), np.sin(yaw), np.where(self.rng.random(len(u)) < 0.5, 1, -1)
         self.slots.append(np.column_stack([x + u * c - v * s, y + u * s + v * c, wrap(yaw + np.pi / 2 * facing)]))
-        return True
 
-    def _garden(self, x: float, y: float, yaw: float, front: float, depth: float) -> bool:
+    def _garden(self, cells: Window, inward: Float32s) -> None:
         """Fence, wall or hedge around a patch of terrain or paving."""
-        i, j, inward = plot = _rectangle(x, y, yaw, front, depth)
-        if not self._claim(plot, 0.0):
-            return False
         style = self.rng.random()
         if style < 0.15:
-            self.ground[i, j][inward > 0] = OTHER_FLAT
+            self.ground[cells][inward > 0] = OTHER_FLAT
         elif style < 0.9:
             what, top, thick = (MANMADE, 6, 0.45) if style < 0.55 else (VEGETATION, int(self.rng.integers(5, 8)), 1.0)
             rim = (inward > 0) & (inward <= thick)
-            self.columns[i, j][rim, GROUND_LEVEL + 1 : top] = what
-            self.occluder[i, j][rim] = top
-        return True
+            self.columns[cells][rim, GROUND_LEVEL + 1 : top] = what
+            self.occluder[cells][rim] = top
 
-    def surfaces(self) -> None:
+    def _surfaces(self) -> None:
         """Ground classes: roads over sidewalks over what lies beyond."""
         patch = smooth_noise(self.rng, 40)
         open_ground = ~self.built & (self.walk >= 0)
@@ -220,10 +190,10 @@ class _Painter:
         self.ground[(self.walk < 0) & (self.ground != DRIVEABLE)] = SIDEWALK
         self.ground[self.road < 0] = DRIVEABLE
 
-    def greenery(self, network: Network) -> None:
+    def _greenery(self) -> None:
         """Street trees, poles, garden trees and bushes."""
         rng = self.rng
-        for street in network.streets:
+        for street in self.network.streets:
             spacing = rng.uniform(7, 14) if rng.random() < 0.6 else rng.uniform(14, 30)
             for side in (1, -1):
                 line = offset(street.line, side * (street.half_width_m + max(street.sidewalk_m, 1.0) + 0.5))
@@ -235,7 +205,7 @@ class _Painter:
                     self._stamp(x, y, 0.25, MANMADE, GROUND_LEVEL, LEVELS, 0)
         places = rng.uniform(20, TOWN_SIZE_M - 20, (4200, 2))
         i, j = (places / CELL_M).astype(np.int64).T
-        open_ground = (self.road[i, j] > 0.3) & (self.ground[i, j] != DRIVEABLE) & (self.ground[i, j] != FREE)
+        open_ground = (self.road[i, j] > 0.3) & np.isin(self.ground[i, j], (SIDEWALK, TERRAIN, OTHER_FLAT))
         for x, y in places[open_ground].tolist():
             if rng.random() < 0.2:
                 self._tree(x, y)
@@ -243,32 +213,31 @@ class _Painter:
                 self._stamp(x, y, rng.uniform(0.6, 1.8), VEGETATION, GROUND_LEVEL + 1, int(rng.integers(4, 8)), 3)
 
     def _allowed(self, x: float, y: float) -> bool:
+        """Whether something may stand at a place: it lies in the town, beside its roads and buildings."""
         i, j = int(x / CELL_M), int(y / CELL_M)
-        if not (0 <= i < CELLS and 0 <= j < CELLS):
-            return False
-        return bool(self.road[i, j] > 0.3 and self.ground[i, j] in (SIDEWALK, TERRAIN, OTHER_FLAT))
+        inside = 0 <= i < CELLS and 0 <= j < CELLS
+        return inside and bool(self.road[i, j] > 0.3) and self.ground[i, j] in (SIDEWALK, TERRAIN, OTHER_FLAT)
 
     def _stamp(self, x: float, y: float, radius: float, what: int, low: int, high: int, opaque: int) -> None:
         """A round column of one class, where it is allowed; its lowest ``opaque`` levels stop LiDAR rays."""
-        if not self._allowed(x, y):
-            return
-        i, j, u, v = window(x, y, radius + 0.5, radius + 0.5)
-        inside: Bools = (u * u + v * v <= max(radius, 0.29) ** 2) & (self.road[i, j] > 0)
-        self.columns[i, j][inside, low:high] = what
-        self.occluder[i, j][inside] = np.maximum(self.occluder[i, j][inside], opaque)
+        if self._allowed(x, y):
+            cells, u, v = window(x, y, radius + 0.5, radius + 0.5)
+            inside = (u * u + v * v <= max(radius, 0.29) ** 2) & (self.road[cells] > 0)
+            self.columns[cells][inside, low:high] = what
+            np.maximum(self.occluder[cells], opaque, out=self.occluder[cells], where=inside)
 
     def _tree(self, x: float, y: float) -> None:
         if not self._allowed(x, y):
             return
-        radius, centre, tall = self.rng.uniform(1.0, 2.6), self.rng.uniform(2.6, 4.6), self.rng.uniform(1.2, 2.4)
-        i, j, u, v = window(x, y, radius + 0.5, radius + 0.5)
+        radius, centre, tall = (self.rng.uniform(*limits) for limits in ((1.0, 2.6), (2.6, 4.6), (1.2, 2.4)))
+        cells, u, v = window(x, y, radius + 0.5, radius + 0.5)
         z = (np.arange(LEVELS) + 0.5) * CELL_M + OCC3D.lower_m[2]
         r2 = ((u * u + v * v) / radius**2)[..., None] + ((z - centre) / tall) ** 2
-        crown = (r2 <= 1) & (self.columns[i, j] == FREE) & (self.ground[i, j] != FREE)[..., None]
-        self.columns[i, j][crown] = VEGETATION
+        crown = (r2 <= 1) & (self.columns[cells] == FREE) & (self.ground[cells] != FREE)[..., None]
+        self.columns[cells][crown] = VEGETATION
         self._stamp(x, y, 0.3, VEGETATION, GROUND_LEVEL, max(int((centre + 1) / CELL_M), 4), 0)
 
-    def raise_ground(self) -> None:
+    def _raise_ground(self) -> None:
         """Write the ground voxel of each column; terrain undulates by one level."""
         hills = smooth_noise(self.rng, 16)
         hills += np.minimum(self.walk, 8) * np.float32(0.12)

@@ -16,23 +16,14 @@ Edge = tuple[int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Street:
-    """A street between two junctions.
+    """A street between two junctions."""
 
-    Args:
-        ends: the two node numbers.
-        line: (n, 2) centre-line from node to node, about 1 m between points, metres.
-        lanes: lanes in each direction.
-        half_width_m: centre-line to kerb, parking strip included.
-        parking: whether parking strips lie along both kerbs.
-        sidewalk_m: width of the sidewalks.
-    """
-
-    ends: Edge
-    line: Floats
-    lanes: int
-    half_width_m: float
-    parking: bool
-    sidewalk_m: float
+    ends: Edge  # the two node numbers
+    line: Floats  # (n, 2) centre-line from node to node, about 1 m between points, metres
+    lanes: int  # in each direction
+    half_width_m: float  # centre-line to kerb, parking strip included
+    parking: bool  # whether parking strips lie along both kerbs
+    sidewalk_m: float  # width of the sidewalks
 
 
 def draw_street(nodes: Floats, ends: Edge, rng: np.random.Generator, wide: float) -> Street:
@@ -71,13 +62,8 @@ def draw_edges(n: int, rng: np.random.Generator, drop: float) -> list[Edge]:
 
 def _well_connected(edges: list[Edge], nodes: int) -> bool:
     """Whether every node has two neighbours and can be reached from the first one."""
-    near: list[list[int]] = [[] for _ in range(nodes)]
-    for a, b in edges:
-        near[a].append(b)
-        near[b].append(a)
-    reached, stack = {0}, [0]
-    while stack:
-        new = set(near[stack.pop()]) - reached
-        reached |= new
-        stack += new
-    return len(reached) == nodes and min(len(x) for x in near) >= 2
+    near = [{node for edge in edges if n in edge for node in edge} for n in range(nodes)]
+    reached = {0}
+    for _ in range(nodes):
+        reached |= {node for n in reached for node in near[n]}
+    return len(reached) == nodes and min(map(len, near)) > 2

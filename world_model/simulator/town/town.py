@@ -1,8 +1,4 @@
-"""A procedural town, rasterised once into a global voxel map, so that a frame is one gather.
-
-The map is a square of 0.4 m columns with the 16 height levels of the Occ3D grid. Ground lies at level 2. Parked cars,
-cones and barriers are not part of it: they are agents, because every scene has its own.
-"""
+"""A procedural town, rasterised once into a global voxel map, so that a frame is one gather."""
 
 from __future__ import annotations
 
@@ -17,27 +13,22 @@ from numpy.typing import NDArray
 from world_model.simulator.polylines import headings, offset, wrap
 from world_model.simulator.state import Floats
 from world_model.simulator.town.network import Network, build_network
-from world_model.simulator.town.painting import TOWN_SIZE_M, paint
+from world_model.simulator.town.painting import TOWN_SIZE_M, Painter
 from world_model.simulator.town.streets import Street
 
 
 @dataclass(frozen=True, kw_only=True)
 class Town:
-    """One town.
+    """One town: a map of X x Y columns with ground at level 2; cell (i, j) covers [0.4 i, 0.4 (i+1)) m, global axes.
 
-    Args:
-        network: streets and paths.
-        columns: (X, Y, 16) uint8 class of every static voxel, global axes, cell (i, j) covers [0.4 i, 0.4 (i+1)) m.
-        occluder: (X, Y) uint8, height in levels up to which the column is opaque for a LiDAR (0 = ground only).
-        slots: (n, 3) places for parked vehicles: x, y, yaw.
-        works: (m, 4) possible roadworks on kerbs: x, y, yaw of the street, length in m.
+    Parked cars, cones and barriers are agents, not part of it, because every scene has its own.
     """
 
-    network: Network
-    columns: NDArray[np.uint8]
-    occluder: NDArray[np.uint8]
-    slots: Floats
-    works: Floats
+    network: Network  # streets and paths
+    columns: NDArray[np.uint8]  # (X, Y, 16) class of every static voxel
+    occluder: NDArray[np.uint8]  # (X, Y) levels up to which the column is opaque for a LiDAR (0 = ground only)
+    slots: Floats  # (n, 3) places for parked vehicles: x, y, yaw
+    works: Floats  # (m, 4) possible roadworks on kerbs: x, y, yaw of the street, length in m
 
 
 _alive: WeakValueDictionary[tuple[int, int], Town] = WeakValueDictionary()
@@ -55,10 +46,11 @@ def build_town(seed: int, town_id: int) -> Town:
 def _build_town(seed: int, town_id: int) -> Town:
     rng = np.random.default_rng([seed, town_id, 101])
     network = build_network(rng, TOWN_SIZE_M)
-    columns, occluder, lots = paint(network, rng)
-    columns.setflags(write=False)
-    slots = np.concatenate([np.zeros((0, 3)), *_kerb_slots(network), *lots])
-    return Town(network=network, columns=columns, occluder=occluder, slots=slots, works=_works(network, rng))
+    painter = Painter(network, rng)
+    painter.columns.setflags(write=False)
+    slots = np.concatenate([np.zeros((0, 3)), *_kerb_slots(network), *painter.slots])
+    works = _works(network, rng)
+    return Town(network=network, columns=painter.columns, occluder=painter.occluder, slots=slots, works=works)
 
 
 def _kerbs(network: Network, parking_m: float, other_m: float) -> Iterator[tuple[Street, Floats, Floats]]:
@@ -69,10 +61,12 @@ def _kerbs(network: Network, parking_m: float, other_m: float) -> Iterator[tuple
             yield street, line, headings(street.line) + (0 if side == 1 else np.pi)
 
 
-def _kerb_slots(network: Network) -> list[Floats]:
+def _kerb_slots(network: Network) -> Iterator[Floats]:
     """(n, 3) x, y, yaw of the places along each kerb with a parking strip."""
-    middle = [(s, line, h, slice(22, max(23, len(line) - 22), 6)) for s, line, h in _kerbs(network, 1.2, 1.2)]
-    return [np.column_stack([line[part], wrap(h[part])]) for street, line, h, part in middle if street.parking]
+    for street, line, heading in _kerbs(network, 1.2, 1.2):
+        if street.parking:
+            part = slice(22, max(23, len(line) - 22), 6)
+            yield np.column_stack([line[part], wrap(heading[part])])
 
 
 def _works(network: Network, rng: np.random.Generator) -> Floats:

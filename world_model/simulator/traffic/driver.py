@@ -72,10 +72,7 @@ def relocate(ego: Ego, paths: Paths) -> Ego:
     path, (x, y), heading = int(owner[k]), paths.points[k], float(paths.heading[k])
     dx, dy, c, sine = ego.x - x, ego.y - y, np.cos(heading), np.sin(heading)
     s = (k - paths.start[path]) * paths.spacing_m[path] + c * dx + sine * dy
-    if path == ego.path:
-        route = ego.route
-    else:
-        following = ego.route[1] if path == ego.route[0] else paths.likeliest_successor(path)
-        route = (following, paths.likeliest_successor(following))
+    following = ego.route[1] if path == ego.route[0] else paths.likeliest_successor(path)
+    route = ego.route if path == ego.path else (following, paths.likeliest_successor(following))
     s = float(np.clip(s, 0, paths.length_m[path]))
     return replace(ego, path=path, s=s, offset_m=float(sine * dx - c * dy), route=route)

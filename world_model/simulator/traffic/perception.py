@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from world_model.simulator.polylines import beside
 from world_model.simulator.state import Bools, Floats, Motion
 from world_model.simulator.town.network import Network
 from world_model.simulator.town.paths import CONNECTOR, LANE, Paths
@@ -18,10 +17,6 @@ from world_model.simulator.town.paths import CONNECTOR, LANE, Paths
 AHEAD_M = np.arange(14) * 2.5 + 0.4
 """Distances in front of the bumper at which the path is watched."""
 MIDDLE = 7
-EASE_MPS2 = 1.3
-"""Braking with which drivers approach a bend."""
-BEND_POINTS = 10
-"""Points ahead that are searched for bends."""
 SIDE_M, PERSON_M = 0.3, 0.6
 """Clearance that a driver wants on either side, and radius of a person."""
 NEAR_JUNCTION_M = 28.0
@@ -33,46 +28,25 @@ PATIENCE_S = 6.0
 
 @dataclass(frozen=True, kw_only=True)
 class Drivers:
-    """Active drivers during one step; ``motion`` holds views that each substep changes.
-
-    Args:
-        length, width: (n,) metres. front: (n,) centre of motion to the front bumper.
-        lateral: (n,) offset to the right of the path. desired: (n,) m/s.
-        motion: places and motion.
-    """
+    """Active drivers during one step: metres and m/s, each (n,)."""
 
     length: Floats
     width: Floats
-    front: Floats
-    lateral: Floats
-    desired: Floats
-    motion: Motion
+    front: Floats  # from the centre of motion to the front bumper
+    lateral: Floats  # offset to the right of the path
+    desired: Floats  # speed on a free road
+    motion: Motion  # views that each substep changes
 
 
 @dataclass(kw_only=True)
 class Percept:
-    """What each driver (n,) knows until it perceives again; distances in metres, speeds in m/s.
+    """What each driver (n,) knows until it perceives again."""
 
-    Args:
-        gap_m, lead_mps: to the first obstacle on the path (inf if none), and its speed along the path.
-        line_m: to a line where it has to stop (inf if none). is_red: whether a red light holds it.
-        bend_mps: the speed that the bends ahead allow.
-    """
-
-    gap_m: Floats
-    lead_mps: Floats
-    line_m: Floats
-    is_red: Bools
-    bend_mps: Floats
-
-
-def perceive(network: Network, rows: Drivers, walkers_xy: Floats, time_s: float) -> Percept:
-    """What drivers know at one moment; ``walkers_xy`` (w, 2) are the people on the road."""
-    ahead = points_ahead(network.paths, rows)
-    bend = np.sqrt((ahead[3] ** 2 + 2 * EASE_MPS2 * AHEAD_M)[:, :BEND_POINTS].min(1))
-    gap, lead = leaders(rows, ahead, walkers_xy)
-    line, is_red = stop_lines(network, rows, time_s)
-    return Percept(gap_m=gap, lead_mps=lead, line_m=line, is_red=is_red, bend_mps=bend)
+    gap_m: Floats  # to the first obstacle on the path, inf if none
+    lead_mps: Floats  # speed of the obstacle along the path
+    line_m: Floats  # to a line where it has to stop, inf if none
+    is_red: Bools  # whether a red light holds it
+    bend_mps: Floats  # the speed that the bends ahead allow
 
 
 def points_ahead(paths: Paths, rows: Drivers) -> tuple[Floats, Floats, Floats, Floats]:
@@ -90,7 +64,9 @@ def points_ahead(paths: Paths, rows: Drivers) -> tuple[Floats, Floats, Floats, F
             there = np.where(beyond, m.route[leaves, hop, None], there)
         path[leaves], s[leaves] = there, along
     x, y, heading, limit = paths.locate(path, s)
-    return *beside(x, y, heading, rows.lateral[:, None]), heading, limit
+    x += rows.lateral[:, None] * np.sin(heading)
+    y -= rows.lateral[:, None] * np.cos(heading)
+    return x, y, heading, limit
 
 
 def leaders(rows: Drivers, ahead: tuple[Floats, ...], walkers_xy: Floats) -> tuple[Floats, Floats]:

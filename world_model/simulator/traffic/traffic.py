@@ -1,8 +1,7 @@
 """Traffic: vehicles that follow lanes with headway, signals and right of way, pedestrians that walk and cross.
 
-Car following is the Intelligent Driver Model (Treiber, Hennecke, Helbing, Phys. Rev. E 62, 2000). All agents near the
-ego are gathered once a step into one set of arrays: walkers, then vehicles, then the ego; a substep is a few operations
-on all of them.
+Car following is the Intelligent Driver Model (Treiber, Hennecke, Helbing, Phys. Rev. E 62, 2000). Agents near the ego
+are gathered once a step into one set of arrays; a substep is a few operations on all of them.
 """
 
 from __future__ import annotations
@@ -16,12 +15,13 @@ from world_model.simulator.polylines import beside
 from world_model.simulator.state import Agents, Ego, Floats, Ints, Keys, Motion
 from world_model.simulator.town.network import Network
 from world_model.simulator.town.paths import CROSSING, Paths
-from world_model.simulator.traffic import perception
-from world_model.simulator.traffic.perception import Drivers, Percept
+from world_model.simulator.traffic.perception import AHEAD_M, Drivers, Percept, leaders, points_ahead, stop_lines
 
 PEDESTRIAN = CLASS_ID["pedestrian"]
 ACTIVE_M = 90.0
 """Agents further from the ego than this stand still, out of sight."""
+EASE_MPS2, BEND_POINTS = 1.3, 10
+"""Braking with which drivers approach a bend, and points ahead that are searched for bends."""
 ACCELERATION, BRAKE, HEADWAY_S, STANDSTILL_M = 2.2, 2.8, 1.25, 2.2
 LINE_M = STANDSTILL_M - 0.8
 """Drivers stop closer to a line than to a bumper: so much is added to the distance to a line."""
@@ -29,25 +29,17 @@ LINE_M = STANDSTILL_M - 0.8
 
 @dataclass(frozen=True, kw_only=True)
 class Active:
-    """All that moves during one step: walkers, vehicles, and in the last row the ego.
+    """All that moves during one step: w walkers, vehicles, and in the last row the ego."""
 
-    Args:
-        ids: (m,) agents; the ego has none. walkers: how many of them walk.
-        motion: (m + 1) rows, changed by every substep. drivers: vehicles and ego, views into ``motion``.
-        lateral: (m + 1,) offset to the right of the path. desired: (w,) walking speed.
-        key: (m + 1,) what seeds choices.
-        trailer, tractor: rows of towed trailers and of the vehicles that tow them.
-    """
-
-    ids: Ints
-    walkers: int
-    motion: Motion
-    drivers: Drivers
-    lateral: Floats
-    desired: Floats
-    key: Keys
-    trailer: Ints
-    tractor: Ints
+    ids: Ints  # (m,) agents; the ego has none
+    walkers: int  # how many of them walk
+    motion: Motion  # (m + 1) rows, changed by every substep
+    drivers: Drivers  # vehicles and ego, views into ``motion``
+    lateral: Floats  # (m + 1,) offset to the right of the path, metres
+    desired: Floats  # (w,) walking speed, m/s
+    key: Keys  # (m + 1,) what seeds choices
+    trailer: Ints  # rows of towed trailers
+    tractor: Ints  # rows of the vehicles that tow them
 
 
 def gather(agents: Agents, motion: Motion, ego: Ego, ego_key: np.uint64) -> Active:
@@ -61,15 +53,13 @@ def gather(agents: Agents, motion: Motion, ego: Ego, ego_key: np.uint64) -> Acti
     walkers, vehicles = np.flatnonzero(near & person), np.flatnonzero(near & ~person)
     ids, w, row = np.concatenate([walkers, vehicles]), len(walkers), _ego_row(ego)
     both = Motion(**{k: np.concatenate([v[ids], [row[k]]]) for k, v in vars(motion).items()})
-    size, lateral = agents.size_m[vehicles], np.append(agents.lateral_m[ids], ego.offset_m)
+    lateral = np.append(agents.lateral_m[ids], ego.offset_m)
+    length, width = np.vstack([agents.size_m[vehicles, :2], (EGO_LENGTH_M, EGO_WIDTH_M)]).T.copy()
     drivers = Drivers(
-        length=np.append(size[:, 0], EGO_LENGTH_M),
-        width=np.append(size[:, 1], EGO_WIDTH_M),
-        front=np.append(size[:, 0] / 2, EGO_LENGTH_M - EGO_REAR_OVERHANG_M),
-        lateral=lateral[w:],
-        desired=np.append(agents.desired_mps[vehicles], ego.desired_mps),
+        length=length, width=width, front=np.append(length[:-1] / 2, EGO_LENGTH_M - EGO_REAR_OVERHANG_M),
+        lateral=lateral[w:], desired=np.append(agents.desired_mps[vehicles], ego.desired_mps),
         motion=Motion(**{k: v[w:] for k, v in vars(both).items()}),
-    )
+    )  # fmt: skip
     return Active(
         ids=ids, walkers=w, motion=both, drivers=drivers, lateral=lateral, desired=agents.desired_mps[walkers],
         key=np.append(agents.key[ids], ego_key),
@@ -98,21 +88,19 @@ def scatter(active: Active, motion: Motion) -> None:
 
 def perceive(network: Network, active: Active, time_s: float) -> Percept:
     """What all drivers perceive now."""
-    m, w = active.motion, active.walkers
+    m, w, rows = active.motion, active.walkers, active.drivers
     on_road = network.paths.kind[m.path[:w]] == CROSSING
-    return perception.perceive(network, active.drivers, m.xy[:w][on_road], time_s)
+    ahead = points_ahead(network.paths, rows)
+    gap, lead = leaders(rows, ahead, m.xy[:w][on_road])
+    line, is_red = stop_lines(network, rows, time_s)
+    bend = np.sqrt((ahead[3] ** 2 + 2 * EASE_MPS2 * AHEAD_M)[:, :BEND_POINTS].min(1))
+    return Percept(gap_m=gap, lead_mps=lead, line_m=line, is_red=is_red, bend_mps=bend)
 
 
 def choose_speeds(paths: Paths, active: Active, percept: Percept, h: float) -> None:
-    """Every agent chooses a speed for the next ``h`` seconds, in place."""
-    _drive(active.drivers, percept, h)
-    active.motion.speed[active.trailer] = active.motion.speed[active.tractor]
-    _walk(paths, active, h)
-
-
-def _drive(rows: Drivers, percept: Percept, h: float) -> None:
-    """Speed and waiting time of all drivers, and the distances that they remember, in place."""
-    m, desired = rows.motion, np.minimum(rows.desired, percept.bend_mps)
+    """Every agent chooses a speed for the next ``h`` seconds; drivers count how long they wait, all in place."""
+    rows, m = active.drivers, active.drivers.motion
+    desired = np.minimum(rows.desired, percept.bend_mps)
     a = idm(m.speed, desired, percept.gap_m, percept.lead_mps, percept.line_m + LINE_M)
     m.speed[:] = np.maximum(m.speed + a * h, 0)
     m.speed[(m.speed < 0.05) & (a < 0)] = 0
@@ -121,6 +109,8 @@ def _drive(rows: Drivers, percept: Percept, h: float) -> None:
     m.stuck_s[waiting] += h
     percept.gap_m -= (m.speed - percept.lead_mps) * h
     percept.line_m -= m.speed * h
+    active.motion.speed[active.trailer] = active.motion.speed[active.tractor]
+    _walk(paths, active, h)
 
 
 def idm(speed: Floats, desired: Floats, gap: Floats, lead: Floats, line: Floats) -> Floats:
@@ -158,7 +148,7 @@ def advance(paths: Paths, active: Active, h: float) -> tuple[float, float, float
     """Move all agents ``speed * h`` along their paths, in place, entering the next path at the end.
 
     Returns:
-        x, y, heading of the path under the ego; the ego driver decides the ego's own place and heading.
+        x, y, heading of the path under the ego. Its driver decides the ego's place and heading: see ``set_ego``.
     """
     m = active.motion
     m.s += m.speed * h
@@ -170,6 +160,6 @@ def advance(paths: Paths, active: Active, h: float) -> tuple[float, float, float
         m.hops[over] += 1
         m.route[over, 1] = paths.successor(m.route[over, 1], active.key[over], m.hops[over])
     x, y, yaw, _ = paths.locate(m.path, m.s)
-    m.xy[:-1, 0], m.xy[:-1, 1] = beside(x[:-1], y[:-1], yaw[:-1], active.lateral[:-1])
-    m.yaw[:-1] = yaw[:-1]
+    m.xy[:, 0], m.xy[:, 1] = beside(x, y, yaw, active.lateral)
+    m.yaw[:] = yaw
     return float(x[-1]), float(y[-1]), float(yaw[-1])

@@ -25,7 +25,7 @@ from world_model.evaluation.fidelity.actions import (
     pursuit,
     road_ends,
 )
-from world_model.simulator.traffic.arcs import GRIP_MPS2, MAX_CURVATURE, MAX_SPEED_MPS, arc
+from world_model.simulator.traffic.wild import GRIP_MPS2, MAX_CURVATURE, MAX_SPEED_MPS, arc
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 
 from world_model.core.files import DAMAGED_NPZ
 from world_model.core.grid import FREE, OCC3D
-from world_model.simulator.dataset.packing import label_bytes, npz_bytes
+from world_model.simulator.dataset.packing import npz_bytes
 from world_model.simulator.sensing.labels import Labels
 
 
@@ -23,7 +23,7 @@ def random_labels(seed: int) -> Labels:
 
 def test_numpy_and_zip_read_what_was_packed() -> None:
     labels = random_labels(0)
-    body = label_bytes(labels)
+    body = npz_bytes(vars(labels))
     with np.load(io.BytesIO(body), allow_pickle=False) as archive:
         assert archive.files == ["semantics", "mask_lidar", "mask_camera"]
         for name in archive.files:
@@ -35,8 +35,8 @@ def test_numpy_and_zip_read_what_was_packed() -> None:
 
 
 def test_equal_labels_give_equal_bytes_and_damage_is_found() -> None:
-    body = label_bytes(random_labels(1))
-    assert body == label_bytes(random_labels(1))
+    body = npz_bytes(vars(random_labels(1)))
+    assert body == npz_bytes(vars(random_labels(1)))
     broken = bytearray(body)
     broken[len(body) // 2] ^= 255
     with pytest.raises(DAMAGED_NPZ), np.load(io.BytesIO(bytes(broken))) as archive:

@@ -9,9 +9,8 @@ import pytest
 
 from world_model.core.grid import FREE
 from world_model.simulator import SimState, Simulator
+from world_model.simulator.sensing.cells import NX, NY, NZ, footprints, rotated_cells
 from world_model.simulator.sensing.crop import complete_labels, crop, near_agents, top_levels
-from world_model.simulator.sensing.footprints import NX, NY, NZ, footprints
-from world_model.simulator.sensing.rotate import rotated_cells
 from world_model.simulator.town.painting import GROUND_LEVEL
 from world_model.simulator.town.town import build_town
 

@@ -11,8 +11,8 @@ from world_model.core.grid import FREE, OCC3D
 from world_model.simulator import SimState, Simulator
 from world_model.simulator.sensing import labels as module
 from world_model.simulator.sensing import sensor
+from world_model.simulator.sensing.cells import NX, NY, NZ
 from world_model.simulator.sensing.crop import Crop, complete_labels, crop
-from world_model.simulator.sensing.footprints import NX, NY, NZ
 from world_model.simulator.town.painting import CELL_M
 from world_model.simulator.town.town import build_town
 

@@ -10,8 +10,8 @@ import pytest
 from world_model.core.grid import OCC3D
 from world_model.simulator import SimState, Simulator
 from world_model.simulator.sensing import sensor
+from world_model.simulator.sensing.cells import NX, NY
 from world_model.simulator.sensing.crop import crop
-from world_model.simulator.sensing.footprints import NX, NY
 from world_model.simulator.sensing.memory import FORGET_HEIGHT_M, FORGET_RANGE, blank_memory, remember
 from world_model.simulator.town.town import build_town
 

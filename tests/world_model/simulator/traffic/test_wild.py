@@ -11,12 +11,10 @@ import pytest
 from world_model.core.errors import ConfigError
 from world_model.data.index import SceneIndex
 from world_model.prepare import Prepare, prepare
-from world_model.simulator.dataset.calibration import report
+from world_model.simulator.dataset.calibration import report, write_picture
 from world_model.simulator.dataset.config import DatasetConfig, scene_states
 from world_model.simulator.dataset.export import identity, make_dataset, statistics_of
-from world_model.simulator.dataset.picture import write_picture
-from world_model.simulator.traffic.arcs import MAX_SPEED_MPS
-from world_model.simulator.traffic.wild import MANOEUVRES, NORMAL_STEPS, WILD_STEPS, is_wild, wild_motion
+from world_model.simulator.traffic.wild import MANOEUVRES, MAX_SPEED_MPS, NORMAL_STEPS, WILD_STEPS, wild_motion
 from world_model.worlds.rebuild import recorded_state
 
 CONFIG = DatasetConfig(scenes=4, seed=3, wild=0.5, val_fraction=0.25)
@@ -24,7 +22,8 @@ CONFIG = DatasetConfig(scenes=4, seed=3, wild=0.5, val_fraction=0.25)
 
 def test_the_share_is_spread_and_held_out_scenes_are_ordinary() -> None:
     for share in (0.0, 0.3, 0.5, 0.9):
-        wild = [is_wild(n, share) for n in range(1000)]
+        config = DatasetConfig(scenes=1000, wild=share, val_fraction=0.0)
+        wild = [config.is_wild(n) for n in range(1000)]
         assert abs(np.mean(wild) - share) < 0.002 and not wild[0]
     config = DatasetConfig(scenes=100, wild=0.9)
     assert sum(config.is_wild(n) for n in range(80)) == 72 and not any(config.is_wild(n) for n in range(80, 100))

@@ -1,8 +1,11 @@
-"""Boxes to columns: which cells of the grid lie under each of many boxes, in one pass over all of them."""
+"""Which cells: under boxes, and of another grid under the columns of the ego grid (nearest neighbour)."""
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
+from numpy.typing import NDArray
 
 from world_model.core.grid import OCC3D
 from world_model.simulator.state import Floats, Ints
@@ -12,6 +15,11 @@ MARGIN_M = 0.15
 """Labelled objects are a little wider than their boxes, as LiDAR labels are."""
 LEVEL_SINE = 1e-9
 """Sines and cosines smaller than this count as this, so that no edge of a box is exactly parallel to the grid."""
+FRACTION_BITS = 16
+"""Cell coordinates are fixed-point integers: one addition and one shift a column, equal on every machine."""
+FAR_CELLS = 16_000.0
+"""Distances to the other grid are clipped to this, so that 32 bits hold the sum; nothing overlaps that far away."""
+Cells = NDArray[np.int32]
 
 
 def footprints(xy: Floats, yaw: Floats, size_m: Floats) -> tuple[Ints, Ints]:
@@ -60,3 +68,37 @@ def _expand(start: Ints, stop: Ints) -> tuple[Ints, Ints]:
     count = stop - start
     owner = np.repeat(np.arange(len(count)), count)
     return owner, np.arange(len(owner)) + np.repeat(start - np.cumsum(count) + count, count)
+
+
+def rotated_cells(x: float, y: float, yaw: float, lower: tuple[float, ...]) -> tuple[Cells, Cells]:
+    """Cells of another grid under the centres of all ego columns.
+
+    Args:
+        x, y, yaw: pose of the ego in the other grid's frame, metres and rad.
+        lower: the other grid's lower corner, metres; its cells have the same size.
+
+    Returns:
+        i, j: (X, Y) int32, any sign.
+    """
+    one = 1 << FRACTION_BITS
+    scale, far = one / OCC3D.voxel_m, FAR_CELLS * one
+    c, s = math.cos(yaw) * scale, math.sin(yaw) * scale
+    u = OCC3D.lower_m[0] + OCC3D.voxel_m * (np.arange(NX)[:, None] + 0.5)
+    v = OCC3D.lower_m[1] + OCC3D.voxel_m * (np.arange(NY)[None] + 0.5)
+    origin_x, origin_y = (min(max((p - low) * scale, -far), far) for p, low in zip((x, y), lower))
+    i = np.rint(c * u + origin_x).astype(np.int32) - np.rint(s * v).astype(np.int32)
+    j = np.rint(s * u + origin_y).astype(np.int32) + np.rint(c * v).astype(np.int32)
+    i >>= FRACTION_BITS
+    j >>= FRACTION_BITS
+    return i, j
+
+
+def rotated_columns(x: float, y: float, yaw: float) -> NDArray[np.intp]:
+    """(X, Y) flat column ``i * NY + j`` of another ego's grid, in which the ego has this pose; NX * NY outside."""
+    i, j = rotated_cells(x, y, yaw, OCC3D.lower_m[:2])
+    # Seen as unsigned, negative numbers are large: one comparison a side finds what lies outside.
+    outside = (i.view(np.uint32) >= NX) | (j.view(np.uint32) >= NY)
+    i *= NY
+    i += j
+    i[outside] = NX * NY
+    return i.astype(np.intp)
