@@ -22,8 +22,8 @@ from torch import Tensor
 from ii_world_env import engine
 from ii_world_env.ego.route import points_at
 from ii_world_env.engine import CAUSES, TERMINATIONS, Engine, EngineConfig, State
+from ii_world_env.faces import forks
 from ii_world_env.faces.config import EnvConfig
-from ii_world_env.faces.forks import single_thread_after_fork
 from ii_world_env.faces.infos import NOTHING_NEAR_S, Columns
 from ii_world_env.faces.numbers import real_numbers
 from ii_world_env.faces.render import compose_frame
@@ -76,7 +76,7 @@ class Episodes:
     def __init__(
         self, config: EnvConfig, count: int = 1, *, limit: int | None = None, keep_paths: bool = False
     ) -> None:
-        single_thread_after_fork()
+        forks.single_thread_after_fork()
         self.config, self.count, self.limit = config, count, limit
         world = build_world(
             config.world,
@@ -166,7 +166,7 @@ class Episodes:
             OptionError: an option that does not fit.
             DataError: labels are missing or damaged.
         """
-        single_thread_after_fork()
+        forks.single_thread_after_fork()
         if any(isinstance(chosen, Mapping) and "state" in chosen for chosen in options):
             return self._kept_state(options)
         before = [rng.bit_generator.state for rng in rngs]
@@ -219,7 +219,8 @@ class Episodes:
         Args:
             actions: from `actions`.
         """
-        single_thread_after_fork()
+        if forks.pending:  # asked here, so that a step of any other process enters one file less
+            forks.single_thread_after_fork()
         state, result = self.engine.advance(self.state, actions)
         self._state = self._ready(state)
         if self._paths is not None:
@@ -274,7 +275,7 @@ class Episodes:
 
         Where nothing has needed it yet, all N are decoded and kept.
         """
-        single_thread_after_fork()
+        forks.single_thread_after_fork()
         self._state = self.engine.with_occupancy(self.state)
         return _host(self._state.labels[i])
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import os
 
-_forked = False
+pending = False
+"""Whether this process was forked and computes with its parent's number of threads still."""
 
 
 def _mark() -> None:
-    global _forked
-    _forked = True
+    global pending
+    pending = True
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no forks
@@ -24,9 +25,9 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which has no forks
 
 def single_thread_after_fork() -> None:
     """Set torch to one thread, once in each forked process; does nothing elsewhere."""
-    global _forked
-    if _forked:
+    global pending
+    if pending:
         import torch
 
         torch.set_num_threads(1)
-        _forked = False
+        pending = False

@@ -77,9 +77,8 @@ def moved_columns(target_to_source: Tensor, arrived: Arrivals, grid: VoxelGrid) 
 def _centres(grid: VoxelGrid, like: Tensor) -> tuple[Tensor, Tensor]:
     """Coordinates (X,) and (Y,) of the columns' middles, metres."""
     x, y = (
-        grid.lower_m[axis]
-        + grid.voxel_m * (torch.arange(grid.shape[axis], dtype=torch.float32, device=like.device) + 0.5)
-        for axis in (0, 1)
+        grid.lower_m[axis] + grid.voxel_m * (torch.arange(n, dtype=torch.float32, device=like.device) + 0.5)
+        for axis, n in enumerate(grid.shape[:2])
     )
     return x, y
 
