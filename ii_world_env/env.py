@@ -41,7 +41,8 @@ class IIWorldEnv(gym.Env[Any, NDArray[Any]]):
 
     In the geometric world `info["self_check"]` holds what the reset found on the observed past: the IoU with the
     current frame of its forecast from 1 s before, by the network ("network_iou") and by the evidence alone
-    ("evidence_iou"). Where the network was worse, the evidence wins in this episode; `self_check=False` switches that off.
+    ("evidence_iou"). Where the network was worse, the evidence wins in this episode; `self_check=False` switches that
+    off.
 
     ## Action Space
     `action="kinematic"` (default), a `Box(-1, 1, (2,), float32)`, through a bicycle model with a wheelbase of 2.588 m:

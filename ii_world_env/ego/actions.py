@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ii_world_env.ego.route import Route, points_at, project
@@ -289,3 +291,26 @@ def _mix(value: Tensor) -> Tensor:
 def _shift(value: Tensor, by: int) -> Tensor:
     """Logical shift to the right; torch's own repeats the sign."""
     return (value >> by) & ((1 << (64 - by)) - 1)
+
+
+def real_numbers(values: Any, shape: tuple[int, ...], mode: str) -> NDArray[np.float64]:
+    """A float64 copy of actions.
+
+    Raises:
+        ActionError: no numbers, or of another shape.
+    """
+    try:
+        array = np.array(values)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise ActionError(f"action {values!r}", f"numbers of shape {shape}", "give an array") from error
+    # Numbers in words, complex numbers and dates would go through a cast to float, too.
+    if array.dtype.kind not in "biuf":
+        raise ActionError(
+            f"an action of type {array.dtype}: {values!r}", f"real numbers of shape {shape}", "give an array"
+        )
+    if array.shape != shape:
+        raise ActionError(
+            f"an action of shape {array.shape}", f"shape {shape} for action={mode!r}", "see the action space"
+        )
+    with np.errstate(over="ignore"):  # what is too large for float64 becomes infinite, and is refused as that
+        return array.astype(np.float64)

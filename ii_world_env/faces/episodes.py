@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ii_world_env import engine
+from ii_world_env.ego.actions import real_numbers
 from ii_world_env.ego.route import points_at
 from ii_world_env.engine import CAUSES, TERMINATIONS, Engine, EngineConfig, State
 from ii_world_env.faces import forks
 from ii_world_env.faces.config import EnvConfig
 from ii_world_env.faces.infos import NOTHING_NEAR_S, Columns
-from ii_world_env.faces.numbers import real_numbers
 from ii_world_env.faces.render import compose_frame
 from ii_world_env.faces.resets import NoEpisode
 from ii_world_env.observations.build import build_observation, check_observed
