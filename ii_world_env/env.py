@@ -185,6 +185,7 @@ class IIWorldEnv(gym.Env[Any, NDArray[Any]]):
     | `device`      | "auto"      | "auto", "cpu", "cuda", "cuda:1", ...                                         |
     | `dtype`       | "auto"      | "auto", "float32" or "bfloat16"                                              |
     | `faithful`    | None        | keep the published model's mistakes, for its weights; None: as the checkpoint says |
+    | `self_check`  | True        | the geometric world believes what was observed where its network fails on the past |
     | `render_mode` | None        | "rgb_array"                                                                  |
 
     Paths are strings or `pathlib.Path`; `~` is the home folder. Environments of one process share one copy of the
