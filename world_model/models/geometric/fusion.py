@@ -184,10 +184,11 @@ class FusionNet(nn.Module):
         if belief is None:
             out[voxel] = best_class(scores[:FREE])
         else:
-            row, evidence = voxel // logits[0].numel(), fused.labels.view(-1)[voxel].long()
-            scores.scatter_add_(0, evidence[None], belief.named[row, evidence][None])
+            evidence = fused.labels.view(-1).index_select(0, voxel).long()
+            row = _row(voxel, logits) * NUM_CLASSES
+            scores.scatter_add_(0, evidence[None], belief.named.view(-1).index_select(0, row + evidence)[None])
             name = best_class(scores[:FREE])
-            asked = belief.drawn[row, name.long()]
+            asked = belief.drawn.view(-1).index_select(0, row + name.long())
             # What is never drawn is not what was seen, either.
             name = torch.where((evidence != FREE) & (asked == LEVELS[-1]), evidence.to(torch.uint8), name)
             kept = (evidence != FREE) | (flat[voxel] > asked)
@@ -196,10 +197,10 @@ class FusionNet(nn.Module):
 
     def _believed(self, fused: Fused, logits: Tensor, belief: Belief) -> Tensor:
         """Logits (B, Xc, Yc, slots) with the corrections of voxels with evidence."""
-        flat, seen = logits.flatten().clone(), occupied_indices(fused.labels)
-        group = fused.labels.view(-1)[seen].long() * BANDS + band_of(seen % self.config.grid.shape[2])
-        flat[seen] += belief.kept[seen // logits[0].numel(), group]
-        return flat.view(logits.shape)
+        seen = occupied_indices(fused.labels)
+        label, z = fused.labels.view(-1).index_select(0, seen), quotient(seen, self.config.grid.shape[2])[1]
+        group = label.long() * BANDS + band_of(z) + _row(seen, logits) * belief.kept.shape[1]
+        return logits.flatten().index_add(0, seen, belief.kept.view(-1).index_select(0, group)).view(logits.shape)
 
     def sparse_logits(self, fused: Fused) -> Tensor:
         """`occupied_logits` (B, Xc, Yc, slots) up to rounding: gates are read where there is evidence only."""
@@ -241,6 +242,11 @@ class FusionNet(nn.Module):
         rows = weight.shape[0] // width
         table = F.linear(features.index_select(0, some), weight, bias).view(-1, width)
         return table.index_select(0, place * rows + quotient(slot, rows)[1])
+
+
+def _row(voxel: Tensor, logits: Tensor) -> Tensor | int:
+    """The grid (N,) of the batch in which voxels (N,) of flattened logits (B, ...) lie."""
+    return 0 if len(logits) == 1 else voxel // logits[0].numel()
 
 
 def _at_once(evidence: Evidence) -> int:

@@ -9,13 +9,14 @@ Legend: B grids, (X, Y, Z) voxels.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from world_model.core.grid import FREE
-from world_model.core.sparse import member
+from world_model.core.sparse import member, nonzero_indices
 from world_model.models.geometric.evidence import Evidence
 
 GROUND_CLASSES = (11, 12, 13, 14)
@@ -36,15 +37,23 @@ class GroundShift:
 
     voxels: Tensor | None
 
+    @cached_property
+    def _moves(self) -> list[tuple[int, Tensor]]:
+        """Distances, and the flat numbers of the columns that are moved so far."""
+        assert self.voxels is not None
+        flat = self.voxels.reshape(-1)
+        found = ((shift, nonzero_indices(flat == shift)) for shift in range(int(flat.min()), int(flat.max()) + 1))
+        return [(shift, rows) for shift, rows in found if shift and len(rows)]
+
     def lowered(self, labels: Tensor) -> Tensor:
         """Labels (B, X, Y, Z) uint8 with the ground at `CANONICAL_Z`; free where nothing was."""
-        return labels if self.voxels is None else _shifted(labels, self.voxels)
+        return labels if self.voxels is None else _shifted(labels, self._moves, 1)
 
     def raised(self, labels: Tensor, original: Tensor) -> Tensor:
         """The inverse of `lowered`; voxels that have no place there keep those of ``original``."""
         if self.voxels is None:
             return labels
-        return _shifted(labels, -self.voxels, original)
+        return _shifted(labels, self._moves, -1, original)
 
 
 def ground_relative(evidence: Evidence) -> tuple[Evidence, GroundShift]:
@@ -90,22 +99,17 @@ def _filled(sums: Tensor) -> Tensor:
     return F.avg_pool2d(padded, 3, 1)
 
 
-def _shifted(labels: Tensor, voxels: Tensor, fill: Tensor | None = None) -> Tensor:
-    """Columns moved down by ``voxels`` (B, X, Y); what comes in from outside is free, or as ``fill`` has it."""
+def _shifted(labels: Tensor, moves: list[tuple[int, Tensor]], sign: int, fill: Tensor | None = None) -> Tensor:
+    """Columns moved down by ``sign`` times their move; what comes in from outside is free, or as ``fill`` has it."""
     size_z = labels.shape[-1]
     columns = labels.reshape(-1, size_z)
-    flat = voxels.reshape(-1)
     out = columns.clone()
-    for shift in range(int(flat.min()), int(flat.max()) + 1):
-        rows = (flat == shift).nonzero()[:, 0]
-        if shift == 0 or not len(rows):
-            continue
-        moved = columns.index_select(0, rows)
+    for voxels, rows in moves:
+        shift, moved = sign * voxels, columns.index_select(0, rows)
         base = torch.full_like(moved, FREE) if fill is None else fill.reshape(-1, size_z).index_select(0, rows)
-        if abs(shift) < size_z:
-            if shift > 0:
-                base[:, : size_z - shift] = moved[:, shift:]
-            else:
-                base[:, -shift:] = moved[:, : size_z + shift]
+        if 0 < shift < size_z:
+            base[:, : size_z - shift] = moved[:, shift:]
+        elif -size_z < shift < 0:
+            base[:, -shift:] = moved[:, : size_z + shift]
         out.index_copy_(0, rows, base)
     return out.view(labels.shape)
