@@ -160,7 +160,7 @@ def plain(text: str) -> str:
 
 
 def progress_only(outcome: Any) -> dict[str, Any]:
-    """A reward of somebody's own that asks for no occupancy."""
+    """A reward of a user's own that asks for no occupancy."""
     return {"progress": outcome.progress_m}
 
 

@@ -157,7 +157,7 @@ def main() -> None:
         CalibrateTrust,
         calibrate_trust,
         "python -m world_model.calibrate_trust",
-        resumes="finished scenes are kept; the same command goes on with the others",
+        resumes="finished scenes are kept; the same command goes on with the rest",
     )
 
 

@@ -79,5 +79,5 @@ if __name__ == "__main__":
         Args,
         main,
         "python -m world_model.encode_tokens",
-        resumes="finished scenes are kept; the same command encodes the others",
+        resumes="finished scenes are kept; the same command encodes the rest",
     )

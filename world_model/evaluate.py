@@ -30,7 +30,7 @@ def main() -> None:
         Evaluate,
         lambda options: evaluate(replace(options, workers=options.workers or _default_workers(options))),
         "python -m world_model.evaluate",
-        resumes="finished scenes are kept; the same command goes on with the others",
+        resumes="finished scenes are kept; the same command goes on with the rest",
     )
 
 

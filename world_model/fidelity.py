@@ -48,7 +48,7 @@ def main() -> None:
         Fidelity,
         fidelity,
         "python -m world_model.fidelity",
-        resumes="finished scenes are kept; the same command goes on with the others",
+        resumes="finished scenes are kept; the same command goes on with the rest",
     )
 
 

@@ -82,5 +82,5 @@ if __name__ == "__main__":
         main,
         "python -m world_model.make_synthetic",
         description=__doc__,
-        resumes="finished scenes are kept; the same command makes the others",
+        resumes="finished scenes are kept; the same command makes the rest",
     )

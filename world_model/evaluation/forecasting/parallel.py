@@ -110,7 +110,7 @@ def _begin(options: Evaluate, numbers: Queue[int]) -> None:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    """Ctrl-C reaches all processes; the first one has the word, the others end without one."""
+    """Ctrl-C reaches all processes; the first one reports it, the rest end silently."""
     raise SystemExit(128 + number)
 
 
