@@ -66,7 +66,7 @@ class IIWorldEnv(gym.Env[Any, NDArray[Any]]):
     motion in the frame at waypoint k - 1, with the bounds above. Row 0 is driven, the rest is scored (term `plan`).
     The plan through given poses is `ii_world_env.ego.actions.waypoints_through(poses)`.
 
-    `action="meta"`, `Discrete(6)`, manoeuvres along the route, beside it by what the ego is beside it:
+    `action="meta"`, `Discrete(6)`, manoeuvres along the route, at the ego's present lateral offset from it:
 
     | Number | Name   | Acceleration, m/s² | Line shifted to the left by, m |
     |--------|--------|--------------------|--------------------------------|
@@ -198,7 +198,7 @@ class IIWorldEnv(gym.Env[Any, NDArray[Any]]):
     * v0: first version.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": list(RENDER_MODES), "render_fps": 2}  # type: ignore[misc]
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": list(RENDER_MODES), "render_fps": 2}  # type: ignore[misc]  # Gymnasium's is no ClassVar
 
     _spec: EnvSpec | None = None
 

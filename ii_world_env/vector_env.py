@@ -115,7 +115,7 @@ class IIWorldVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         self.envs = [SubEnvironment(self, i) for i in range(num_envs)]
         self._rngs, self._rng_seeds = map(list, zip(*(seeding.np_random() for _ in range(num_envs)), strict=True))
 
-    @property  # type: ignore[misc]
+    @property  # type: ignore[misc]  # Gymnasium's has a setter; these belong to the seeds
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
         """The generator of every environment."""
         return tuple(self._rngs)

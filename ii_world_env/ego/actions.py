@@ -189,7 +189,7 @@ def waypoints_through(poses: Tensor) -> Tensor:
 
 
 def meta(actions: Tensor, state: EgoState) -> Motion:
-    """A manoeuvre of `MANOEUVRES` (B, 1): drive along the route, beside it by what the ego is beside it now.
+    """A manoeuvre of `MANOEUVRES` (B, 1): drive along the route, at the present lateral offset from it.
 
     A bicycle model steers by pure pursuit to the point one second ahead on the line parallel to the route; "left" and
     "right" move that line by a metre, again and again as they are repeated.

@@ -230,7 +230,7 @@ class Episodes:
         # Summed in double precision from the very numbers that are reported, so that they add up exactly.
         reward = np.zeros(self.count)
         for name in result.terms:
-            term = infos["reward_terms"][name]  # type: ignore[call-overload]
+            term = infos["reward_terms"][name]  # type: ignore[call-overload]  # a dict of columns
             check_finite(name, np.where(self.ends > 0, 0.0, term))  # rows that have ended mean nothing
             reward = reward + term
         self.ends, self._reward = np.where(self.ends > 0, self.ends, ends), reward

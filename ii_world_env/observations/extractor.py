@@ -154,7 +154,7 @@ def _convolutions(channels: int) -> nn.Sequential:
 
 def _bounds(space: spaces.Dict) -> Tensor:
     """Upper bounds of ego and route together."""
-    return torch.cat([torch.as_tensor(space[key].high) for key in ("ego", "route")])  # type: ignore[attr-defined]
+    return torch.cat([torch.as_tensor(space[key].high) for key in ("ego", "route")])  # type: ignore[attr-defined]  # boxes
 
 
 def _perceptron(width: int, features: int) -> nn.Sequential:

@@ -148,7 +148,7 @@ class _Grader:
             for arm, found in by_arm.items()
         }
         found = "; ".join(f"{name} {value:.2f}" for name, value in arms.items())
-        what = "control arms: mIoU over that when told the truth"
+        what = "control arms: mIoU over that with true motions"
         return self._finding(what, f"<= {MOST_ARM}", found, max(arms.values()) <= MOST_ARM)
 
     def _response(self) -> Finding:

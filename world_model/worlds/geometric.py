@@ -96,9 +96,8 @@ class GeometricWorld:
         batch, device = len(labels), labels.device
         if not self.self_check or aligned.shape[1] < CHECK_STEPS + 2:
             return Belief.blank(batch, device)
-        x, y = (
-            slice((n - size) // 2, (n + size) // 2) for n in self.grid.shape[:2] for size in [min(CHECK_COLUMNS, n)]
-        )
+        margins = [max(n - CHECK_COLUMNS, 0) // 2 for n in self.grid.shape[:2]]
+        x, y = (slice(margin, n - margin) for margin, n in zip(margins, self.grid.shape[:2], strict=True))
         now, past = aligned[:, 0, x, y].contiguous(), aligned[:, CHECK_STEPS:, x, y]
         columns = now.shape[:3]
         # Velocities are the other network's; here everything stands.
@@ -109,6 +108,7 @@ class GeometricWorld:
             displacement_m=torch.zeros(*columns, 2, dtype=torch.float32, device=device),
             elapsed_s=torch.full((batch,), CHECK_STEPS * STEP_S, dtype=torch.float32, device=device),
         )
+        # The newest frame and those one and two seconds before it show which classes there are.
         return self.model.fusion.check(evidence, now).without(absent_classes(labels[:, ::2]))
 
     def step(self, state: GeometricState, curr_to_next: Tensor, command: Tensor) -> GeometricState:

@@ -186,7 +186,7 @@ def _run(write: Callable[[int], int], todo: list[int], workers: int) -> Iterator
         yield from map(write, todo)
         return
     # Neighbouring scenes share a town, which a process builds once: hand them out in order.
-    # Ctrl-C reaches all processes: this one has the word, and ends the others.
+    # Ctrl-C reaches all processes: this one reports it and ends the workers.
     context, ignore = multiprocessing.get_context("spawn"), (signal.SIGINT, signal.SIG_IGN)
     with context.Pool(min(workers, len(todo)), initializer=signal.signal, initargs=ignore) as pool:
         yield from pool.imap_unordered(write, todo)
