@@ -25,9 +25,8 @@ from ii_world_env.task.outcome import TTC_S, Outcome, end_of, outcome_of
 from ii_world_env.task.rewards import RewardFunction, check_terms, default, reward_needs_occupancy
 from ii_world_env.task.trust import TrustFunction
 from world_model.core.errors import ActionError, ConfigError, OptionError
-from world_model.core.geometry import invert_pose, se2_matrix
+from world_model.core.geometry import compose, invert_pose, planar_pose, se2_matrix
 from world_model.core.grid import STEP_S
-from world_model.core.planar import compose, planar_pose
 from world_model.core.vehicle import MAX_SPEED_MPS, Motion, along
 from world_model.data.clips import Clips
 from world_model.worlds import Populated, SelfDriving, World, WorldState

@@ -19,7 +19,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     "": (("world_model",), ("ii_world_env",), ("agents",), ("examples",)),
     "world_model": (
         *(("core",), ("data",), ("pictures",), ("training",), ("models",), ("checkpoints",), ("simulator",)),
-        *(("worlds",), ("rollouts",), ("generation",), ("evaluation",), ("*",)),
+        *(("worlds",), ("trust",), ("rollouts",), ("generation",), ("evaluation",), ("*",)),
     ),
     "world_model.simulator": (
         *(("state", "polylines"), ("town",), ("traffic",), ("sensing",), ("simulator",), ("dataset",)),

@@ -18,11 +18,11 @@ from world_model.data.demo import demo_root
 from world_model.data.index import SceneIndex
 from world_model.evaluation.plots import write_plot
 from world_model.evaluation.table import write_report
-from world_model.evaluation.trust import kind_of, members_of, trust_path
-from world_model.evaluation.trust.calibration import Calibration
 from world_model.evaluation.trust.fitting import ceiling_of, fit
 from world_model.evaluation.trust.report import markdown, plot_trust, score
 from world_model.evaluation.trust.samples import Samples, collect, starts_of
+from world_model.trust import kind_of, members_of, trust_path
+from world_model.trust.calibration import Calibration
 from world_model.worlds.build import build_world
 from world_model.worlds.protocol import World
 from world_model.worlds.provenance import provenance, weights_source

@@ -14,8 +14,8 @@ from torch import Tensor
 from ii_world_env.ego.footprint import FRONT_M, band, columns_at, in_body
 from ii_world_env.ego.route import points_at
 from ii_world_env.engine import Engine, State
+from world_model.core.geometry import into, inverse
 from world_model.core.grid import EGO_WIDTH_M, OBSTACLE, STEP_S
-from world_model.core.planar import into, inverse
 from world_model.core.vehicle import MAX_BRAKE_MPS2
 
 

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from ii_world_env.ego.actions import ActionMode
 from ii_world_env.engine import Engine, State
+from world_model.core.geometry import relative
 from world_model.core.grid import STEP_S
-from world_model.core.planar import relative
 
 BRAKE_MPS2 = 3.5
 """Braking of a planner that comes to a stop: within the limits of comfort."""

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from ii_world_env.ego.route import Route, points_at, project
 from world_model.core.errors import ActionError
+from world_model.core.geometry import compose, into
 from world_model.core.grid import EGO_WHEELBASE_M, STEP_S
-from world_model.core.planar import compose, into
 from world_model.core.vehicle import (
     KINEMATIC_TRACKING,
     MAX_ACCEL_MPS2,

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from world_model.core.geometry import into, transform
 from world_model.core.grid import (
     DRIVEABLE,
     EGO_LENGTH_M,
@@ -27,7 +28,6 @@ from world_model.core.grid import (
     OBSTACLE,
     VoxelGrid,
 )
-from world_model.core.planar import into, transform
 from world_model.core.sparse import member
 
 FRONT_M = EGO_LENGTH_M - EGO_REAR_OVERHANG_M

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from world_model.core.planar import level_poses, planar_pose
+from world_model.core.geometry import level_poses, planar_pose
 from world_model.core.tensor_state import TensorState
 from world_model.data.clips import Clips
 

@@ -21,12 +21,11 @@ from torch import Tensor
 
 from ii_world_env import engine
 from ii_world_env.ego.actions import real_numbers
-from ii_world_env.ego.route import points_at
 from ii_world_env.engine import CAUSES, TERMINATIONS, Engine, EngineConfig, State
 from ii_world_env.faces import forks
 from ii_world_env.faces.config import EnvConfig
 from ii_world_env.faces.infos import NOTHING_NEAR_S, Columns
-from ii_world_env.faces.render import compose_frame
+from ii_world_env.faces.render import draw_moment
 from ii_world_env.faces.resets import NoEpisode
 from ii_world_env.observations.build import build_observation, check_observed
 from ii_world_env.scenes import conditions, open_scenes
@@ -34,7 +33,6 @@ from ii_world_env.task.rewards import check_finite, reward_function
 from ii_world_env.task.trust import Pessimistic, check_pessimism, trust_of
 from world_model.core.errors import OptionError
 from world_model.core.grid import STEP_S
-from world_model.core.planar import into
 from world_model.core.tensor_state import difference
 from world_model.worlds import SelfChecking, build_world, resolve_world
 from world_model.worlds.provenance import provenance, same_source, weights_source
@@ -281,31 +279,15 @@ class Episodes:
 
     def picture(self, i: int) -> NDArray[Any]:
         """Bird's eye, perspective, path, route and a line of text; (430, 960, 3) uint8 for the Occ3D grid."""
-        state = self.state.index(i)
-        ahead = (
-            torch.arange(0.0, 60.0, 2.0, dtype=torch.float32, device=state.pose.device)[None]
-            + state.progress_m[:, None]
-        )
-        route = into(state.pose, points_at(state.route, ahead))
-        driven = torch.cat(self._paths[i]) if self._paths is not None else state.pose
-        path = into(state.pose, driven[None, :, :2])
-        goal = into(state.pose, points_at(state.route, state.route.goal_m[:, None]))
-        if float(state.route.goal_m[0]) < self.engine.config.shortest_goal_m:
-            goal = torch.full_like(goal, float("nan"))
+        driven = torch.cat(self._paths[i]) if self._paths is not None else self.state.pose[i : i + 1]
         end = (ENDS[self.ends[i]] or "").replace("_", " ").upper()
-        text = (
-            f"{self._scene_names[i]}  frame {self._frames[i]}  +{STEP_S * int(state.steps[0]):.1f} s   "
-            f"{float(state.speed_mps[0]) * 3.6:.0f} km/h   {float(state.progress_m[0]):.0f} of "
-            f"{float(state.route.goal_m[0]):.0f} m   reward {self._reward[i]:+.2f}{end and '   ' + end}   "
-            f"[{self._source}]"
-        )
-        return compose_frame(
+        return draw_moment(
             self.occupancy(i),
-            self.engine.world.grid,
-            path_m=path[0].cpu().numpy(),
-            route_m=route[0].cpu().numpy(),
-            goal_m=goal[0, 0].cpu().numpy(),
-            text=text,
+            self.engine,
+            self.state.index(i),
+            driven,
+            place=f"{self._scene_names[i]}  frame {self._frames[i]}",
+            ending=f"reward {self._reward[i]:+.2f}{end and '   ' + end}   [{self._source}]",
         )
 
     def _ready(self, state: State) -> State:

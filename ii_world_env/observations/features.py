@@ -16,8 +16,8 @@ from torch import Tensor
 from ii_world_env.ego.footprint import CENTER_M, FootprintConfig, ground_at, in_body, obstacles_at
 from ii_world_env.ego.route import points_at, project
 from ii_world_env.state.state import State
+from world_model.core.geometry import inverse
 from world_model.core.grid import EGO_WIDTH_M, VoxelGrid
-from world_model.core.planar import inverse
 
 RAYS = 24
 """Rays from the middle of the body, every 15 degrees, the first straight ahead, then to the left."""

@@ -17,8 +17,8 @@ from ii_world_env.ego.route import points_at
 from ii_world_env.observations.features import FEATURE_BOUNDS, features
 from ii_world_env.state.state import State
 from world_model.core.errors import ConfigError
+from world_model.core.geometry import into
 from world_model.core.grid import FREE, NUM_CLASSES, VoxelGrid
-from world_model.core.planar import into
 from world_model.core.vehicle import MAX_SPEED_MPS
 from world_model.worlds import Latent, World
 

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from ii_world_env.ego.footprint import FootprintConfig, ground_votes
-from world_model.core.geometry import invert_pose, warp_voxels
+from world_model.core.geometry import invert_pose, level_poses, warp_voxels
 from world_model.core.grid import VoxelGrid
-from world_model.core.planar import level_poses
 from world_model.data.clips import Clips
 
 

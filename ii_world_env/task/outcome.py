@@ -16,8 +16,8 @@ from ii_world_env.ego.footprint import FootprintConfig
 from ii_world_env.state.state import State
 from ii_world_env.task.config import EngineConfig
 from world_model.core.errors import ConfigError
+from world_model.core.geometry import inverse, relative
 from world_model.core.grid import STEP_S, VoxelGrid
-from world_model.core.planar import inverse, relative
 from world_model.core.vehicle import SUBSTEPS, Motion
 
 TTC_S = (0.3, 0.6, 0.9)

@@ -1,6 +1,6 @@
 """Forecast trust in the environment: which figure belongs to a world, and what mistrust costs.
 
-The figure itself is made and calibrated in `world_model.evaluation.trust`; docs/results/trust.md says what it means and
+The figure itself is made in `world_model.trust`; docs/results/trust.md says what it means and
 how well it ranks.
 """
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from ii_world_env.task.outcome import Outcome
 from ii_world_env.task.rewards import RewardFunction, reward_needs_occupancy
 from world_model.core.errors import OptionError
+from world_model.trust import calibrated_trust
 from world_model.worlds import World, WorldState
 
 TrustFunction = Callable[[WorldState], Tensor]
@@ -38,8 +39,6 @@ def trust_of(world: World, checkpoint: str | Path | Sequence[str | Path] | None 
     own: TrustFunction | None = getattr(world, "trust", None)
     if callable(own):
         return own
-    from world_model.evaluation.trust import calibrated_trust
-
     return calibrated_trust(world, checkpoint)
 
 

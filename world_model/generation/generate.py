@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from world_model.checkpoints.checkpoint import bundled_path
 from world_model.core.errors import OptionError
 from world_model.core.files import check_writable
-from world_model.core.planar import planar_motions, planar_steps
+from world_model.core.geometry import planar_motions, planar_steps
 from world_model.data.clips import Clips, load_clips
 from world_model.data.demo import demo_root
 from world_model.data.index import COMMANDS, SceneIndex

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from world_model.core.files import write_json, write_npz
+from world_model.core.geometry import planar_motions
 from world_model.core.grid import STEP_S, VoxelGrid
-from world_model.core.planar import planar_motions
 from world_model.data.clips import Clips
 from world_model.generation.options import Generate
 from world_model.pictures.drive import drive_film, drive_strip

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from world_model.core.errors import DataError
-from world_model.core.geometry import invert_pose, warp_voxels
+from world_model.core.geometry import invert_pose, level_poses, warp_voxels
 from world_model.core.grid import OCC3D, VoxelGrid
-from world_model.core.planar import level_poses
 from world_model.core.tensor_state import TensorState
 from world_model.data.clips import Clips
 

@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from world_model.core.errors import ConfigError, DataError
-from world_model.core.geometry import invert_pose, se2_matrix
+from world_model.core.geometry import invert_pose, planar_pose, se2_matrix
 from world_model.core.grid import FREE, OCC3D, VoxelGrid
-from world_model.core.planar import planar_pose
 from world_model.core.tensor_state import TensorState
 from world_model.data.clips import Clips
 from world_model.simulator import SimState, Simulator

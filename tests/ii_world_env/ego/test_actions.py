@@ -16,8 +16,8 @@ from ii_world_env.ego.route import Route, project
 from ii_world_env.engine import Engine, EngineConfig, State
 from world_model.core import vehicle as motions
 from world_model.core.errors import ActionError, ConfigError
+from world_model.core.geometry import compose
 from world_model.core.grid import EGO_WHEELBASE_M, STEP_S, VoxelGrid
-from world_model.core.planar import compose
 from world_model.core.vehicle import GRIP_MPS2, MAX_SPEED_MPS, MAX_STEER_RAD, SUBSTEPS, arc, delta, kinematic
 from world_model.models.forecaster import Forecaster
 from world_model.models.forecaster import tiny as tiny_forecaster

@@ -17,11 +17,11 @@ from ii_world_env.sb3_vec_env import IIWorldVecEnv
 from ii_world_env.task.outcome import Outcome
 from world_model.checkpoints.checkpoint import FORECASTER_FILE, TOKENIZER_FILE, save_model, tokens_hash
 from world_model.core.errors import OptionError
-from world_model.evaluation.trust import members_of
 from world_model.models.forecaster import Forecaster
 from world_model.models.forecaster import tiny as tiny_forecaster
 from world_model.models.tokenizer import Tokenizer
 from world_model.models.tokenizer import tiny as tiny_tokenizer
+from world_model.trust import members_of
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ from ii_world_env.ego.footprint import CENTER_M, FootprintConfig
 from ii_world_env.engine import Engine, EngineConfig, State
 from ii_world_env.observations import features
 from ii_world_env.observations.features import FEATURE_BOUNDS, FEATURES, RAYS, REACH_M, ROAD_REACH_M
+from world_model.core.geometry import inverse
 from world_model.core.grid import EGO_WIDTH_M, FREE, OBSTACLE
-from world_model.core.planar import inverse
 from world_model.worlds import TransportWorld
 
 CONFIG = FootprintConfig()

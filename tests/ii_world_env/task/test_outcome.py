@@ -13,8 +13,8 @@ from street import SMALL, street, street_clips
 
 from ii_world_env.ego.footprint import CENTER_M, FRONT_M, FootprintConfig, contacts, off_road
 from ii_world_env.engine import TTC_S, Engine, EngineConfig, StepResult
+from world_model.core.geometry import transform
 from world_model.core.grid import CLASS_ID, EGO_WIDTH_M, FREE, VoxelGrid
-from world_model.core.planar import transform
 from world_model.core.vehicle import kinematic
 from world_model.data.clips import Clips
 from world_model.worlds import ReplayWorld, TransportWorld

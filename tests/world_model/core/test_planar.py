@@ -5,18 +5,20 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from world_model.core.geometry import invert_pose, pose_matrix, se2_matrix
-from world_model.core.planar import (
+from world_model.core.geometry import (
     compose,
     into,
     inverse,
+    invert_pose,
     level_poses,
     motions_from_poses,
     planar_motions,
     planar_pose,
     planar_steps,
+    pose_matrix,
     poses_from_motions,
     relative,
+    se2_matrix,
     transform,
 )
 

@@ -9,7 +9,7 @@ from street import SMALL, street
 from world_model.core.geometry import invert_pose, se2_matrix
 from world_model.core.grid import FREE
 from world_model.data.label_styles import LabelStyle, Terrain, draw_style, draw_terrain
-from world_model.models.geometric.columns import column_move
+from world_model.models.geometric.evidence import column_move
 
 PLAIN = street(SMALL)
 START = np.eye(4)

@@ -14,8 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from world_model.core.errors import DataError, OptionError
-from world_model.core.geometry import pose_matrix
-from world_model.core.planar import ground_poses
+from world_model.core.geometry import ground_poses, pose_matrix
 from world_model.data.ego_motion import commands_from_poses, motion_from_poses
 from world_model.data.formats.gaps import LONGEST_STEP_S, ImportReport, cut_at_gaps
 from world_model.data.formats.poses import Poses, choose_poses

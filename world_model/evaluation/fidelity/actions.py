@@ -17,9 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from world_model.core.geometry import invert_pose, se2_matrix
+from world_model.core.geometry import invert_pose, planar_pose, se2_matrix
 from world_model.core.grid import DRIVEABLE, GROUND, OBSTACLE, OCC3D, STEP_S, VoxelGrid
-from world_model.core.planar import planar_pose
 from world_model.data.clips import scene_of
 from world_model.data.index import SceneIndex
 from world_model.simulator.traffic.wild import (

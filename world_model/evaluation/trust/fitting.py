@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from world_model.evaluation.trust.calibration import Calibration
 from world_model.evaluation.trust.samples import Samples
+from world_model.trust.calibration import Calibration
 
 STRENGTH = 3.0
 """Of the ridge that keeps figures which say the same from fighting each other."""

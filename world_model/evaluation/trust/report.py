@@ -11,9 +11,9 @@ from world_model.core.grid import STEP_S
 from world_model.evaluation.plots import new_figure
 from world_model.evaluation.statistics import Floats, spearman, spearman_interval, spearman_within
 from world_model.evaluation.table import Table, decimal
-from world_model.evaluation.trust.calibration import Calibration
 from world_model.evaluation.trust.fitting import quality_of
 from world_model.evaluation.trust.samples import Samples
+from world_model.trust.calibration import Calibration
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,7 +39,7 @@ def score(calibration: Calibration, samples: Samples, ceiling: float) -> dict[st
         ceiling: IoU of a reconstruction, of the calibration's own samples.
     """
     rows = samples.pick(samples.step > 0)
-    trust, log = calibration.of_samples(rows), ~rows.edited
+    trust, log = calibration.of_table(rows.columns(calibration.names)), ~rows.edited
     doubt, errors = 1 - trust, {"1 - IoU": 1 - rows.iou, "1 - mIoU": 1 - rows.miou}
 
     def ranking(error: NDArray[Any]) -> dict[str, Any]:
@@ -111,7 +111,7 @@ def markdown(report: dict[str, Any]) -> str:
 def plot_trust(calibration: Calibration, samples: Samples, ceiling: float, title: str) -> Figure:
     """Reliability, trust against error, and the ranking by horizon; arguments as for `score`."""
     rows = samples.pick(samples.step > 0)
-    trust = calibration.of_samples(rows)
+    trust = calibration.of_table(rows.columns(calibration.names))
     figure = new_figure(13.5, 4.4, title)
     left, middle, right = figure.subplots(1, 3)
 

@@ -21,14 +21,13 @@ from torch import Tensor
 
 from world_model.core.errors import ConfigError, DataError
 from world_model.core.files import DAMAGED_NPZ, write_npz
-from world_model.core.geometry import invert_pose, se2_matrix, warp_voxels
-from world_model.core.planar import level_poses, planar_motions
+from world_model.core.geometry import invert_pose, level_poses, planar_motions, se2_matrix, warp_voxels
 from world_model.data.clips import Clips, load_clips
 from world_model.data.index import SceneIndex
 from world_model.evaluation.metrics import Confusion
-from world_model.evaluation.trust.figures import figures_for
 from world_model.generation.trajectories import Edit, edited
 from world_model.rollouts import roll
+from world_model.trust.figures import figures_for
 from world_model.worlds.protocol import World
 
 EDITS = (Edit(speed=0.5), Edit(speed=1.4), Edit(shift_m=2.5), Edit(shift_m=-2.5), Edit(stop_s=3.0), Edit(mirror=True))

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from world_model.core.errors import OptionError
+from world_model.core.geometry import motions_from_poses, poses_from_motions
 from world_model.core.grid import STEP_S
-from world_model.core.planar import motions_from_poses, poses_from_motions
 
 SHIFT_LENGTH_M = 20.0
 """Way on which a lateral shift is completed, about the length of a lane change in town."""

@@ -12,8 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from world_model.core.errors import DataError
-from world_model.core.geometry import invert_pose, warp_bev, yaw_from_matrix
-from world_model.core.planar import planar_pose
+from world_model.core.geometry import invert_pose, planar_pose, warp_bev, yaw_from_matrix
 from world_model.core.tensor_state import TensorState
 from world_model.models.forecaster.config import ForecasterConfig
 from world_model.models.forecaster.ego import EgoState, observed_ego

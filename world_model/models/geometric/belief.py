@@ -18,12 +18,10 @@ from torch import Tensor
 from world_model.core.grid import FREE, NUM_CLASSES
 from world_model.core.sparse import nonzero_indices, occupied_indices
 from world_model.core.tensor_state import TensorState
+from world_model.models.geometric.ground import BANDS, band_of
 
 LEVELS = (0.0, 1.0, 2.0, 4.0, 1e4)
 """Logits that are added to evidence, or asked of what is drawn; with the last the evidence decides alone."""
-BAND_TOPS = (2, 4, 8)
-"""Height indices above the ground at which bands begin: below ground, ground, low, high."""
-BANDS = len(BAND_TOPS) + 1
 CHANGE_COST = 0.15
 """What the change of one voxel has to gain, in right voxels: what one frame says is uncertain."""
 ENOUGH = 0.9
@@ -118,11 +116,6 @@ def best_level(right: Tensor, wrong: Tensor, price: Tensor) -> Tensor:
     best, start = gain.amax(2, keepdim=True), gain[:, :, :1]
     enough = (gain >= start + ENOUGH * (best - start)) & (best > start)
     return gain.new_tensor(LEVELS)[(enough * torch.arange(len(LEVELS), device=gain.device)).amax(2)]
-
-
-def band_of(z: Tensor) -> Tensor:
-    """Band numbers of height indices above the canonical ground."""
-    return sum(((z >= top).long() for top in BAND_TOPS), torch.zeros_like(z))
 
 
 def absent_classes(labels: Tensor) -> Tensor:

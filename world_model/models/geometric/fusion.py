@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from world_model.core.grid import FREE, NUM_CLASSES
 from world_model.core.sparse import nonzero_indices, occupied_indices, positive_indices, quotient
 from world_model.core.tensor_state import TensorState
-from world_model.models.geometric.belief import BANDS, LEVELS, Belief, band_of, find_belief
+from world_model.models.geometric.belief import LEVELS, Belief, find_belief
 from world_model.models.geometric.config import GeometricConfig
 from world_model.models.geometric.evidence import FORECAST, OBSERVED, Evidence
-from world_model.models.geometric.ground import GroundShift, ground_relative
+from world_model.models.geometric.ground import BANDS, GroundShift, band_of, ground_relative
 from world_model.models.layers import LabelStem, UNet, best_class, from_cells, group_norm, to_cells
 
 TIME_SCALE_S = 3.0
@@ -46,7 +46,7 @@ class Fused:
 class Certainty(TensorState):
     """How sure B forecasts are, as raw figures that cost a few passes over the logits.
 
-    What they say about the true error is fitted on held-out drives (`world_model.evaluation.trust`).
+    What they say about the true error is fitted on held-out drives (`world_model.trust`).
 
     Attributes:
         unseen: (B,) float32 share of the columns that no observed frame covered.

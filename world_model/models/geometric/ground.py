@@ -23,6 +23,9 @@ GROUND_CLASSES = (11, 12, 13, 14)
 """Driveable surface, other flat, sidewalk, terrain."""
 CANONICAL_Z = 2
 """Height index of the ground after the move, that of flat Occ3D-nuScenes roads."""
+BAND_TOPS = (2, 4, 8)
+"""Height indices above the ground at which bands begin: below ground, ground, low, high."""
+BANDS = len(BAND_TOPS) + 1
 CELL = 8
 """Columns along each side of the cells in which the ground is averaged: 3.2 m."""
 
@@ -79,6 +82,11 @@ def ground_shift(labels: Tensor) -> GroundShift:
     fine = F.interpolate(cells, size=labels.shape[1:3], mode="bilinear", align_corners=False)[:, 0]
     voxels = fine.round().long()
     return GroundShift(voxels=voxels if bool(voxels.any()) else None)
+
+
+def band_of(z: Tensor) -> Tensor:
+    """Band numbers of height indices above the canonical ground."""
+    return sum(((z >= top).long() for top in BAND_TOPS), torch.zeros_like(z))
 
 
 def _filled(sums: Tensor) -> Tensor:

@@ -14,8 +14,7 @@ from formats.nuscenes import edit_table
 from tiny_scenes import write_scenes
 
 from world_model.core.errors import DataError
-from world_model.core.geometry import rotation_matrix
-from world_model.core.planar import ground_poses
+from world_model.core.geometry import ground_poses, rotation_matrix
 from world_model.data.demo import demo_root
 from world_model.data.formats.infos import read_infos
 from world_model.data.formats.nuscenes import read_nuscenes

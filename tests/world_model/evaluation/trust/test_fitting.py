@@ -29,7 +29,7 @@ def test_a_fitted_trust_is_calibrated_and_ranks() -> None:
     train, test = made_up(seed=0), made_up(seed=1)
     calibration = fit(train)
     later = test.pick(test.step > 0)
-    trust = calibration.of_samples(later)
+    trust = calibration.of_table(later.columns(calibration.names))
     assert trust.min() >= 0 and trust.max() <= 1
     assert spearman(trust, later.iou) > 0.9
     assert calibration_error(trust, quality_of(later, 0.8 * 0.95)) < 0.08

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from world_model.core.errors import OptionError
+from world_model.core.geometry import motions_from_poses, planar_motions, poses_from_motions
 from world_model.core.grid import STEP_S
-from world_model.core.planar import motions_from_poses, planar_motions, poses_from_motions
 from world_model.generation.trajectories import Edit, edited, read_trajectory, sample_motions
 from world_model.generation.trajectories.sample import ACCEL_MPS2, BRAKE_MPS2, LATERAL_MPS2, YAW_RATE_RPS
 

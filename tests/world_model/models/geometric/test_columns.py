@@ -9,7 +9,7 @@ from torch import Tensor
 
 from world_model.core.geometry import invert_pose, pose_matrix, se2_matrix, warp_voxels
 from world_model.core.grid import FREE, VoxelGrid
-from world_model.models.geometric.columns import arrivals, column_move
+from world_model.models.geometric.evidence import arrivals, column_move
 
 GRID = VoxelGrid(shape=(24, 32, 8), lower_m=(-4.8, -6.4, -1.0))
 

@@ -10,8 +10,8 @@ import pytest
 from trust_samples import made_up
 
 from world_model.core.errors import CheckpointError
-from world_model.evaluation.trust.calibration import Calibration
 from world_model.evaluation.trust.fitting import fit
+from world_model.trust.calibration import Calibration
 
 
 def test_a_calibration_comes_back_as_it_was_and_damage_is_named(tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from world_model.core.errors import CheckpointError
 from world_model.core.files import write_json
-from world_model.evaluation.trust.samples import Samples
+from world_model.trust.figures import Figures
+from world_model.worlds.protocol import WorldState
 
 VERSION = 1
 
@@ -56,9 +57,9 @@ class Calibration:
         offset = float(np.dot(self.center, np.divide(self.weight, self.scale)))
         return _bend(table @ (weight / scale) - offset, self.knots, self.trust)
 
-    def of_samples(self, samples: Samples) -> NDArray[np.float64]:
-        """(N,) trust of N forecasts, in double precision."""
-        score = ((samples.columns(self.names) - self.center) / self.scale) @ np.array(self.weight)
+    def of_table(self, table: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(N,) trust of N forecasts in double precision; the figures (N, K) in the order of ``names``."""
+        score = ((table - self.center) / self.scale) @ np.array(self.weight)
         return np.asarray(np.interp(score, self.knots, self.trust))
 
     def save(self, path: Path) -> None:
@@ -108,3 +109,18 @@ def _bend(score: Tensor, knots: tuple[float, ...], values: tuple[float, ...]) ->
     right = torch.searchsorted(x, score.contiguous()).clamp(1, len(knots) - 1)
     share = ((score - x[right - 1]) / (x[right] - x[right - 1])).clamp(0, 1)
     return y[right - 1] + share * (y[right] - y[right - 1])
+
+
+class Trust:
+    """A calibrated world: state -> (B,) trust in [0, 1].
+
+    Args:
+        figures: raw figures of the world's states.
+        calibration: fitted for them.
+    """
+
+    def __init__(self, figures: Figures, calibration: Calibration) -> None:
+        self.figures, self.calibration = figures, calibration
+
+    def __call__(self, state: WorldState) -> Tensor:
+        return self.calibration.of(self.figures(state))

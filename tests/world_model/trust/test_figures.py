@@ -10,8 +10,8 @@ from small_worlds import TINY, Learned
 from street import SMALL, street_clips
 
 from world_model.core.geometry import invert_pose, se2_matrix
-from world_model.evaluation.trust import figures_for
-from world_model.evaluation.trust.figures import TokenFigures
+from world_model.trust import figures_for
+from world_model.trust.figures import TokenFigures
 from world_model.worlds import ReplayWorld, TransportWorld
 from world_model.worlds.ensemble import EnsembleWorld
 

@@ -14,9 +14,9 @@ from trust_samples import made_up
 
 from world_model.checkpoints.checkpoint import bundled_path
 from world_model.core.errors import CheckpointError
-from world_model.evaluation.trust import Trust, calibrated_trust, figures_for, kind_of, members_of, trust_path
 from world_model.evaluation.trust.fitting import fit
 from world_model.evaluation.trust.samples import Samples
+from world_model.trust import Trust, calibrated_trust, figures_for, kind_of, members_of, trust_path
 from world_model.worlds import TransportWorld, World, build_world
 
 
