@@ -22,8 +22,12 @@ def write_scenes(
     frames: tuple[int, ...] = (12, 9),
     shape: tuple[int, int, int] = (40, 40, 16),
     splits: bool = True,
+    hertz: float | None = None,
 ) -> Path:
-    """Scenes of an ego vehicle that turns left at 4 m/s on a slope, with a moving car and a standing pedestrian."""
+    """Scenes of an ego vehicle that turns left at 4 m/s on a slope, with a moving car and a standing pedestrian.
+
+    Frames lie 0.40 to 0.60 s apart, or exactly 1 / hertz.
+    """
     tables: dict[str, list[dict[str, Any]]] = {
         name: [] for name in ("attribute", "visibility", "sample", "sample_data", "ego_pose", "sample_annotation")
     }
@@ -45,7 +49,7 @@ def write_scenes(
     tables["scene"], tables["instance"] = [], []
     names = [f"scene-{9001 + i}" for i in range(len(frames))]
     for name, count in zip(names, frames, strict=True):
-        _write_scene(root, tables, name, count, shape)
+        _write_scene(root, tables, name, count, shape, hertz)
     (root / "maps").mkdir(parents=True, exist_ok=True)
     (root / "maps" / "m.png").touch()
     (root / "v1.0-mini").mkdir(exist_ok=True)
@@ -58,11 +62,18 @@ def write_scenes(
 
 
 def _write_scene(
-    root: Path, tables: dict[str, list[dict[str, Any]]], name: str, count: int, shape: tuple[int, int, int]
+    root: Path,
+    tables: dict[str, list[dict[str, Any]]],
+    name: str,
+    count: int,
+    shape: tuple[int, int, int],
+    hertz: float | None,
 ) -> None:
     rng = np.random.default_rng(count)
     samples = [f"{name}-{i}" for i in range(count)]
     time_us = T0_US + np.cumsum([0, *rng.integers(400_000, 600_000, count - 1)])
+    if hertz is not None:
+        time_us = T0_US + np.round(np.arange(count) * 1e6 / hertz).astype(np.int64)
     for i, token in enumerate(samples):
         around = {"prev": samples[i - 1] if i else "", "next": samples[i + 1] if i + 1 < count else ""}
         tables["sample"].append({"token": token, "timestamp": int(time_us[i]), "scene_token": name, **around})

@@ -19,6 +19,7 @@ from world_model.data.formats.poses import Poses
 from world_model.data.formats.read import LAYOUTS, detect, read_data_set
 from world_model.data.index import COMMANDS, INDEX_NAME, SceneIndex
 from world_model.data.label_check import LEAST_AGREEMENT, check_axes, check_convention, spread_frames
+from world_model.data.rates import is_typical, rate_words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,10 @@ class Prepare:
     """raw: as recorded. planar: x, y and yaw only (z = 0, no pitch, no roll). auto: planar where all heights are equal
     although the vehicle pitches or rolls, as in nuScenes, whose raw poses lift or sink the world between frames; else
     raw, also with --faithful."""
+    resample: Literal[2] | None = None
+    """2: take two frames a second out of faster recordings (of 12 a second every sixth, else the nearest to each half
+    second, among those with labels). If not given, data whose frames are not half a second apart are refused; slower
+    ones always are."""
     check_labels: bool = False
     """Also read every label file once, to find damaged ones now rather than in the middle of a training run; and
     compare annotated cars with the voxels in them, which finds labels that are mirrored or turned."""
@@ -92,7 +97,11 @@ def prepare(options: Prepare) -> SceneIndex:
     if options.labels is not None:
         data = data.with_labels(options.labels)
     index, report = data.to_index(
-        source=options.source, index_folder=out.parent, strict=options.strict, poses=options.poses
+        source=options.source,
+        index_folder=out.parent,
+        strict=options.strict,
+        poses=options.poses,
+        to_two_hertz=options.resample is not None,
     )
     if options.labels is None:
         check_convention(index)
@@ -106,7 +115,10 @@ def prepare(options: Prepare) -> SceneIndex:
 
 def summary(index: SceneIndex, report: ImportReport) -> str:
     """A table of what an index holds."""
-    lines = [f"source {index.source}, {index.words}", "split    scenes  frames   boxes  moving"]
+    step = f"frames {rate_words(index.step_s)}"
+    if index.recorded_step_s is not None and not is_typical(index.recorded_step_s):
+        step += f", out of frames {rate_words(index.recorded_step_s)}"
+    lines = [f"source {index.source}, {index.words}", step, "split    scenes  frames   boxes  moving"]
     if index.truth_path is not None:
         lines.insert(1, "labels are predictions; forecasts are scored against the true labels beside them")
     scene_of_frame = np.repeat(np.arange(len(index.scene_name)), np.diff(index.scene_start))

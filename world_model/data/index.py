@@ -23,6 +23,7 @@ from world_model.core.files import DAMAGED_NPZ, cause_of, digest_of_files, remed
 from world_model.core.geometry import rotation_matrix
 from world_model.core.grid import FREE, OCC3D
 from world_model.data.labels import LABEL_FORMATS, read_labels_of, read_mask
+from world_model.data.rates import is_typical, rate_words, typical_step_s
 
 INDEX_NAME = "iiworld_index.npz"
 INDEX_VERSION = 2
@@ -40,7 +41,7 @@ BOX_COLUMNS = {
     "box_instance": "instance",
 }
 """Column of the index -> attribute of `Boxes`."""
-_META = ("source", "dataset", "label_format", "truth_format", "faithful", "poses")
+_META = ("source", "dataset", "label_format", "truth_format", "faithful", "poses", "recorded_step_s")
 _FRAME_COLUMNS = {
     **dict.fromkeys(("token", "label_path", "truth_path", "timestamp_us", "command"), ()),
     **{"translation_m": (3,), "rotation": (4,), "motion": (3,)},
@@ -102,6 +103,7 @@ class SceneIndex:
         truth_format: how the files of ``truth_path`` are read.
         faithful: prepared with ``--faithful``: commands, motion and (Waymo) frame transforms are the original's.
         poses: one of `POSES`: "raw" as recorded, "planar" projected on the ground plane by ``prepare --poses``.
+        recorded_step_s: typical time between the frames of the data set, before ``prepare --resample``; None: unknown.
     """
 
     root: Path
@@ -129,6 +131,7 @@ class SceneIndex:
     truth_format: str = "occ3d"
     faithful: bool = False
     poses: str = "raw"
+    recorded_step_s: float | None = None
 
     def __post_init__(self) -> None:
         scenes, frames, boxes = len(self.scene_name), len(self.token), len(self.box_class)
@@ -264,6 +267,11 @@ class SceneIndex:
         pose[:, 3, 3] = 1
         return pose
 
+    @cached_property
+    def step_s(self) -> float:
+        """Typical (median) time between the frames of a scene, seconds; `STEP_S` where no scene has two."""
+        return typical_step_s(np.delete(np.diff(self.timestamp_us), self.scene_start[1:-1] - 1))
+
     @property
     def words(self) -> str:
         """Which index it is, for reports: fingerprint and kind of poses."""
@@ -295,7 +303,8 @@ class SceneIndex:
         """Write the index atomically."""
         columns = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("root", *_META)}
         columns = {name: column for name, column in columns.items() if column is not None}
-        meta = {"format": "iiworld-index", "version": INDEX_VERSION, **{name: getattr(self, name) for name in _META}}
+        meta = {"format": "iiworld-index", "version": INDEX_VERSION, "step_s": self.step_s}
+        meta |= {name: getattr(self, name) for name in _META}
         write_npz(path, meta=np.array(json.dumps(meta)), **columns)
 
     @classmethod
@@ -307,7 +316,8 @@ class SceneIndex:
             root: folder of the labels; the folder of the index, unless given.
 
         Raises:
-            DataError: there is no index, or it is damaged or of another version.
+            DataError: there is no index, it is damaged or of another version, or its frames are not half a second
+                apart (`prepare` once wrote such indexes).
         """
         path = Path(path).expanduser()
         if path.is_dir():
@@ -330,6 +340,10 @@ class SceneIndex:
         known = {name: meta[name] for name in _META if name in meta}
         if not isinstance(known.pop("source", None), str) or not isinstance(known.get("faithful", False), bool):
             raise DataError(f"the index {path} says {meta}", "a source by name", remedy)
-        return cls(
+        index = cls(
             root=Path(root).expanduser() if root else path.parent, source=str(meta["source"]), **known, **columns
         )
+        if not is_typical(index.step_s):
+            found = f"the index {path} has frames that are typically {rate_words(index.step_s)}"
+            raise DataError(found, "2 a second: horizons in seconds are counted in frames", f"{remedy} --resample 2")
+        return index

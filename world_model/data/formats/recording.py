@@ -19,6 +19,7 @@ from world_model.data.ego_motion import commands_from_poses, motion_from_poses
 from world_model.data.formats.gaps import LONGEST_STEP_S, ImportReport, cut_at_gaps
 from world_model.data.formats.poses import Poses, choose_poses
 from world_model.data.index import BOX_COLUMNS, Boxes, SceneIndex
+from world_model.data.rates import check_rate, half_seconds, recorded_step_s
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,39 @@ class Recording:
     motion: NDArray[Any] | None = None
     follows: NDArray[Any] | None = None
     boxes: Sequence[Boxes] | None = None
+
+    def at_half_seconds(self, where: str) -> Recording:
+        """Its frames half a second apart, see `half_seconds`.
+
+        Raises:
+            DataError: there are none.
+        """
+        files = zip(self.label_path, self.truth_path or self.label_path)
+        labelled = np.array([all(map(os.path.isfile, pair)) for pair in files], bool)
+        rows, joined = half_seconds(self.timestamp_us, labelled, f"{where}: {self.name}")
+        if len(rows) == len(self.token):
+            return self
+        # Nothing may be missing anywhere between two frames that follow one another.
+        gaps = np.zeros(len(self.token), int) if self.follows is None else np.cumsum(~self.follows)
+        joined &= gaps[rows] == gaps[np.roll(rows, 1)]
+        joined[0] = True
+
+        def some(values: Sequence[Any] | None) -> Any:
+            return None if values is None else [values[row] for row in rows]
+
+        return replace(
+            self,
+            token=some(self.token),
+            timestamp_us=self.timestamp_us[rows],
+            translation_m=self.translation_m[rows],
+            rotation=self.rotation[rows],
+            label_path=some(self.label_path),
+            truth_path=some(self.truth_path),
+            command=None if self.command is None else self.command[rows],
+            motion=None if self.motion is None else self.motion[rows],
+            follows=joined,
+            boxes=some(self.boxes),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +129,7 @@ class DataSet:
         index_folder: Path | None = None,
         strict: bool = False,
         poses: Poses = "auto",
+        to_two_hertz: bool = False,
     ) -> tuple[SceneIndex, ImportReport]:
         """The index of all frames whose label files exist, and what was left out.
 
@@ -105,18 +140,23 @@ class DataSet:
             strict: raise if a frame is missing, instead of cutting its scene there.
             poses: "raw", "planar" (see `ground_poses`) or "auto" (see `choose_poses`; "raw" for ``faithful`` data,
                 because published scores were made with such poses).
+            to_two_hertz: take the frames half a second apart out of faster recordings (see `half_seconds`).
 
         Raises:
-            DataError: there is no frame, two recordings have the same name, timestamps do not rise, no label file
-                exists, or a frame is missing and ``strict`` is set.
+            DataError: there is no frame, two recordings have the same name, timestamps do not rise, frames are not half
+                a second apart, no label file exists, or a frame is missing and ``strict`` is set.
             OptionError: synthetic data would get the name of real data.
         """
         recordings = [recording for recording in self.recordings if len(recording.token)]
         if not recordings:
             raise DataError(f"{self.where} names no frames", "at least one scene", "check the file or folder")
         _check(recordings, self.where)
-        _check_rate(recordings, self.where)
+        step_s = recorded_step_s({recording.name: recording.timestamp_us for recording in recordings})
+        if to_two_hertz:
+            recordings = [recording.at_half_seconds(self.where) for recording in recordings]
+        check_rate({recording.name: recording.timestamp_us for recording in recordings}, self.where)
         index = _index(recordings, index_folder or self.root, self, _source(self.root, self.name, source), poses)
+        index = replace(index, recorded_step_s=step_s)
         follows = [np.ones(len(r.token), bool) if r.follows is None else r.follows for r in recordings]
         return cut_at_gaps(index, follows=np.concatenate(follows), longest_step_s=self.longest_step_s, strict=strict)
 
@@ -172,26 +212,6 @@ def _check(recordings: Sequence[Recording], where: str) -> None:
                 "timestamps that rise along a scene",
                 "fetch the file again",
             )
-
-
-def _check_rate(recordings: Sequence[Recording], where: str) -> None:
-    """Everything here takes frames for half a second apart: a horizon in seconds is a number of frames."""
-    steps = [np.diff(recording.timestamp_us) for recording in recordings if len(recording.token) > 1]
-    if not steps:
-        return
-    typical = float(np.median(np.concatenate(steps))) * 1e-6
-    if not TYPICAL_STEP_S[0] <= typical <= TYPICAL_STEP_S[1]:
-        raise DataError(
-            f"{where}: frames are typically {typical:.3g} s apart ({1 / typical:.3g} a second)",
-            f"keyframes {TYPICAL_STEP_S[0]} to {TYPICAL_STEP_S[1]} s apart (2 a second)",
-            "leave only the keyframes half a second apart in the tables (of 12 a second every sixth)"
-            if typical < TYPICAL_STEP_S[0]
-            else "prepare the recording at its full rate of keyframes: frames in between cannot be made up",
-        )
-
-
-TYPICAL_STEP_S = (0.4, 0.6)
-"""The median time between frames, of which the models take every one for 0.5 s."""
 
 
 def _index(recordings: Sequence[Recording], folder: Path, data: DataSet, source: str, wanted: Poses) -> SceneIndex:

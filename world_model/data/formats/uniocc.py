@@ -4,9 +4,10 @@
     ROOT/<scene>/<frame>.npz         occ_label (200, 200, 16), ego_to_world_transformation (4, 4), annotations, ...
 
 ROOT is one of its data sets (NuScenes-via-Occ3D-2Hz-mini, Waymo-via-Occ3D-2Hz-val, ...) or a folder of several. The
-folder's name says rate and split: "-train" is the training split, all else is held out; of 10 Hz every fifth frame is
-used. UniOcc has no timestamps: frames are taken to be exactly 0.5 s apart. Its eleven classes are fewer than Occ3D's
-eighteen (`world_model.data.labels.UNIOCC_CLASSES`): every motor vehicle on four wheels is a car.
+folder's name says rate and split: "-train" is the training split, all else is held out; of an even rate every n-th
+frame is used (of 10 Hz the fifth). UniOcc has no timestamps: frames are taken to be as far apart as the name says. Its
+eleven classes are fewer than Occ3D's eighteen (`world_model.data.labels.UNIOCC_CLASSES`): every motor vehicle on four
+wheels is a car.
 
 The npz holds objects as pickled dicts; they are read by `world_model.data.formats.pickles`, so nothing in them is run.
 """
@@ -78,13 +79,14 @@ def read_uniocc(root: str | Path) -> DataSet:
     )
 
 
-def _stride(folder: Path) -> int:
-    """How many recorded frames make half a second."""
+def _rate(folder: Path) -> tuple[int, int]:
+    """Of how many recorded frames one is used, and the microseconds from one of these to the next."""
     rate = re.search(r"(\d+)Hz", folder.name)
     hertz = int(rate.group(1)) if rate else 2
-    if hertz == 0 or hertz % 2:
-        raise DataError(f"{folder}: frames at {hertz} Hz", "an even rate: keyframes are 0.5 s apart", REMEDY)
-    return hertz // 2
+    if hertz == 0:
+        raise DataError(f"{folder}: frames at {hertz} Hz", "a rate", REMEDY)
+    # Of an odd rate no frame lies half a second after another: it is refused, or resampled, as in every format.
+    return (1, round(1e6 / hertz)) if hertz % 2 else (hertz // 2, STEP_US)
 
 
 def _scenes(folder: Path) -> list[tuple[str, list[Path]]]:
@@ -104,7 +106,7 @@ def _scenes(folder: Path) -> list[tuple[str, list[Path]]]:
             paths = part.get("occ_in_scene_paths")
             if not isinstance(paths, (list, tuple)) or not all(isinstance(path, str) for path in paths):
                 raise DataError(f"{folder / INFOS}: scene {label} has no paths", "occ_in_scene_paths", REMEDY)
-            found.append((label, [_inside(folder, path) for path in paths][:: _stride(folder)]))
+            found.append((label, [_inside(folder, path) for path in paths][:: _rate(folder)[0]]))
     return found
 
 
@@ -164,16 +166,17 @@ def _recording(
     where = f"{folder / name}: ego_to_world_transformation"
     translation, rotation = _filled(*poses_of_matrices(poses, where, [tokens[n] for n in there]), there, len(paths))
     objects = [_objects(frame[1] if frame else [], path) for frame, path in zip(frames, paths)]
+    stride, step_us = _rate(folder)
     return Recording(
         name=name,
         split="train" if folder.name.endswith("-train") else "val",
         token=tokens,
-        timestamp_us=np.arange(len(paths), dtype=np.int64) * STEP_US,
+        timestamp_us=np.arange(len(paths), dtype=np.int64) * step_us,
         translation_m=translation,
         rotation=rotation,
         label_path=list(paths),
-        follows=_follows(paths, _stride(folder)),
-        boxes=_boxes(objects, instances),
+        follows=_follows(paths, stride),
+        boxes=_boxes(objects, instances, step_us * 1e-6),
     )
 
 
@@ -214,7 +217,7 @@ def _objects(annotations: Sequence[Mapping[str, Any]], path: Path) -> _Objects:
     )
 
 
-def _boxes(frames: Sequence[_Objects], instances: dict[str, int]) -> list[Boxes]:
+def _boxes(frames: Sequence[_Objects], instances: dict[str, int], step_s: float) -> list[Boxes]:
     """Objects of every frame in its ego frame; velocities from their positions one frame before and after."""
     order = [1, 0, 2] if _width_first(frames) else [0, 1, 2]
     positions = [objects.position() for objects in frames]
@@ -223,7 +226,9 @@ def _boxes(frames: Sequence[_Objects], instances: dict[str, int]) -> list[Boxes]
             objects.to_ego[:, :3, 3],
             objects.size_m[:, order],
             np.arctan2(objects.to_ego[:, 1, 0], objects.to_ego[:, 0, 0]),
-            _velocities(objects, positions[i - 1] if i else {}, positions[i + 1] if i + 1 < len(frames) else {}),
+            _velocities(
+                objects, positions[i - 1] if i else {}, positions[i + 1] if i + 1 < len(frames) else {}, step_s
+            ),
             objects.class_id,
             [instances.setdefault(token, len(instances)) for token in objects.token],
         )
@@ -232,7 +237,7 @@ def _boxes(frames: Sequence[_Objects], instances: dict[str, int]) -> list[Boxes]
 
 
 def _velocities(
-    objects: _Objects, before: Mapping[str, NDArray[Any]], after: Mapping[str, NDArray[Any]]
+    objects: _Objects, before: Mapping[str, NDArray[Any]], after: Mapping[str, NDArray[Any]], step_s: float
 ) -> NDArray[Any]:
     """(N, 2) m/s along the ego axes, NaN for objects that are in neither of the neighbouring frames."""
     velocity = np.full((len(objects.token), 2), np.nan)
@@ -241,7 +246,7 @@ def _velocities(
         if steps:
             moved = after.get(token, to_world[:3, 3]) - before.get(token, to_world[:3, 3])
             world_to_ego = to_ego[:3, :3] @ to_world[:3, :3].T
-            velocity[n] = (world_to_ego @ moved)[:2] / (steps * STEP_US * 1e-6)
+            velocity[n] = (world_to_ego @ moved)[:2] / (steps * step_s)
     return velocity
 
 
