@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from world_model.core.grid import FREE, NUM_CLASSES
+from world_model.core.ground import BANDS, band_of
 from world_model.core.sparse import nonzero_indices, occupied_indices
 from world_model.core.tensor_state import TensorState
-from world_model.models.geometric.ground import BANDS, band_of
 
 LEVELS = (0.0, 1.0, 2.0, 4.0, 1e4)
 """Logits that are added to evidence, or asked of what is drawn; with the last the evidence decides alone."""

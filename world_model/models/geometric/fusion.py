@@ -7,19 +7,19 @@ voxels; the class only for the occupied ones, one voxel in twenty.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from world_model.core.grid import FREE, NUM_CLASSES
+from world_model.core.ground import BANDS, GroundShift, band_of, ground_shift
 from world_model.core.sparse import nonzero_indices, occupied_indices, positive_indices, quotient
 from world_model.core.tensor_state import TensorState
 from world_model.models.geometric.belief import LEVELS, Belief, find_belief
 from world_model.models.geometric.config import GeometricConfig
 from world_model.models.geometric.evidence import FORECAST, OBSERVED, Evidence
-from world_model.models.geometric.ground import BANDS, GroundShift, band_of, ground_relative
 from world_model.models.layers import LabelStem, UNet, best_class, from_cells, group_norm, to_cells
 
 TIME_SCALE_S = 3.0
@@ -269,3 +269,11 @@ def expected_iou(scores: Tensor) -> Tensor:
     hit = F.threshold(chance, 0.5, 0.0, inplace=True).sum(1)
     union = chance.gt_(0.0).sum(1) + expected - hit
     return torch.where(union > 0, hit / union, torch.ones_like(hit))
+
+
+def ground_relative(evidence: Evidence) -> tuple[Evidence, GroundShift]:
+    """Evidence with the ground of its labels at `CANONICAL_Z`, and how to get back."""
+    shift = ground_shift(evidence.labels)
+    if shift.voxels is None:
+        return evidence, shift
+    return replace(evidence, labels=shift.lowered(evidence.labels), memory=shift.lowered(evidence.memory)), shift

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from world_model.core.grid import FREE
+from world_model.core.ground import ground_shift
 from world_model.models.geometric.config import GeometricConfig
 from world_model.models.geometric.evidence import is_movable
-from world_model.models.geometric.ground import ground_shift
 from world_model.models.layers import LabelStem, UNet, to_cells
 
 SPEED_SCALE_MPS = 5.0

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from world_model.core.grid import FREE
+from world_model.core.ground import BANDS, band_of
 from world_model.models.geometric.belief import LEVELS, Belief, find_belief
-from world_model.models.geometric.ground import BANDS, band_of
 
 ROAD, WALL, TREE = 11, 15, 16
 SLOTS, HEIGHTS = 64, 16

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from street import SMALL, street
 
 from world_model.core.grid import FREE
+from world_model.core.ground import CANONICAL_Z, GroundShift, ground_shift
 from world_model.data.label_styles import LabelStyle, draw_terrain
-from world_model.models.geometric.ground import CANONICAL_Z, GroundShift, ground_shift
 
 
 def lifted(by: int) -> torch.Tensor:

@@ -8,19 +8,16 @@ Legend: B grids, (X, Y, Z) voxels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from world_model.core.grid import FREE
+from world_model.core.grid import FREE, GROUND
 from world_model.core.sparse import member, nonzero_indices
-from world_model.models.geometric.evidence import Evidence
 
-GROUND_CLASSES = (11, 12, 13, 14)
-"""Driveable surface, other flat, sidewalk, terrain."""
 CANONICAL_Z = 2
 """Height index of the ground after the move, that of flat Occ3D-nuScenes roads."""
 BAND_TOPS = (2, 4, 8)
@@ -59,17 +56,9 @@ class GroundShift:
         return _shifted(labels, self._moves, -1, original)
 
 
-def ground_relative(evidence: Evidence) -> tuple[Evidence, GroundShift]:
-    """Evidence with the ground of its labels at `CANONICAL_Z`, and how to get back."""
-    shift = ground_shift(evidence.labels)
-    if shift.voxels is None:
-        return evidence, shift
-    return replace(evidence, labels=shift.lowered(evidence.labels), memory=shift.lowered(evidence.memory)), shift
-
-
 def ground_shift(labels: Tensor) -> GroundShift:
     """The smoothed height of the ground under every column, out of labels (B, X, Y, Z)."""
-    ground = member(labels, GROUND_CLASSES)
+    ground = member(labels, GROUND)
     size_z = labels.shape[-1]
     z = torch.arange(size_z, 0, -1, device=labels.device, dtype=torch.uint8)
     # The lowest ground voxel has the largest weight; no ground gives 0.
