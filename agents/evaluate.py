@@ -9,20 +9,15 @@ from pathlib import Path
 import torch
 
 from agents.benchmark import Episode, drive, fixed_starts, markdown, summary
-from agents.planners.idm import IDM
-from agents.planners.planner import Planner
-from agents.planners.scripted import ConstantVelocity, LogReplay, StandStill
+from agents.planners.build import SCRIPTED, build_planner, check_planner
 from ii_world_env.engine import Engine, EngineConfig
 from ii_world_env.faces.options import DriveOptions
 from ii_world_env.scenes import Scenes, open_scenes
 from ii_world_env.task.rewards import reward_function
 from world_model.core.command import run
-from world_model.core.errors import OptionError
 from world_model.core.files import write_json, write_text
 from world_model.worlds import build_world, resolve_world
 from world_model.worlds.provenance import provenance, weights_source
-
-SCRIPTED = {c.name: c for c in (StandStill, ConstantVelocity, LogReplay, IDM)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +31,10 @@ class Evaluate(DriveOptions):
     """
 
     planners: tuple[str, ...] = tuple(SCRIPTED)
-    """Any of stand_still, constant_velocity, log_replay, idm, and ppo:PATH for a model that agents.train saved."""
+    """Any of stand_still, constant_velocity, log_replay, idm, ppo:PATH for a policy that agents.train saved, and
+    package.module:Class; +comfort behind a name adds the comfort limiter."""
     split: str = "val"
-    """Which scenes: train, val or all."""
+    """Which scenes: train (or its parts fit and tune), val, all, or another that the data set names."""
     scenes: int | None = None
     """Take only the first so many scenes of the split."""
     per_scene: int = 2
@@ -50,8 +46,7 @@ class Evaluate(DriveOptions):
 
     def __post_init__(self) -> None:
         for name in self.planners:
-            if name not in SCRIPTED and not name.startswith("ppo:"):
-                raise OptionError(f"planner {name!r}", f"{', '.join(SCRIPTED)} or ppo:PATH", "name one of these")
+            check_planner(name)
         self.check_counts("per_scene", "batch", "horizon")
 
 
@@ -67,7 +62,7 @@ def evaluate(options: Evaluate) -> dict[str, list[Episode]]:
     engine = Engine(world, config, reward_function(options.reward), needs_occupancy=True)
     scenes = open_scenes(index=options.index, split=options.split, horizon=options.horizon)
     starts = fixed_starts(scenes, options.per_scene, options.scenes)
-    planners = [_planner(name, engine) for name in options.planners]
+    planners = [build_planner(name, engine) for name in options.planners]
     results: dict[str, list[Episode]] = {}
     for planner in planners:
         begin = time.perf_counter()
@@ -83,14 +78,6 @@ def evaluate(options: Evaluate) -> dict[str, list[Episode]]:
         results[planner.name] = drive(engine, scenes, planner, starts, options.batch, show)
     _report(results, options, scenes, len(starts))
     return results
-
-
-def _planner(name: str, engine: Engine) -> Planner:
-    if name in SCRIPTED:
-        return SCRIPTED[name](engine)
-    from agents.planners.learned import PPOPlanner
-
-    return PPOPlanner(engine, name.removeprefix("ppo:"))
 
 
 def _report(results: dict[str, list[Episode]], options: Evaluate, scenes: Scenes, count: int) -> None:

@@ -19,8 +19,9 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
+from agents.policies import POLICY_FILE, PolicyFacts, policy_keywords, save_policy
+from agents.prior_env import PriorVecEnv
 from ii_world_env.faces.options import DriveOptions
-from ii_world_env.observations.extractor import extractor_for
 from ii_world_env.sb3_vec_env import IIWorldVecEnv
 from world_model.core.errors import CheckpointError, OptionError, OutputError
 from world_model.core.files import atomic_write, check_writable, write_json, write_text
@@ -42,6 +43,7 @@ class Train(DriveOptions):
       python -m agents.train --timesteps 20000
       python -m agents.train --world transport --timesteps 50000 --out outputs/ppo_transport
       python -m agents.train --timesteps 100000 --resume
+      python -m agents.train --prior idm --reward pdms --observation state --out outputs/residual
       python -m agents.evaluate --planners idm ppo:outputs/ppo/model.zip
     """
 
@@ -61,6 +63,12 @@ class Train(DriveOptions):
     """Passes over the collected steps at each update."""
     learning_rate: float = 3e-4
     """Of Adam."""
+    prior: str | None = None
+    """Scripted planner whose actions the policy corrects within bounds, e.g. idm; None: it acts alone."""
+    comfort: bool = False
+    """With a prior: let the comfort limiter have the last word."""
+    layers: tuple[int, ...] = (64,)
+    """Widths of the hidden layers behind the features."""
     gamma: float = 0.97
     """Discount per step of 0.5 s."""
     seed: int = 0
@@ -74,6 +82,18 @@ class Train(DriveOptions):
 
     def __post_init__(self) -> None:
         self.check_counts("timesteps", "num_envs", "horizon", "rollout", "minibatch", "epochs", "save_every")
+        if self.comfort and self.prior is None:
+            raise OptionError("--comfort without --prior", "a prior, such as idm", "add --prior idm")
+
+    def facts(self) -> PolicyFacts:
+        """How the policy drives."""
+        return PolicyFacts(
+            action=self.action,
+            observation=self.observation,
+            prior=self.prior,
+            comfort=self.comfort,
+            layers=self.layers,
+        )
 
 
 class Recorder(BaseCallback):
@@ -116,6 +136,7 @@ class Recorder(BaseCallback):
             buffer = io.BytesIO()
             self.model.save(buffer)
             stream.write(buffer.getvalue())
+        save_policy(out / POLICY_FILE, self.model.policy, self.options.facts())  # type: ignore[arg-type]  # PPO's
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerows([CURVE_COLUMNS, *self.rows])
@@ -142,7 +163,6 @@ def train(options: Train) -> PPO:
     if options.resume:
         model = _load(options, venv, device)
     else:
-        extractor = extractor_for(options.observation, venv.observation_space)
         model = PPO(
             "MultiInputPolicy" if isinstance(venv.observation_space, spaces.Dict) else "MlpPolicy",
             venv,
@@ -152,10 +172,11 @@ def train(options: Train) -> PPO:
             learning_rate=options.learning_rate,
             gamma=options.gamma,
             ent_coef=0.003,
-            policy_kwargs={"features_extractor_class": extractor, "net_arch": [64], "log_std_init": -0.7},
+            policy_kwargs=policy_keywords(options.facts(), venv.observation_space),
             seed=options.seed,
             device=device,
         )
+        model.facts = asdict(options.facts())  # type: ignore[attr-defined]  # kept in the zip
         write_json(options.out / CONFIG_FILE, _plain(options))
     weights = sum(p.numel() for p in model.policy.parameters())
     answers = resolve_world(options.world, options.checkpoint)
@@ -172,7 +193,7 @@ def train(options: Train) -> PPO:
         print("  interrupted; the model so far is saved, --resume goes on")
     _save(recorder)
     venv.close()
-    print(f"wrote {MODEL_FILE}, {CURVE_FILE}, {PICTURE_FILE} and {CONFIG_FILE} in {options.out}")
+    print(f"wrote {MODEL_FILE}, {POLICY_FILE}, {CURVE_FILE}, {PICTURE_FILE} and {CONFIG_FILE} in {options.out}")
     return model
 
 
@@ -195,9 +216,8 @@ def _save(recorder: Recorder) -> None:
 def _make(options: Train) -> VecEnv:
     """All environments as one batch: one model forward for a step of all of them."""
     split = options.split or ("all" if options.index is None else "train")
-    return VecMonitor(
-        IIWorldVecEnv(options.num_envs, split=split, observation=options.observation, **options.keywords())
-    )
+    venv = IIWorldVecEnv(options.num_envs, split=split, observation=options.observation, **options.keywords())
+    return VecMonitor(venv if options.prior is None else PriorVecEnv(venv, options.prior, options.comfort))
 
 
 def _outcome(info: dict[str, Any]) -> list[float]:
@@ -239,8 +259,9 @@ def _load(options: Train, venv: VecEnv, device: str) -> PPO:
         raise CheckpointError(
             f"{options.out / CONFIG_FILE} cannot be read ({error})", "the options of the run", remedy
         ) from error
-    fixed = ("action", "observation", "num_envs", "rollout", "horizon")
-    now = _plain(options)
+    fixed = ("action", "observation", "num_envs", "rollout", "horizon", "prior", "comfort", "layers")
+    now = json.loads(json.dumps(_plain(options)))
+    before = {"prior": None, "comfort": False, "layers": [64], **before}  # runs of before these options
     if changed := [f"{name}={now[name]} (was {before.get(name)})" for name in fixed if now[name] != before.get(name)]:
         raise CheckpointError(f"resume with {', '.join(changed)}", "the options that the run began with", remedy)
     try:

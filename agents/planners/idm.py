@@ -24,7 +24,7 @@ class IDMConfig:
     """Parameters of the driver.
 
     Args:
-        speed_mps: wanted speed on a free road.
+        speed_mps: wanted speed on a free road; chosen among 8 to 12 on the split "tune" of the synthetic scenes.
         headway_s: time gap to the vehicle ahead.
         gap_m: distance kept at standstill.
         accel_mps2, brake_mps2: comfortable acceleration and braking.
@@ -34,7 +34,7 @@ class IDMConfig:
         min_voxels: obstacle voxels within a metre of the corridor from which on it is blocked.
     """
 
-    speed_mps: float = 8.0
+    speed_mps: float = 11.0
     headway_s: float = 1.3
     gap_m: float = 2.5
     accel_mps2: float = 1.8
@@ -59,16 +59,21 @@ class IDM:
         self.mode, self.grid, self.footprint = engine.action_mode, engine.world.grid, engine.config.footprint
         self.config = config or IDMConfig()
         self._gap: Tensor | None = None
+        self._seen: Tensor | None = None
 
     def reset(self, state: State) -> None:
-        """Forget the gap of the last step."""
-        self._gap = None
+        """Forget the gap of the last step.
+
+        Rows of a batch in which an episode begins anew (autoreset) need no call: a gap counts only for the step that
+        follows in the same episode.
+        """
+        self._gap = self._seen = None
 
     def act(self, state: State) -> Tensor:
         config, speed = self.config, state.speed_mps
         gap = self.free_way(state)
-        leader = self._leader_speed(gap, speed)
-        self._gap = gap
+        leader = self._leader_speed(gap, state)
+        self._gap, self._seen = gap, _moment(state)
         curvature, bend = self._curvature(state)
         wanted = (config.lateral_mps2 / bend.clamp(min=1e-3)).sqrt().clamp(max=config.speed_mps)
         braking = speed * (speed - leader) / (2 * (config.accel_mps2 * config.brake_mps2) ** 0.5)
@@ -108,12 +113,14 @@ class IDM:
         free = torch.where(blocked, ahead - 1.0, torch.full_like(ahead, 100.0)).amin(1)
         return free.clamp(min=0.0)
 
-    def _leader_speed(self, gap: Tensor, speed: Tensor) -> Tensor:
-        """(B,) speed of what is ahead; standing where it was not seen before."""
-        if self._gap is None:
-            return torch.zeros_like(speed)
-        seen = (gap < 99) & (self._gap < 99)
-        return torch.where(seen, speed + (gap - self._gap) / STEP_S, torch.zeros_like(speed)).clamp(0, 15)
+    def _leader_speed(self, gap: Tensor, state: State) -> Tensor:
+        """(B,) speed of what is ahead; standing where it was not seen in the step before."""
+        still = torch.zeros_like(gap)
+        if self._gap is None or self._seen is None or self._gap.shape != gap.shape:
+            return still
+        following = (self._seen + self._seen.new_tensor((0, 0, 1)) == _moment(state)).all(1)
+        seen = (gap < 99) & (self._gap < 99) & following
+        return torch.where(seen, state.speed_mps + (gap - self._gap) / STEP_S, still).clamp(0, 15)
 
     def _curvature(self, state: State) -> tuple[Tensor, Tensor]:
         """(B,) curvature that leads back to the route, and the largest curvature of the route ahead."""
@@ -125,3 +132,8 @@ class IDM:
         heading = torch.atan2(steps[..., 1], steps[..., 0])
         turn = torch.remainder(heading.diff(dim=1) + torch.pi, 2 * torch.pi) - torch.pi
         return curvature, (turn.abs() / 3.0).amax(1)
+
+
+def _moment(state: State) -> Tensor:
+    """(B, 3) int64 which step of which episode each row is in: scene, frame where it began, steps."""
+    return torch.stack((state.scene, state.frame, state.steps), -1)

@@ -1,4 +1,4 @@
-"""A trained stable-baselines3 policy as a planner."""
+"""A trained policy as a planner."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from gymnasium import spaces
 from stable_baselines3 import PPO
 from torch import Tensor
 
+from agents.planners.residual import Residual
+from agents.policies import REMEDY, PolicyFacts, load_policy, read_facts
 from ii_world_env.ego.actions import ActionMode
 from ii_world_env.engine import Engine, State
 from ii_world_env.observations.build import OBSERVATION_MODES, Observation, build_observation
@@ -19,77 +21,115 @@ from world_model.core.errors import CheckpointError, ConfigError
 
 
 class PPOPlanner:
-    """Acts with a policy that `python -m agents.train` saved. The zip holds pickled code: open only your own.
+    """Acts with a policy that `python -m agents.train` or `python -m agents.imitate` saved.
+
+    A policy says itself which prior it corrects. `policy.safetensors` executes nothing; a `model.zip` of
+    stable-baselines3 holds pickled code: open only your own.
 
     Args:
         engine: says which actions there are and what the grid is.
-        path: the model zip.
+        path: policy.safetensors or model.zip.
 
     Raises:
         CheckpointError: the file is missing, damaged, or was trained for other actions or observations.
     """
 
     def __init__(self, engine: Engine, path: str | Path) -> None:
-        self.name = f"ppo:{Path(path).parent.name or Path(path).stem}"
-        remedy = "give the model.zip that `python -m agents.train` wrote"
-        if not Path(path).is_file():
-            raise CheckpointError(f"no policy at {path}", "a model zip of stable-baselines3", remedy)
-        try:
-            self.model = PPO.load(path, device="cpu")
-        except Exception as error:  # SB3 lets every kind of pickle, zip and torch error through
-            raise CheckpointError(
-                f"{path} cannot be read ({error})", "a model zip of stable-baselines3", remedy
-            ) from error
-        mode = engine.action_mode
-        space, wanted = self.model.action_space, _action_space(mode)
-        if (
-            type(space) is not type(wanted)
-            or space.shape != wanted.shape
-            or getattr(space, "n", 0) != len(mode.choices)
-        ):
-            found = f"{space.n} choices" if isinstance(space, spaces.Discrete) else f"shape {space.shape}"
-            raise CheckpointError(
-                f"{path} was trained for actions of {found}",
-                f"{wanted} for action={engine.config.action!r}",
-                "choose the action mode that it was trained with",
+        path = Path(path)
+        self.name = f"ppo:{path.parent.name or path.stem}"
+        self.residual: Residual | None = None
+        if path.suffix == ".safetensors":
+            facts = read_facts(path)
+            if facts.action != engine.config.action:
+                raise _other_actions(path, facts.action, engine)
+            self._correct(engine, facts)
+            self.observation = build_observation(
+                facts.observation, engine.world, engine.action_mode, engine.config.footprint
             )
-        self.observation = _observation(engine, self.model.observation_space, Path(path))
+            seen = self._widened(self.observation.space())
+            self.policy: Any = load_policy(path, facts, seen, _action_space(engine.action_mode))
+            return
+        self.policy = _zip(path)
+        _check_actions(self.policy.action_space, engine, path)
+        written = getattr(self.policy, "facts", None)
+        self._correct(engine, None if written is None else PolicyFacts.of(written, str(path)))
+        self.observation = self._observation(engine, self.policy.observation_space, path)
 
     def reset(self, state: State) -> None:
-        """Nothing is kept."""
+        """New episodes everywhere."""
+        if self.residual is not None:
+            self.residual.reset(state)
 
     def act(self, state: State) -> Tensor:
         observed = self.observation.observe(state)
+        if self.residual is None:
+            return self._predict(observed, state)
+        planned = self.residual.plan(state)
+        correction = self._predict(self.residual.joined(observed, planned), state)
+        return self.residual.actions(state, planned, correction)
+
+    def _predict(self, observed: Tensor | dict[str, Tensor], state: State) -> Tensor:
         if isinstance(observed, dict):
-            actions, _ = self.model.predict({k: v.cpu().numpy() for k, v in observed.items()}, deterministic=True)
+            actions, _ = self.policy.predict({k: v.cpu().numpy() for k, v in observed.items()}, deterministic=True)
         else:
-            actions, _ = self.model.predict(observed.cpu().numpy(), deterministic=True)
+            actions, _ = self.policy.predict(observed.cpu().numpy(), deterministic=True)
         return torch.as_tensor(actions, device=state.pose.device)
+
+    def _correct(self, engine: Engine, facts: PolicyFacts | None) -> None:
+        if facts is not None and facts.prior is not None:
+            self.residual = Residual(engine, facts.prior, facts.comfort)
+
+    def _widened(self, space: spaces.Space[Any]) -> spaces.Space[Any]:
+        return space if self.residual is None else self.residual.widened(space)
+
+    def _observation(self, engine: Engine, space: spaces.Space[Any], path: Path) -> Observation:
+        """The observation mode of a policy's space: the one that its run wrote down, or any that fits.
+
+        Raises:
+            CheckpointError: no mode has that space in this world.
+        """
+        try:
+            written = [str(json.loads((path.parent / "config.json").read_text(encoding="utf-8-sig"))["observation"])]
+        except (OSError, ValueError, KeyError, TypeError):
+            written = []  # a policy without its run's folder
+        for name in (*written, *OBSERVATION_MODES):
+            try:
+                observation = build_observation(name, engine.world, engine.action_mode, engine.config.footprint)
+            except ConfigError:
+                continue  # a mode that only other worlds have
+            if self._widened(observation.space()) == space:
+                return observation
+        raise CheckpointError(
+            f"{path} was trained for observations {space}",
+            f"those of {', '.join((*written, *OBSERVATION_MODES))} in this world",
+            "choose the world and the action mode that it was trained with",
+        )
+
+
+def _zip(path: Path) -> PPO:
+    if not path.is_file():
+        raise CheckpointError(f"no policy at {path}", "a model zip of stable-baselines3", REMEDY)
+    try:
+        return PPO.load(path, device="cpu")
+    except Exception as error:  # SB3 lets every kind of pickle, zip and torch error through
+        raise CheckpointError(f"{path} cannot be read ({error})", "a model zip of stable-baselines3", REMEDY) from error
+
+
+def _check_actions(space: spaces.Space[Any], engine: Engine, path: Path) -> None:
+    wanted = _action_space(engine.action_mode)
+    same = type(space) is type(wanted) and space.shape == wanted.shape
+    if not same or getattr(space, "n", 0) != len(engine.action_mode.choices):
+        found = f"{space.n} choices" if isinstance(space, spaces.Discrete) else f"shape {space.shape}"
+        raise _other_actions(path, found, engine)
+
+
+def _other_actions(path: Path, found: str, engine: Engine) -> CheckpointError:
+    return CheckpointError(
+        f"{path} was trained for actions of {found}",
+        f"{_action_space(engine.action_mode)} for action={engine.config.action!r}",
+        "choose the action mode that it was trained with",
+    )
 
 
 def _action_space(mode: ActionMode) -> spaces.Space[Any]:
     return spaces.Discrete(len(mode.choices)) if mode.choices else spaces.Box(-1.0, 1.0, mode.shape, np.float32)
-
-
-def _observation(engine: Engine, space: spaces.Space[Any], path: Path) -> Observation:
-    """The observation mode whose space a policy was trained for: the one that its run wrote down, or any that fits.
-
-    Raises:
-        CheckpointError: no mode has that space in this world.
-    """
-    try:
-        written = [str(json.loads((path.parent / "config.json").read_text(encoding="utf-8-sig"))["observation"])]
-    except (OSError, ValueError, KeyError, TypeError):
-        written = []  # a policy without its run's folder
-    for name in (*written, *OBSERVATION_MODES):
-        try:
-            observation = build_observation(name, engine.world, engine.action_mode, engine.config.footprint)
-        except ConfigError:
-            continue  # a mode that only other worlds have
-        if observation.space() == space:
-            return observation
-    raise CheckpointError(
-        f"{path} was trained for observations {space}",
-        f"those of {', '.join((*written, *OBSERVATION_MODES))} in this world",
-        "choose the world and the action mode that it was trained with",
-    )

@@ -32,6 +32,8 @@ READABLE_VERSIONS = (1, 2)
 DATASETS = ("nuscenes", "stcocc", "waymo", "uniocc")
 COMMANDS = ("right", "left", "straight")
 POSES = ("raw", "planar")
+PARTS_OF_TRAIN, TUNE_PART = ("fit", "tune"), 4
+"""Splits that are parts of "train" in data sets that do not name them themselves, and which part is "tune"."""
 BOX_COLUMNS = {
     "box_center_m": "center_m",
     "box_size_m": "size_m",
@@ -164,12 +166,20 @@ class SceneIndex:
                 raise DataError(f"the index says {name} = {getattr(self, name)!r}", f"one of {tuple(known)}", _REMEDY)
 
     def scenes(self, split: str) -> list[int]:
-        """Scene numbers of a split ("train", "val", or "all").
+        """Scene numbers of a split.
+
+        Args:
+            split: "train", "val", any other that the data set has (such as "test"), or "all"; "tune", the last quarter
+                of the train scenes, and "fit", the rest of them, to choose a recipe on scenes that never judge it.
 
         Raises:
             DataError: the split has no scenes.
         """
-        found = [i for i, s in enumerate(self.scene_split) if split in ("all", s)]
+        whole = "train" if split in PARTS_OF_TRAIN and split not in self.scene_split else split
+        found = [i for i, s in enumerate(self.scene_split) if whole in ("all", s)]
+        if whole != split:
+            cut = len(found) - len(found) // TUNE_PART
+            found = found[cut:] if split == "tune" else found[:cut]
         if not found:
             known = ", ".join(f"{name} ({(self.scene_split == name).sum()})" for name in sorted(set(self.scene_split)))
             raise DataError(

@@ -99,3 +99,11 @@ def test_a_failed_write_leaves_the_old_index(
     with pytest.raises(OutputError, match="No space left"):
         index.save(path)
     assert path.read_bytes() == before and [p.name for p in tmp_path.glob("*index*")] == [INDEX_NAME]
+
+
+def test_parts_of_train_are_disjoint_and_never_held_out(index: SceneIndex) -> None:
+    runs = [(f"s{i}", range(i, i + 1)) for i in range(9)]
+    many = index.part([*runs, ("held", range(12, 13))])
+    assert many.scenes("fit") == list(range(7)) and many.scenes("tune") == [7, 8]
+    named = dataclasses.replace(many, scene_split=np.array(["train"] * 8 + ["tune", "test"]))
+    assert named.scenes("tune") == [8] and named.scenes("test") == [9]
