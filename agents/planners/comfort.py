@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from world_model.core.planar import compose
 
 from agents.planners.planner import Planner
 from ii_world_env.engine import Engine, State
 from ii_world_env.task.outcome import COMFORT_LIMITS
 from world_model.core.errors import OptionError
 from world_model.core.grid import STEP_S
-from world_model.core.planar import compose
 from world_model.core.vehicle import MAX_SPEED_MPS
 
 
