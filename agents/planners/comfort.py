@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from world_model.core.planar import compose
 
 from agents.planners.planner import Planner
 from ii_world_env.engine import Engine, State
@@ -69,7 +68,7 @@ class ComfortLimiter:
         # A constant acceleration covers the mean of both speeds; modes that name the way itself take the last one.
         mean = speed if self.mode.tracking == 1 else (state.speed_mps + speed) / 2
         way, yaw = mean * STEP_S, turn * STEP_S
-        target = compose(torch.zeros_like(state.pose), _arc(way, yaw))
+        target = _arc(way, yaw)
         changed = ((accel - wanted).abs() > 0.02) | ((turn - motion.yaw_rate_rps).abs() > 0.005)
         return torch.where(changed[:, None], self.mode.inverse(target, state.speed_mps), actions)
 
