@@ -54,7 +54,7 @@ class Train(DriveOptions):
     split: str | None = None
     """Which scenes to train in: train, val or all. If not given: train, or all of the bundled demo scenes."""
     observation: str = "bev"
-    """bev, occupancy, state, tokens (only in the world ii-world), or package.module:Class."""
+    """bev, occupancy, state, traffic, traffic_timed, tokens (only in the world ii-world), or package.module:Class."""
     rollout: int = 128
     """Steps of every environment between two updates."""
     minibatch: int = 128

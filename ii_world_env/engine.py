@@ -18,8 +18,9 @@ from torch import Tensor
 
 from ii_world_env.ego import route
 from ii_world_env.ego.actions import ACTION_MODES, ActionMode, normal_noise
-from ii_world_env.state.observed import motion_at, observed_ground
-from ii_world_env.state.state import CAUSES, TERMINATIONS, State
+from ii_world_env.ego.footprint import solid_columns
+from ii_world_env.state.observed import motion_at, observed_before, observed_ground
+from ii_world_env.state.state import CAUSES, TERMINATIONS, State, terminates
 from ii_world_env.task.config import EngineConfig
 from ii_world_env.task.outcome import TTC_S, Outcome, end_of, outcome_of
 from ii_world_env.task.rewards import RewardFunction, check_terms, default, reward_needs_occupancy
@@ -43,12 +44,14 @@ class StepResult:
         cause: (B,) int64 why the episode ends with this step, index into `CAUSES`; 0: it does not.
         outcome: the facts behind them.
         path: (B, S, 3) driven x, y, yaw of the substeps, in the start frame.
+        finite_horizon: the horizon terminates, see `EngineConfig`.
     """
 
     terms: dict[str, Tensor]
     cause: Tensor
     outcome: Outcome
     path: Tensor
+    finite_horizon: bool = False
 
     @property
     def reward(self) -> Tensor:
@@ -58,12 +61,12 @@ class StepResult:
     @property
     def terminated(self) -> Tensor:
         """(B,) bool."""
-        return (self.cause > 0) & (self.cause <= TERMINATIONS)
+        return terminates(self.cause, self.finite_horizon)
 
     @property
     def truncated(self) -> Tensor:
         """(B,) bool; never together with ``terminated``."""
-        return self.cause > TERMINATIONS
+        return (self.cause > 0) & ~self.terminated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +102,10 @@ class Engine:
         needs_occupancy: decode the occupancy at every step and find contacts in it; None as the reward needs it.
             Without it no episode ends by a collision or off the road.
 
+    Attributes:
+        remembers: keep in every state what stood where one step earlier (`State.solid_before`), for observations of how
+            others move. Set it before the first reset.
+
     Raises:
         ConfigError: an action mode in which the world drives, in a world that cannot.
     """
@@ -116,6 +123,7 @@ class Engine:
         self.reward = reward or default()
         self.trust = trust
         self.needs_occupancy = reward_needs_occupancy(self.reward) if needs_occupancy is None else needs_occupancy
+        self.remembers = False
         self.action_mode: ActionMode = ACTION_MODES[self.config.action]
         if self.action_mode.move is None and not isinstance(world, SelfDriving):
             raise ConfigError(
@@ -138,8 +146,18 @@ class Engine:
         """The same state with its occupancy, so that it is decoded once for everything that reads it."""
         return state if state.decoded is not None else replace(state, decoded=self.occupancy(state))
 
+    def with_before(self, state: State) -> State:
+        """The same state, with the tensors of the moment before if the engine remembers it, even where it is unknown;
+        without them if not."""
+        if self.remembers == (state.solid_before is not None):
+            return state
+        if not self.remembers:
+            return replace(state, solid_before=None, pose_before=None)
+        unknown = torch.full_like(state.pose, float("nan"))
+        return replace(state, solid_before=torch.zeros_like(state.ground, dtype=torch.uint8), pose_before=unknown)
+
     decoded = with_occupancy
-    """Its earlier name."""
+    """The earlier name of `with_occupancy`."""
 
     @torch.inference_mode()
     def reset(
@@ -202,7 +220,15 @@ class Engine:
             frame=torch.tensor(clips.frame, device=device),
             noise=zero if action_noise is None else action_noise.float().to(device),
             seed=torch.zeros(batch, dtype=torch.long, device=device) if seed is None else seed.to(device),
+            **self._observed_before(clips, device),
         )
+
+    def _observed_before(self, clips: Clips, device: torch.device) -> dict[str, Tensor]:
+        """What stood where in the observed frame before the current one, where it lies one step before it."""
+        if not self.remembers:
+            return {}
+        solid, pose = observed_before(clips, self.world.grid, self.config.footprint)
+        return {"solid_before": solid.to(device), "pose_before": pose.to(device)}
 
     def _varied(
         self, world: WorldState, action_noise: Tensor | None, drop_agents: Tensor | None, seed: Tensor | None
@@ -239,7 +265,7 @@ class Engine:
     @torch.inference_mode()
     def advance(self, state: State, actions: Tensor) -> tuple[State, StepResult]:
         """As `step`, with actions that `ActionMode.checked` has returned."""
-        if self.needs_occupancy:
+        if self.needs_occupancy or self.remembers:
             state = self.with_occupancy(state)
         world, motion = self.drive(state, actions)
         after, lateral = self.arrive(state, actions, world, motion)
@@ -276,8 +302,13 @@ class Engine:
             last_action=self.action_mode.remember(actions),
             progress_m=progress,
             steps=state.steps + 1,
+            solid_before=self._solid(state) if self.remembers else None,
+            pose_before=state.pose if self.remembers else None,
         )
         return after, lateral
+
+    def _solid(self, state: State) -> Tensor:
+        return solid_columns(self.with_occupancy(state).labels, self.world.grid, self.config.footprint)
 
     def score(self, state: State, motion: Motion, after: State, lateral_m: Tensor) -> StepResult:
         """Reward terms and ends of a step from one state to another.
@@ -291,7 +322,8 @@ class Engine:
         terms = self.reward(outcome)
         check_terms(terms, len(lateral_m))
         path = compose(state.pose[:, None].expand_as(motion.path), motion.path)
-        return StepResult(terms=terms, cause=end_of(after, outcome, self.config), outcome=outcome, path=path)
+        cause, finite = end_of(after, outcome, self.config), self.config.finite_horizon
+        return StepResult(terms=terms, cause=cause, outcome=outcome, path=path, finite_horizon=finite)
 
     @torch.inference_mode()
     def term_names(self, state: State) -> list[str]:

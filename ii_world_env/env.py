@@ -100,12 +100,13 @@ class IIWorldEnv(gym.Env[Any, NDArray[Any]]):
 
     `observation="occupancy"`: the whole forecast, a `Box(0, 17, (200, 200, 16), uint8)` of class ids `[x, y, z]`, 0.4 m
     voxels over x, y of -40..40 m and z of -1..5.4 m, 640 kB each: 100,000 transitions with their next observations fill
-    128 GB, so off-policy agents take "bev" or "state". With every mode `env.unwrapped.occupancy` gives it.
+    128 GB, so off-policy agents take "bev", "state" or "traffic". With every mode `env.unwrapped.occupancy` gives it.
 
     `observation="tokens"`, only in "ii-world": a `Dict` with `ego` and `route` as above and `tokens`, the latent map
     (C, 50, 50) float32 that the occupancy is decoded from.
 
-    `observation="state"`, a `Box` of 33 features read off the occupancy, then `ego` and `route` as above, float32:
+    `observation="state"`, a `Box` of 33 features read off the occupancy, then `ego` and `route` as above, float32: 53 +
+    A numbers, 55 with `action="kinematic"`:
 
     | Index  | Meaning                                                                          | Unit | Min | Max |
     |--------|----------------------------------------------------------------------------------|------|-----|-----|
@@ -115,6 +116,19 @@ class IIWorldEnv(gym.Env[Any, NDArray[Any]]):
     | 29, 30 | where it is, forward and to the left                                             | m    | -40 | 40  |
     | 31     | offset from the route, left positive                                             | m    | -20 | 20  |
     | 32     | heading against the route, left positive                                         | rad  | -π  | π   |
+
+    `observation="traffic"`, a `Box(-1, 1)`: the numbers of "state" divided by their largest values, and then what the
+    others do, 79 + A numbers, 81 with `action="kinematic"`. Columns are compared with those of a step earlier, moved by
+    the ego's own motion; where no earlier moment is known, nothing moves. With A = 2:
+
+    | Index  | Meaning                                                                        | at -1   | at +1        |
+    |--------|--------------------------------------------------------------------------------|---------|--------------|
+    | 55..78 | how much farther each ray reaches than a step earlier, by others' motion alone | -10 m   | 10 m         |
+    | 79     | free way along the route ahead of the front bumper (0 at 0)                    |         | 34 m or free |
+    | 80     | speed along the route of what ends it; 0 where nothing did a step earlier      | -20 m/s | 20, or free  |
+
+    `observation="traffic_timed"` is the same, and last the share of the horizon that is left: 82 numbers. It belongs to
+    `finite_horizon=True`: where the horizon truncates, a learner estimates the value beyond it, which time left hides.
 
     `observation="package.module:Class"`: the `space()` of a class of your own, see
     `ii_world_env.observations.build.Observation` and `examples/own_observation.py`.
@@ -158,7 +172,7 @@ class IIWorldEnv(gym.Env[Any, NDArray[Any]]):
     ## Episode End
     Named in `info["end"]` (None while it runs). Terminated: `collision`, `off_road`, `destination` (the recorded
     position at the horizon; only when that is at least 5 m away). Truncated: `horizon`, `route_end` (the recording
-    ends), `untrusted` (the forecast trust fell below `least_trust`).
+    ends), `untrusted` (the forecast trust fell below `least_trust`). With `finite_horizon=True` the horizon terminates.
 
     Infos have the same keys after a reset as after a step: then `lateral_m` is 0, `time_to_collision_s` is 10 (nothing
     near), `trust` is 1 and the reward terms are 0. `ii_world_env.faces.infos.to_json` writes them as JSON.
@@ -177,9 +191,11 @@ class IIWorldEnv(gym.Env[Any, NDArray[Any]]):
     | `split`       | "val"       | "train", "val" or "all"                                                      |
     | `dataset`     | "any"       | or "nuscenes", "stcocc", "waymo", "uniocc": refuse other data                |
     | `action`      | "kinematic" | "kinematic", "delta", "waypoints", "meta" or "command"                       |
-    | `observation` | "bev"       | "bev", "occupancy", "tokens", "state" or "package.module:Class"               |
+    | `observation` | "bev"       | "bev", "occupancy", "tokens", "state", "traffic", "traffic_timed" or          |
+    |               |             | "package.module:Class"                                                       |
     | `reward`      | "default"   | "default", "pdms", "sparse", a callable or its import path                   |
     | `horizon`     | 16          | steps of 0.5 s until truncation                                              |
+    | `finite_horizon` | False    | the horizon terminates: nothing lies beyond it                               |
     | `pessimism`   | 0.0         | cost of a step without any forecast trust: term `pessimism`                  |
     | `least_trust` | 0.0         | truncate as `untrusted` below this forecast trust                            |
     | `device`      | "auto"      | "auto", "cpu", "cuda", "cuda:1", ...                                         |

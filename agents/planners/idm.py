@@ -11,11 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ii_world_env.ego.footprint import FRONT_M, band, columns_at, in_body
+from ii_world_env.ego.corridor import LOOK_M, MIN_VOXELS, SIDE_M, corridor, free_way
+from ii_world_env.ego.footprint import band, columns_at, in_body
 from ii_world_env.ego.route import points_at
 from ii_world_env.engine import Engine, State
 from world_model.core.geometry import into, inverse
-from world_model.core.grid import EGO_WIDTH_M, OBSTACLE, STEP_S
+from world_model.core.grid import OBSTACLE, STEP_S
 from world_model.core.vehicle import MAX_BRAKE_MPS2
 
 
@@ -40,9 +41,9 @@ class IDMConfig:
     accel_mps2: float = 1.8
     brake_mps2: float = 2.5
     lateral_mps2: float = 2.0
-    side_m: float = 0.2
-    look_m: float = 34.0
-    min_voxels: int = 3
+    side_m: float = SIDE_M
+    look_m: float = LOOK_M
+    min_voxels: int = MIN_VOXELS
 
 
 class IDM:
@@ -89,15 +90,8 @@ class IDM:
     def free_way(self, state: State) -> Tensor:
         """(B,) metres from the front bumper to the first obstacle in the corridor along the route; 100 if free."""
         config, voxel = self.config, self.grid.voxel_m
-        ahead = torch.arange(0.0, config.look_m, voxel, dtype=torch.float32, device=state.pose.device)
-        at = state.progress_m[:, None] + FRONT_M + ahead
-        middle, following = points_at(state.route, at), points_at(state.route, at + 0.5)
-        along = torch.nn.functional.normalize(following - middle, dim=-1)
-        left = torch.stack((-along[..., 1], along[..., 0]), -1)
-        half = EGO_WIDTH_M / 2 + config.side_m
-        aside = torch.linspace(-half, half, int(2 * half / voxel) + 2, dtype=torch.float32, device=left.device)
-        points = (middle[:, :, None] + left[:, :, None] * aside[:, None]).flatten(1, 2)
-        local = into(state.pose, points)
+        way = corridor(state.route, state.progress_m, voxel, config.look_m, config.side_m)
+        local = into(state.pose, way.flatten(1, 2))
         low, high = band(self.footprint.band_m, self.grid)
         column = columns_at(state.labels[..., low:high], local, self.grid)
         obstacle = torch.zeros(256, dtype=torch.float32, device=column.device)
@@ -105,13 +99,7 @@ class IDM:
         solid = obstacle[column.int()].sum(-1)
         # What stood in the ego's own place at reset is label noise for the engine, too.
         solid = solid * ~in_body(into(inverse(state.pose), local), self.footprint.spawn_margin_m)
-        per_row = solid.view(len(at), len(ahead), -1).sum(-1)
-        reach = max(1, round(1.0 / voxel))
-        blocked = (
-            per_row.cumsum(1) - torch.nn.functional.pad(per_row.cumsum(1), (reach, 0))[:, :-reach] >= config.min_voxels
-        )
-        free = torch.where(blocked, ahead - 1.0, torch.full_like(ahead, 100.0)).amin(1)
-        return free.clamp(min=0.0)
+        return free_way(solid.view(way.shape[:3]), voxel, config.look_m, config.min_voxels)
 
     def _leader_speed(self, gap: Tensor, state: State) -> Tensor:
         """(B,) speed of what is ahead; standing where it was not seen in the step before."""

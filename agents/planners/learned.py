@@ -16,7 +16,7 @@ from agents.planners.residual import Residual
 from agents.policies import REMEDY, PolicyFacts, load_policy, read_facts
 from ii_world_env.ego.actions import ActionMode
 from ii_world_env.engine import Engine, State
-from ii_world_env.observations.build import OBSERVATION_MODES, Observation, build_observation
+from ii_world_env.observations.build import OBSERVATION_MODES, Observation, build_observation, needs_before
 from world_model.core.errors import CheckpointError, ConfigError
 
 
@@ -43,9 +43,8 @@ class PPOPlanner:
             if facts.action != engine.config.action:
                 raise _other_actions(path, facts.action, engine)
             self._correct(engine, facts)
-            self.observation = build_observation(
-                facts.observation, engine.world, engine.action_mode, engine.config.footprint
-            )
+            self.observation = _observation(engine, facts.observation)
+            engine.remembers |= needs_before(self.observation)
             seen = self._widened(self.observation.space())
             self.policy: Any = load_policy(path, facts, seen, _action_space(engine.action_mode))
             return
@@ -54,6 +53,7 @@ class PPOPlanner:
         written = getattr(self.policy, "facts", None)
         self._correct(engine, None if written is None else PolicyFacts.of(written, str(path)))
         self.observation = self._observation(engine, self.policy.observation_space, path)
+        engine.remembers |= needs_before(self.observation)
 
     def reset(self, state: State) -> None:
         """New episodes everywhere."""
@@ -94,7 +94,7 @@ class PPOPlanner:
             written = []  # a policy without its run's folder
         for name in (*written, *OBSERVATION_MODES):
             try:
-                observation = build_observation(name, engine.world, engine.action_mode, engine.config.footprint)
+                observation = _observation(engine, name)
             except ConfigError:
                 continue  # a mode that only other worlds have
             if self._widened(observation.space()) == space:
@@ -104,6 +104,11 @@ class PPOPlanner:
             f"those of {', '.join((*written, *OBSERVATION_MODES))} in this world",
             "choose the world and the action mode that it was trained with",
         )
+
+
+def _observation(engine: Engine, name: str) -> Observation:
+    config = engine.config
+    return build_observation(name, engine.world, engine.action_mode, config.footprint, config.horizon)
 
 
 def _zip(path: Path) -> PPO:

@@ -48,7 +48,7 @@ class Bench(DriveOptions):
     split: str = "val"
     """Which scenes: train, val or all."""
     observation: str = "bev"
-    """bev, occupancy, tokens, state or package.module:Class."""
+    """bev, occupancy, tokens, state, traffic, traffic_timed or package.module:Class."""
     batches: tuple[int, ...] = ()
     """Numbers of environments. If not given: 1 and 8, on a GPU 1, 8, 64 and 256."""
     steps: int = 16

@@ -28,7 +28,7 @@ from world_model.core.grid import (
     OBSTACLE,
     VoxelGrid,
 )
-from world_model.core.sparse import member
+from world_model.core.sparse import member, members_between
 
 FRONT_M = EGO_LENGTH_M - EGO_REAR_OVERHANG_M
 CENTER_M = (FRONT_M - EGO_REAR_OVERHANG_M) / 2
@@ -58,14 +58,19 @@ class FootprintConfig:
 
 def columns_at(labels: Tensor, points: Tensor, grid: VoxelGrid, fill: int = FREE) -> Tensor:
     """Columns (B, N, Z) of labels (B, X, Y, Z) above points (B, N, 2), metres; ``fill`` outside the grid."""
-    size_x, size_y = labels.shape[1:3]
+    flat, inside = cells_at(points, grid)
+    row = torch.arange(len(labels), device=labels.device)[:, None]
+    found = labels.reshape(len(labels), grid.shape[0] * grid.shape[1], -1)[row, flat]
+    return torch.where(inside[..., None], found, torch.full_like(found[:1, :1], fill))
+
+
+def cells_at(points: Tensor, grid: VoxelGrid) -> tuple[Tensor, Tensor]:
+    """Positions x * Y + y (...) int64 of the columns below points (..., 2), clamped, and whether they are inside."""
+    size_x, size_y = grid.shape[:2]
     low = torch.tensor(grid.lower_m[:2], dtype=points.dtype, device=points.device)
     i, j = ((points - low) / grid.voxel_m).floor().long().unbind(-1)
     inside = (i >= 0) & (i < size_x) & (j >= 0) & (j < size_y)
-    flat = i.clamp(0, size_x - 1) * size_y + j.clamp(0, size_y - 1)
-    row = torch.arange(len(labels), device=labels.device)[:, None]
-    found = labels.reshape(len(labels), size_x * size_y, -1)[row, flat]
-    return torch.where(inside[..., None], found, torch.full_like(found[:1, :1], fill))
+    return i.clamp(0, size_x - 1) * size_y + j.clamp(0, size_y - 1), inside
 
 
 def contacts(labels: Tensor, poses: Tensor, home: Tensor, grid: VoxelGrid, config: FootprintConfig) -> Tensor:
@@ -129,10 +134,9 @@ def ground_at(
     return drivable, member(column, GROUND[1:]).any(-1) | (votes < 0)
 
 
-def obstacles_at(labels: Tensor, points: Tensor, grid: VoxelGrid, config: FootprintConfig) -> Tensor:
-    """Whether obstacles as high as the body stand at points (B, N, 2), frame of the labels; (B, N) bool."""
-    low, high = band(config.band_m, grid)
-    return member(columns_at(labels[..., low:high], points, grid), OBSTACLE).any(-1)
+def solid_columns(labels: Tensor, grid: VoxelGrid, config: FootprintConfig) -> Tensor:
+    """Obstacle voxels as high as the body in every column: labels (B, X, Y, Z) -> (B, X, Y) uint8."""
+    return members_between(labels, OBSTACLE, *band(config.band_m, grid))
 
 
 def ground_votes(labels: Tensor, grid: VoxelGrid, config: FootprintConfig) -> Tensor:

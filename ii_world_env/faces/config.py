@@ -32,6 +32,7 @@ class EnvConfig:
         observation: name of the observation mode, or "package.module:Class" of an `Observation`.
         reward: name of a preset, a callable from `Outcome` to named terms, or its import path.
         horizon: steps of 0.5 s until truncation.
+        finite_horizon: the horizon terminates instead, see `EngineConfig`.
         pessimism: what a step without any forecast trust costs, see `Pessimistic`; only in worlds that have a trust.
         least_trust: forecasts below this trust end the episode as "untrusted"; only in worlds that have a trust.
         device: "auto", "cpu", "cuda", "cuda:1", ...
@@ -52,6 +53,7 @@ class EnvConfig:
     observation: str = "bev"
     reward: str | RewardFunction = "default"
     horizon: int = 16
+    finite_horizon: bool = False
     pessimism: float = 0.0
     least_trust: float = 0.0
     device: str = "auto"

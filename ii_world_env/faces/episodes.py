@@ -21,14 +21,15 @@ from torch import Tensor
 
 from ii_world_env import engine
 from ii_world_env.ego.actions import real_numbers
-from ii_world_env.engine import CAUSES, TERMINATIONS, Engine, EngineConfig, State
+from ii_world_env.engine import CAUSES, Engine, EngineConfig, State
 from ii_world_env.faces import forks
 from ii_world_env.faces.config import EnvConfig
 from ii_world_env.faces.infos import NOTHING_NEAR_S, Columns
 from ii_world_env.faces.render import draw_moment
 from ii_world_env.faces.resets import NoEpisode
-from ii_world_env.observations.build import build_observation, check_observed
+from ii_world_env.observations.build import build_observation, check_observed, needs_before
 from ii_world_env.scenes import conditions, open_scenes
+from ii_world_env.state.state import terminates
 from ii_world_env.task.rewards import check_finite, reward_function
 from ii_world_env.task.trust import Pessimistic, check_pessimism, trust_of
 from world_model.core.errors import OptionError
@@ -89,7 +90,8 @@ class Episodes:
         check_pessimism(config.pessimism, config.least_trust, trust)
         if config.pessimism:
             reward = Pessimistic(reward=reward, pessimism=config.pessimism)
-        settings = EngineConfig(action=config.action, horizon=config.horizon, least_trust=config.least_trust)
+        names = ("action", "horizon", "finite_horizon", "least_trust")
+        settings = EngineConfig(**{name: getattr(config, name) for name in names})
         self.engine = Engine(world, settings, reward, trust)
         self.scenes = open_scenes(
             data_root=config.data_root,
@@ -102,7 +104,8 @@ class Episodes:
         self.action_space: spaces.Space[Any] = (
             spaces.Discrete(len(mode.choices)) if mode.choices else spaces.Box(-1.0, 1.0, mode.shape, np.float32)
         )
-        self.observation = build_observation(config.observation, world, mode, settings.footprint)
+        self.observation = build_observation(config.observation, world, mode, settings.footprint, config.horizon)
+        self.engine.remembers = needs_before(self.observation)
         self.observation_space = self.observation.space()
         self.ends = np.zeros(count, np.int64)
         self._state: State | None = None
@@ -232,8 +235,8 @@ class Episodes:
             check_finite(name, np.where(self.ends > 0, 0.0, term))  # rows that have ended mean nothing
             reward = reward + term
         self.ends, self._reward = np.where(self.ends > 0, self.ends, ends), reward
-        terminated = (ends > 0) & (ends <= TERMINATIONS)
-        return StepResult(reward=reward.copy(), terminated=terminated, truncated=ends > TERMINATIONS, infos=infos)
+        terminated = terminates(ends, self.config.finite_horizon)
+        return StepResult(reward=reward.copy(), terminated=terminated, truncated=(ends > 0) & ~terminated, infos=infos)
 
     def actions(self, values: Any, ignored: NDArray[Any] | None = None) -> Tensor:
         """Actions of N agents, checked for the engine.
@@ -292,7 +295,8 @@ class Episodes:
 
     def _ready(self, state: State) -> State:
         """A state as the observation needs it: the only place that decodes for it."""
-        return self.engine.with_occupancy(state) if self.observation.needs_occupancy else state
+        state = self.engine.with_occupancy(state) if self.observation.needs_occupancy else state
+        return self.engine.with_before(state)
 
     def _kept_state(self, options: Sequence[Mapping[str, Any] | None]) -> State:
         """A kept state out of the reset options."""

@@ -11,7 +11,14 @@ from torch import Tensor
 
 from ii_world_env.ego.actions import ActionMode
 from ii_world_env.ego.footprint import FootprintConfig
-from ii_world_env.observations.modes import BevObservation, FeatureObservation, OccupancyObservation, TokenObservation
+from ii_world_env.observations.modes import (
+    BevObservation,
+    FeatureObservation,
+    OccupancyObservation,
+    TimedTrafficObservation,
+    TokenObservation,
+    TrafficObservation,
+)
 from ii_world_env.state.state import State
 from world_model.core.errors import ConfigError
 from world_model.core.plugins import import_object
@@ -27,6 +34,9 @@ class Observation(Protocol):
 
     Attributes:
         needs_occupancy: whether ``state.labels`` has to be decoded for `observe`.
+
+    A class that sets ``needs_before = True`` finds in ``state.solid_before`` and ``state.pose_before`` what stood where
+    one step earlier. One that sets ``needs_horizon = True`` is also called with ``horizon=``, the steps of an episode.
     """
 
     needs_occupancy: bool
@@ -45,11 +55,13 @@ OBSERVATION_MODES: dict[str, Callable[..., Observation]] = {
     "occupancy": OccupancyObservation,
     "tokens": TokenObservation,
     "state": FeatureObservation,
+    "traffic": TrafficObservation,
+    "traffic_timed": TimedTrafficObservation,
 }
 
 
 def build_observation(
-    name: str, world: World, action: ActionMode, footprint: FootprintConfig | None = None
+    name: str, world: World, action: ActionMode, footprint: FootprintConfig | None = None, horizon: int = 16
 ) -> Observation:
     """Make an observation mode.
 
@@ -58,6 +70,7 @@ def build_observation(
         world: that the states are of.
         action: mode of the actions, whose last one is part of some observations.
         footprint: what counts as an obstacle or as drivable; None is the default.
+        horizon: steps of an episode.
 
     Raises:
         OptionError: there is no such mode.
@@ -65,7 +78,8 @@ def build_observation(
     """
     expected = f"one of {tuple(OBSERVATION_MODES)} or 'package.module:Class'"
     make = OBSERVATION_MODES.get(name) or import_object("observation", name, expected)
-    made: object = make(world=world, action=action, footprint=footprint or FootprintConfig())
+    timed = {"horizon": horizon} if getattr(make, "needs_horizon", False) else {}
+    made: object = make(world=world, action=action, footprint=footprint or FootprintConfig(), **timed)
     if not isinstance(made, Observation) or not isinstance(made.needs_occupancy, bool) or not _flat(made.space()):
         raise ConfigError(
             f"{name} made a {type(made).__name__} without the Observation protocol",
@@ -73,6 +87,11 @@ def build_observation(
             "see ii_world_env/observations/build.py",
         )
     return made
+
+
+def needs_before(observation: Observation) -> bool:
+    """Whether it reads what stood where one step earlier, see `Engine.remembers`."""
+    return bool(getattr(observation, "needs_before", False))
 
 
 def check_observed(name: str, observed: object, space: spaces.Space[Any], batch: int) -> None:

@@ -1,7 +1,8 @@
 """Low-dimensional features read off the occupancy: how far it is free, how wide the road is, what is nearest.
 
-They stay within some forty numbers, so that small networks, tree searches and off-policy agents with large replay
-buffers can use them. Everything is geometry in metres of the ego frame; nothing is learned.
+With the ego's motion and the route they are 55 numbers (actions of two numbers), so that small networks, tree searches
+and off-policy agents with large replay buffers can use them. Everything is geometry in metres of the ego frame; nothing
+is learned.
 
 Legend: B environments, R rays, N points.
 """
@@ -9,11 +10,13 @@ Legend: B environments, R rays, N points.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from ii_world_env.ego.footprint import CENTER_M, FootprintConfig, ground_at, in_body, obstacles_at
+from ii_world_env.ego.footprint import CENTER_M, FootprintConfig, cells_at, ground_at, in_body
 from ii_world_env.ego.route import points_at, project
 from ii_world_env.state.state import State
 from world_model.core.geometry import inverse
@@ -50,30 +53,93 @@ FEATURE_BOUNDS = (
 )
 
 
-def features(state: State, grid: VoxelGrid, config: FootprintConfig) -> Tensor:
-    """`FEATURES` of B environments: (B, 33) float32, within `FEATURE_BOUNDS`."""
-    home = inverse(state.pose)
+@dataclass(frozen=True, kw_only=True)
+class Sight:
+    """What of the features does not change: which columns lie along the rays, and how far each column is.
+
+    Attributes:
+        ray: (R, N) int64 columns x * Y + y along each ray, each once, without those inside the body.
+        ray_m: (R, N) where a ray enters them, metres from the middle of the body; `REACH_M` for what only fills up.
+        rank: (X * Y) int32 number of each column from the nearest on; more than all where it is out of reach.
+        place: (M + 1, 3) distance, x, y of the column of each rank; the last is out of reach.
+    """
+
+    ray: Tensor
+    ray_m: Tensor
+    rank: Tensor
+    place: Tensor
+
+
+@lru_cache(maxsize=8)
+def sight(grid: VoxelGrid, device: torch.device) -> Sight:
+    """The tables of a grid."""
+    distance = ray_distances(grid, device)
+    points = ray_points(distance)
+    flat, inside = cells_at(points, grid)
+    # Only the first sample in a column can be the first hit.
+    new = inside & ~in_body(points, 0.0)
+    new[:, 1:] &= (flat[:, 1:] != flat[:, :-1]) | ~new[:, :-1]
+    order = (~new).int().argsort(dim=1, stable=True)[:, : int(new.sum(1).max())]
+    ray_m = torch.where(new, distance, REACH_M).gather(1, order)
+    axes = [
+        torch.tensor(grid.lower_m[axis], dtype=torch.float32, device=device)
+        + grid.voxel_m * (torch.arange(grid.shape[axis], dtype=torch.float32, device=device) + 0.5)
+        for axis in range(2)
+    ]
+    cells = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).view(-1, 2)
+    away = cells - cells.new_tensor((CENTER_M, 0.0))
+    far = torch.where(in_body(cells, 0.0), math.inf, away.norm(dim=-1))
+    nearest = far.argsort(stable=True)[: int((far <= REACH_M).sum())]
+    rank = torch.full_like(far, len(nearest), dtype=torch.int32)
+    rank[nearest] = torch.arange(len(nearest), dtype=torch.int32, device=device)
+    none = away.new_tensor([[REACH_M, REACH_M, 0.0]])
+    return Sight(
+        ray=flat.gather(1, order),
+        ray_m=ray_m,
+        rank=rank,
+        place=torch.cat((torch.cat((far[nearest, None], away[nearest]), 1), none)),
+    )
+
+
+def ray_distances(grid: VoxelGrid, device: torch.device) -> Tensor:
+    """Distances (N,) at which rays are sampled: every half voxel up to the reach, metres."""
+    step = grid.voxel_m / 2
+    return step * torch.arange(1, int(REACH_M / step) + 1, dtype=torch.float32, device=device)
+
+
+def ray_points(distance: Tensor) -> Tensor:
+    """Points (R, N, 2) of the rays at distances (N,) from the middle of the body, ego frame."""
+    angle = torch.arange(RAYS, dtype=torch.float32, device=distance.device) * (2 * math.pi / RAYS)
+    rays = torch.stack((angle.cos(), angle.sin()), -1)[:, None] * distance[:, None]
+    return rays + rays.new_tensor((CENTER_M, 0.0))
+
+
+def features(state: State, solid: Tensor, grid: VoxelGrid, config: FootprintConfig) -> Tensor:
+    """`FEATURES` of B environments: (B, 33) float32, within `FEATURE_BOUNDS`.
+
+    Args:
+        solid: (B, X, Y) of `solid_columns` of the state's occupancy.
+    """
     parts = (
-        free_distances(state.labels, grid, config),
-        road_margins(state.labels, state.ground, home, grid, config),
-        nearest_obstacle(state.labels, grid, config),
+        free_distances(solid, grid),
+        road_margins(state.labels, state.ground, inverse(state.pose), grid, config),
+        nearest_obstacle(solid, grid),
         beside_route(state),
     )
     return torch.cat(parts, 1)
 
 
-def free_distances(labels: Tensor, grid: VoxelGrid, config: FootprintConfig) -> Tensor:
+def free_distances(solid: Tensor, grid: VoxelGrid) -> Tensor:
     """How far each ray reaches before an obstacle: (B, R) metres from the middle of the body, at most 40.
 
     Rays are sampled every half voxel; what lies inside the body itself is not seen.
+
+    Args:
+        solid: (B, X, Y) of `solid_columns`.
     """
-    step = grid.voxel_m / 2
-    distance = step * torch.arange(1, int(REACH_M / step) + 1, dtype=torch.float32, device=labels.device)
-    angle = torch.arange(RAYS, dtype=torch.float32, device=labels.device) * (2 * math.pi / RAYS)
-    rays = torch.stack((angle.cos(), angle.sin()), -1)[:, None] * distance[:, None]
-    points = (rays + rays.new_tensor((CENTER_M, 0.0))).view(1, -1, 2).expand(len(labels), -1, 2)
-    hit = obstacles_at(labels, points, grid, config) & ~in_body(points, 0.0)
-    return _first(hit.view(len(labels), RAYS, -1), distance, REACH_M)
+    table = sight(grid, solid.device)
+    hit = solid.flatten(1).index_select(1, table.ray.view(-1)).view(-1, *table.ray.shape) > 0
+    return torch.where(hit, table.ray_m, REACH_M).amin(-1)
 
 
 def road_margins(labels: Tensor, ground: Tensor, home: Tensor, grid: VoxelGrid, config: FootprintConfig) -> Tensor:
@@ -94,21 +160,16 @@ def road_margins(labels: Tensor, ground: Tensor, home: Tensor, grid: VoxelGrid, 
     return _first((other & ~drivable).view(len(labels), len(places), -1), distance, ROAD_REACH_M)
 
 
-def nearest_obstacle(labels: Tensor, grid: VoxelGrid, config: FootprintConfig) -> Tensor:
-    """Distance, x, y (B, 3) of the nearest obstacle column from the middle of the body; (40, 40, 0) without any."""
-    low = torch.tensor(grid.lower_m[:2], dtype=torch.float32, device=labels.device)
-    reach = [
-        low[axis] + grid.voxel_m * (torch.arange(grid.shape[axis], dtype=torch.float32, device=labels.device) + 0.5)
-        for axis in range(2)
-    ]
-    cells = torch.stack(torch.meshgrid(*reach, indexing="ij"), -1).view(1, -1, 2)
-    away = cells - cells.new_tensor((CENTER_M, 0.0))
-    there = obstacles_at(labels, cells.expand(len(labels), -1, 2), grid, config) & ~in_body(cells, 0.0)
-    distance = torch.where(there, away.norm(dim=-1), math.inf)
-    least, cell = distance.min(1)
-    none = least > REACH_M
-    place = torch.where(none[:, None], away.new_tensor((REACH_M, 0.0)), away[0, cell])
-    return torch.cat((least.clamp(max=REACH_M)[:, None], place), 1)
+def nearest_obstacle(solid: Tensor, grid: VoxelGrid) -> Tensor:
+    """Distance, x, y (B, 3) of the nearest obstacle column from the middle of the body; (40, 40, 0) without any.
+
+    Args:
+        solid: (B, X, Y) of `solid_columns`.
+    """
+    table = sight(grid, solid.device)
+    # Free columns get all bits set, and so the highest rank; `torch.where` takes four times as long.
+    rank = (solid.flatten(1) == 0).int().neg_().bitwise_or_(table.rank).bitwise_and_(2**31 - 1).amin(1)
+    return table.place[rank.clamp_(max=len(table.place) - 1)]
 
 
 def beside_route(state: State) -> Tensor:

@@ -5,6 +5,8 @@ Legend: B environments, W x H cells of the compact bird's-eye map, N route point
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -12,9 +14,10 @@ from gymnasium import spaces
 from torch import Tensor
 
 from ii_world_env.ego.actions import ActionMode
-from ii_world_env.ego.footprint import FootprintConfig, band
+from ii_world_env.ego.footprint import FootprintConfig, band, solid_columns
 from ii_world_env.ego.route import points_at
 from ii_world_env.observations.features import FEATURE_BOUNDS, features
+from ii_world_env.observations.traffic import TRAFFIC_BOUNDS, traffic
 from ii_world_env.state.state import State
 from world_model.core.errors import ConfigError
 from world_model.core.geometry import into
@@ -144,19 +147,62 @@ class FeatureObservation:
         self.grid, self.width, self.footprint = world.grid, action.width, footprint
 
     def space(self) -> spaces.Box:
-        low, high = (np.array(bounds, np.float32) for bounds in zip(*FEATURE_BOUNDS, strict=True))
-        vectors = vector_boxes(self.width).values()
-        return spaces.Box(
-            np.concatenate((low, *(box.low for box in vectors))), np.concatenate((high, *(box.high for box in vectors)))
-        )
+        return _joined(_box(FEATURE_BOUNDS), *vector_boxes(self.width).values())
 
     def observe(self, state: State) -> Tensor:
-        return torch.cat((features(state, self.grid, self.footprint), ego(state), route(state)), 1)
+        solid = solid_columns(state.labels, self.grid, self.footprint)
+        return torch.cat((features(state, solid, self.grid, self.footprint), ego(state), route(state)), 1)
+
+
+class TrafficObservation:
+    """`observation="traffic"`: the numbers of "state" and of `TRAFFIC`, what the others do, divided by their bounds."""
+
+    needs_occupancy = True
+    needs_before = True
+    timed = False
+
+    def __init__(self, *, world: World, action: ActionMode, footprint: FootprintConfig, horizon: int = 1) -> None:
+        self.grid, self.width, self.footprint, self.horizon = world.grid, action.width, footprint, horizon
+        own = vector_boxes(self.width)
+        self._bounds = _joined(_box(FEATURE_BOUNDS), *own.values(), _box(TRAFFIC_BOUNDS))
+
+    def space(self) -> spaces.Box:
+        scaled = spaces.Box(self._bounds.low / self._bounds.high, np.ones_like(self._bounds.high))
+        return _joined(scaled, _box([(0.0, 1.0)])) if self.timed else scaled
+
+    def observe(self, state: State) -> Tensor:
+        solid = solid_columns(state.labels, self.grid, self.footprint)
+        known = features(state, solid, self.grid, self.footprint)
+        others = traffic(state, solid, self.grid, self.footprint)
+        values = torch.cat((known, ego(state), route(state), others), 1)
+        scaled = values / torch.from_numpy(self._bounds.high).to(values.device)
+        if not self.timed:
+            return scaled
+        left = ((self.horizon - state.steps) / self.horizon).clamp(0, 1)
+        return torch.cat((scaled, left[:, None]), 1)
+
+
+class TimedTrafficObservation(TrafficObservation):
+    """`observation="traffic_timed"`: "traffic", and last the share of the horizon that is left."""
+
+    needs_horizon = True
+    timed = True
 
 
 def class_box(shape: tuple[int, ...]) -> spaces.Box:
     """Class ids, bounded by 17 and not 255: stable-baselines3 would take the latter for a picture."""
     return spaces.Box(0, FREE, shape, np.uint8)
+
+
+def _box(bounds: Sequence[tuple[float, float]]) -> spaces.Box:
+    """A box of (low, high) pairs."""
+    low, high = np.array(bounds, np.float32).T
+    return spaces.Box(low.copy(), high.copy())
+
+
+def _joined(*boxes: spaces.Box) -> spaces.Box:
+    """One box of the numbers of several."""
+    return spaces.Box(np.concatenate([box.low for box in boxes]), np.concatenate([box.high for box in boxes]))
 
 
 def vector_boxes(action_width: int) -> dict[str, spaces.Box]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ii_world_env.ego.route import Route
@@ -20,6 +22,18 @@ CAUSES = ("running", "collision", "off_road", "destination", "horizon", "route_e
 """Why an episode ended, by the number in `State.cause`."""
 TERMINATIONS = 3
 """Causes 1..3 terminate, the later ones truncate."""
+HORIZON = CAUSES.index("horizon")
+C = TypeVar("C", Tensor, NDArray[Any])
+
+
+def terminates(cause: C, finite_horizon: bool) -> C:
+    """Whether causes (B,) terminate; with a finite horizon it does, too, since nothing lies beyond it."""
+    ends: C = (cause > 0) & (cause <= TERMINATIONS)
+    return ends | (cause == HORIZON) if finite_horizon else ends
+
+
+OPTIONAL = ("decoded", "solid_before", "pose_before")
+"""Fields of a state that may be None."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +56,9 @@ class State(TensorState):
         scene, frame: (B,) int64 scene and frame number in the index where the episode began.
         noise: (B,) float32 standard deviation of the noise on actions.
         seed: (B,) int64 what that noise depends on beside the step.
+        solid_before: (B, X, Y) uint8 `solid_columns` of the occupancy one step earlier, in the ego frame of then; None
+            where nobody asks for it, see `Engine.remembers`.
+        pose_before: (B, 3) the pose of then in the start frame; NaN where no such moment is known.
     """
 
     world: WorldState
@@ -62,6 +79,8 @@ class State(TensorState):
     frame: Tensor
     noise: Tensor
     seed: Tensor
+    solid_before: Tensor | None = field(default=None, metadata={"absent": lambda like, rows: None})
+    pose_before: Tensor | None = field(default=None, metadata={"absent": lambda like, rows: None})
 
     @property
     def batch(self) -> int:
@@ -88,11 +107,12 @@ class State(TensorState):
 
         Args:
             rows: (N) which environments.
-            new: N environments of the same engine. The occupancy stays decoded only if both are.
+            new: N environments of the same engine. The occupancy stays decoded only if both are, and what stood where
+                before is kept only where both know it.
         """
-        both = self.decoded is not None and new.decoded is not None
-        old, new = (self, new) if both else (replace(self, decoded=None), replace(new, decoded=None))
-        return TensorState.put(old, rows, new)
+        lone = [k for k in OPTIONAL if (getattr(self, k) is None) != (getattr(new, k) is None)]
+        blank: dict[str, Any] = dict.fromkeys(lone)
+        return TensorState.put(replace(self, **blank), rows, replace(new, **blank))
 
     def save(self, path: str | Path) -> None:
         """Write everything to a file, atomically and to the bit; the counterpart is `load`.
@@ -116,9 +136,10 @@ class State(TensorState):
         Raises:
             DataError: no such file, a damaged one, or the state of another kind of engine.
         """
-        state = load_tree(path, like, optional=("decoded",))
+        state = load_tree(path, like, optional=OPTIONAL)
         _check_ranges(state, path)
-        return state if state.decoded is None else replace(state, decoded=state.decoded.to(like.pose.device))
+        there = {name: getattr(state, name) for name in OPTIONAL if getattr(state, name) is not None}
+        return replace(state, **{name: value.to(like.pose.device) for name, value in there.items()})
 
 
 def _check_ranges(state: State, path: str | Path) -> None:
@@ -128,6 +149,7 @@ def _check_ranges(state: State, path: str | Path) -> None:
     for name, good in (
         ("pose, motion or last_action", finite),
         ("decoded", state.decoded is None or _are_labels(state.decoded, state.ground)),
+        ("solid_before or pose_before", _is_before(state)),
         ("commands", bool(((state.commands >= 0) & (state.commands < len(COMMANDS))).all())),
         ("steps", int(state.steps.min()) >= 0),
         ("cause", bool(((state.cause >= 0) & (state.cause < len(CAUSES))).all())),
@@ -142,3 +164,12 @@ def _are_labels(decoded: object, ground: Tensor) -> bool:
         return False
     shaped = decoded.shape[1:3] == ground.shape[1:]
     return shaped and int(decoded.max()) <= FREE
+
+
+def _is_before(state: State) -> bool:
+    """Whether both tensors of the earlier moment are there and fit, or neither is there."""
+    solid, pose = state.solid_before, state.pose_before
+    if not isinstance(solid, Tensor) or not isinstance(pose, Tensor):
+        return solid is None and pose is None
+    fits = solid.dtype == torch.uint8 and solid.shape == state.ground.shape
+    return fits and pose.dtype == state.pose.dtype and pose.shape == state.pose.shape and not bool(pose.isinf().any())

@@ -20,6 +20,8 @@ class EngineConfig:
         goal_tolerance_m: the destination counts as reached from this far before it.
         goal_lateral_m: ... and not farther than this beside the route.
         shortest_goal_m: a log that drives less has no destination: the task is to stay safe until the horizon.
+        finite_horizon: the horizon terminates an episode: the task is what can be done until then, and no value lies
+            beyond it. Else it truncates, and learners estimate the value beyond it.
         least_trust: forecasts below this trust end the episode as "untrusted"; only with a trust function.
     """
 
@@ -29,6 +31,7 @@ class EngineConfig:
     goal_tolerance_m: float = 1.0
     goal_lateral_m: float = 4.0
     shortest_goal_m: float = 5.0
+    finite_horizon: bool = False
     least_trust: float = 0.0
 
     def __post_init__(self) -> None:
@@ -38,3 +41,5 @@ class EngineConfig:
             raise ConfigError(
                 f"horizon={self.horizon!r}", "a whole number of steps >= 1", "give for example horizon=16"
             )
+        if not isinstance(self.finite_horizon, bool):
+            raise ConfigError(f"finite_horizon={self.finite_horizon!r}", "True or False", "leave it out")

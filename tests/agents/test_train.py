@@ -96,6 +96,7 @@ def test_the_policy_drives_in_the_table(trained: Train, street_data: Path, tmp_p
 
 PAIRS = [(action, "state") for action in ACTION_MODES] + [
     ("kinematic", "tokens"),
+    ("kinematic", "traffic_timed"),
     ("waypoints", "bev"),
     ("meta", "bev"),
 ]

@@ -8,9 +8,11 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from world_model.core.grid import FREE
@@ -45,6 +47,21 @@ def member(labels: Tensor, classes: Sequence[int]) -> Tensor:
     found = [values - low <= high - low for low, high in _runs(sorted(classes))]
     here = functools.reduce(operator.or_, found)
     return here if isinstance(here, Tensor) else torch.from_numpy(here)
+
+
+def members_between(labels: Tensor, classes: Sequence[int], low: int, high: int) -> Tensor:
+    """How many voxels of each column (..., Z), heights low..high-1, are of some classes: (...) uint8."""
+    size_z, count = labels.shape[-1], high - low
+    if labels.device.type != "cpu" or size_z % 8 or high > 8 or count < 1 or not labels.is_contiguous():
+        return member(labels[..., low:high], classes).sum(-1, dtype=torch.uint8)
+    # The lowest eight voxels of a column are read as one number (little-endian), the wanted ones of them packed, and
+    # the bytes of a number added up by a product.
+    kind = np.uint32 if count <= 4 else np.uint64
+    some = (labels.numpy().reshape(-1).view(np.uint64)[:: size_z // 8] >> np.uint64(8 * low)).astype(kind)
+    bits: NDArray[Any] = member(torch.from_numpy(some.view(np.uint8)), classes).numpy().view(kind)
+    size = bits.itemsize
+    total = ((bits & kind(256**count - 1)) * kind(0x0101010101010101 % 256**size)) >> kind(8 * size - 8)
+    return torch.from_numpy(total.astype(np.uint8)).view(labels.shape[:-1])
 
 
 def _runs(classes: Sequence[int]) -> list[tuple[int, int]]:

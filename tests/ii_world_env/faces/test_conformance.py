@@ -44,6 +44,8 @@ ALLOWED_WARNINGS = {
         "A Box observation space maximum value is infinity",
     ],
     "state": [],
+    "traffic": [],
+    "traffic_timed": [],
 }
 """By observation mode, what a checker may remark; the action modes give no cause for remarks."""
 

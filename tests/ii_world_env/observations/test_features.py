@@ -11,7 +11,7 @@ import slow_geometry as slow
 import torch
 from street import ROAD_M, SMALL, WALL_M, street, street_clips
 
-from ii_world_env.ego.footprint import CENTER_M, FootprintConfig
+from ii_world_env.ego.footprint import CENTER_M, FootprintConfig, solid_columns
 from ii_world_env.engine import Engine, EngineConfig, State
 from ii_world_env.observations import features
 from ii_world_env.observations.features import FEATURE_BOUNDS, FEATURES, RAYS, REACH_M, ROAD_REACH_M
@@ -41,7 +41,11 @@ def random_state() -> State:
     )
 
 
-def solid(labels: np.ndarray, x: float, y: float) -> bool:
+def solid(state: State) -> torch.Tensor:
+    return solid_columns(state.labels, SMALL, CONFIG)
+
+
+def is_solid(labels: np.ndarray, x: float, y: float) -> bool:
     column = slow.column(labels, x, y, SMALL)
     low, high = CONFIG.band_m
     return any(c in OBSTACLE and low <= slow.height(SMALL, k) <= high for k, c in enumerate(column))
@@ -50,7 +54,7 @@ def solid(labels: np.ndarray, x: float, y: float) -> bool:
 def slow_ray(labels: np.ndarray, angle: float) -> float:
     for n in range(1, int(REACH_M / 0.2) + 1):
         x, y = CENTER_M + 0.2 * n * math.cos(angle), 0.2 * n * math.sin(angle)
-        if solid(labels, x, y) and not slow.in_body(x, y):
+        if is_solid(labels, x, y) and not slow.in_body(x, y):
             return 0.2 * n
     return REACH_M
 
@@ -69,7 +73,7 @@ def slow_margin(state: State, x: float, side: int) -> float:
 def test_features_agree_with_the_slow_twin(case: int) -> None:
     state = random_state()
     labels = state.labels[0].numpy()
-    seen = dict(zip(FEATURES, features.features(state, SMALL, CONFIG)[0].tolist(), strict=True))
+    seen = dict(zip(FEATURES, features.features(state, solid(state), SMALL, CONFIG)[0].tolist(), strict=True))
     rays = [slow_ray(labels, 2 * math.pi * k / RAYS) for k in range(RAYS)]
     found = [seen[f"free_{15 * k}_deg_m"] for k in range(RAYS)]
     # Samples that fall onto the edge of a voxel may count to either side: one sample of 0.2 m.
@@ -93,7 +97,7 @@ def test_features_agree_with_the_slow_twin(case: int) -> None:
 def test_the_street_is_read_as_it_was_drawn() -> None:
     engine = Engine(TransportWorld(SMALL), EngineConfig())
     state = engine.reset(street_clips(SMALL, cars_x_m=(12.0,)))
-    seen = dict(zip(FEATURES, features.features(state, SMALL, CONFIG)[0].tolist(), strict=True))
+    seen = dict(zip(FEATURES, features.features(state, solid(state), SMALL, CONFIG)[0].tolist(), strict=True))
     assert seen["free_0_deg_m"] == pytest.approx(12.0 - 2.0 - CENTER_M, abs=0.41)
     assert seen["free_90_deg_m"] == pytest.approx(WALL_M, abs=0.41) == seen["free_270_deg_m"]
     assert seen["free_180_deg_m"] == REACH_M
@@ -105,22 +109,22 @@ def test_the_street_is_read_as_it_was_drawn() -> None:
 def test_nothing_in_sight_is_the_farthest_and_all_stays_in_bounds() -> None:
     state = random_state()
     empty = replace(state, decoded=torch.full_like(state.labels, FREE), ground=torch.zeros_like(state.ground))
-    assert features.nearest_obstacle(empty.labels, SMALL, CONFIG).tolist() == [[REACH_M, REACH_M, 0.0]]
+    assert features.nearest_obstacle(solid(empty), SMALL).tolist() == [[REACH_M, REACH_M, 0.0]]
     low, high = torch.tensor(FEATURE_BOUNDS).T
     for some in (state, empty, replace(state, pose=torch.tensor([[900.0, 900.0, -77.0]]))):
-        values = features.features(some, SMALL, CONFIG)[0]
+        values = features.features(some, solid(some), SMALL, CONFIG)[0]
         assert values.shape == (len(FEATURES),) and values.dtype == torch.float32
         assert bool(((values >= low) & (values <= high)).all())
 
 
 def test_labels_inside_the_body_are_not_seen() -> None:
     labels = torch.from_numpy(street(SMALL))
-    before = features.nearest_obstacle(labels[None], SMALL, CONFIG)
+    before = features.nearest_obstacle(solid_columns(labels[None], SMALL, CONFIG), SMALL)
     centres = [(n, SMALL.lower_m[0] + SMALL.voxel_m * (n + 0.5)) for n in range(100)]
     for i, x in centres:
         for j, y in centres:
             if slow.in_body(x, y):
                 labels[i, j, 3:6] = 4
     assert int((labels == 4).sum()) == 120, "the body covers 10 by 4 columns"
-    assert torch.equal(features.nearest_obstacle(labels[None], SMALL, CONFIG), before)
-    assert float(features.free_distances(labels[None], SMALL, CONFIG).amin()) > 8
+    assert torch.equal(features.nearest_obstacle(solid_columns(labels[None], SMALL, CONFIG), SMALL), before)
+    assert float(features.free_distances(solid_columns(labels[None], SMALL, CONFIG), SMALL).amin()) > 8

@@ -7,7 +7,14 @@ import pytest
 import torch
 
 from world_model.core.grid import FREE, GROUND, MOVABLE, NUM_CLASSES, OBSTACLE, STATIC
-from world_model.core.sparse import member, nonzero_indices, occupied_indices, positive_indices, quotient
+from world_model.core.sparse import (
+    member,
+    members_between,
+    nonzero_indices,
+    occupied_indices,
+    positive_indices,
+    quotient,
+)
 
 LABELS = torch.from_numpy(np.random.default_rng(0).integers(0, NUM_CLASSES, (3, 6, 5, 8)).astype(np.uint8))
 
@@ -32,3 +39,12 @@ def test_quotient_is_division(size: int) -> None:
     values = torch.arange(1000)
     whole, rest = quotient(values, size)
     assert torch.equal(whole, values // size) and torch.equal(rest, values % size)
+
+
+@pytest.mark.parametrize("height", [8, 10, 16, 24])
+@pytest.mark.parametrize("between", [(3, 7), (0, 8), (2, 7), (0, 1), (5, 5), (4, 10)])
+def test_counts_of_columns_agree_with_members(height: int, between: tuple[int, int]) -> None:
+    labels = torch.from_numpy(np.random.default_rng(height).integers(0, 256, (2, 5, 6, height)).astype(np.uint8))
+    for classes in ((0,), (1, 2, 3, 15, 16), (0, 11, 255)):
+        wanted = member(labels[..., slice(*between)], classes).sum(-1)
+        assert members_between(labels, classes, *between).tolist() == wanted.tolist()
