@@ -18,7 +18,7 @@ from world_model.data.formats.gaps import ImportReport
 from world_model.data.formats.poses import Poses
 from world_model.data.formats.read import LAYOUTS, detect, read_data_set
 from world_model.data.index import COMMANDS, INDEX_NAME, SceneIndex
-from world_model.data.label_check import LEAST_AGREEMENT, check_axes, check_convention, spread_frames
+from world_model.data.label_check import LEAST_AGREEMENT, check_axes, check_convention, spread_frames, unknown_share
 from world_model.data.rates import is_typical, rate_words
 
 
@@ -109,6 +109,8 @@ def prepare(options: Prepare) -> SceneIndex:
         _check_labels(index)
     index.save(out)
     print(summary(index, report))
+    if unknown := unknown_share(index):
+        print(f"NOTE: {unknown:.1%} of the voxels are unknown (255): free to models, left out of losses and scores")
     print(f"wrote {out} ({out.stat().st_size / 1e6:.2f} MB) in {time.perf_counter() - begin:.1f} s{_memory()}")
     return index
 

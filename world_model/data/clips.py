@@ -35,7 +35,8 @@ class Clips:
         valid: (B, T) bool, False for repeated frames.
         scene: (B) scene numbers in the index.
         frame: (B) frame numbers in the index of the current frames.
-        future_occupancy: (B, F, X, Y, Z) uint8 true labels of the future frames, if asked for.
+        future_occupancy: (B, F, X, Y, Z) uint8 true labels of the future frames, if asked for; 255 where nothing is
+            known (what is observed is free there).
         index: the data set that ``scene`` and ``frame`` count in; None for clips that come from no data set.
     """
 

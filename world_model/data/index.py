@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from world_model.core.errors import DataError
 from world_model.core.files import DAMAGED_NPZ, cause_of, digest_of_files, remedy_for, write_npz
 from world_model.core.geometry import rotation_matrix
-from world_model.core.grid import FREE, OCC3D
+from world_model.core.grid import FREE, IGNORE, OCC3D
 from world_model.data.labels import LABEL_FORMATS, read_labels_of, read_mask
 from world_model.data.rates import is_typical, rate_words, typical_step_s
 
@@ -191,23 +191,25 @@ class SceneIndex:
         """Frame numbers of a scene, in time order."""
         return range(int(self.scene_start[scene]), int(self.scene_start[scene + 1]))
 
-    def read_labels(self, frame: int, shape: tuple[int, ...] = OCC3D.shape) -> NDArray[Any]:
-        """The observed labels (X, Y, Z) uint8 of a keyframe, in Occ3D classes whatever the files hold.
+    def read_labels(self, frame: int, shape: tuple[int, ...] = OCC3D.shape, *, unknown: int = FREE) -> NDArray[Any]:
+        """The observed labels (X, Y, Z) uint8 of a keyframe, in Occ3D classes whatever the files hold; ``unknown``
+        (free, as models see it, or `IGNORE`) where they hold 255.
 
         Raises:
             DataError: the frame has no labels, or its file is missing or damaged.
         """
-        return self._read(self.label_path, self.label_format, frame, shape)
+        return self._read(self.label_path, self.label_format, frame, shape, unknown)
 
     def read_truth(self, frame: int, shape: tuple[int, ...] = OCC3D.shape) -> NDArray[Any]:
-        """The true labels (X, Y, Z) uint8 of a keyframe: what forecasts are scored against.
+        """The true labels (X, Y, Z) uint8 of a keyframe: what forecasts are scored against; `IGNORE` where nothing is
+        known.
 
         Raises:
             DataError: as `read_labels`.
         """
         if self.truth_path is None:
-            return self.read_labels(frame, shape)
-        return self._read(self.truth_path, self.truth_format, frame, shape)
+            return self.read_labels(frame, shape, unknown=IGNORE)
+        return self._read(self.truth_path, self.truth_format, frame, shape, IGNORE)
 
     def read_mask(self, frame: int, mask: str, shape: tuple[int, ...] = OCC3D.shape) -> NDArray[Any]:
         """(X, Y, Z) bool: what the "camera" or the "lidar" of a keyframe has seen, as its true labels say.
@@ -223,14 +225,16 @@ class SceneIndex:
             raise DataError(found, "Occ3D's mask_camera and mask_lidar", "score without --mask")
         return read_mask(self.root / str(paths[frame]), mask, shape)
 
-    def _read(self, paths: NDArray[Any], label_format: str, frame: int, shape: tuple[int, ...]) -> NDArray[Any]:
+    def _read(
+        self, paths: NDArray[Any], label_format: str, frame: int, shape: tuple[int, ...], unknown: int
+    ) -> NDArray[Any]:
         if not str(paths[frame]):
             raise DataError(
                 f"frame {frame} (sample {self.token[frame]}) has no labels in the index",
                 "a label file for every frame that is read",
                 "run `python -m world_model.prepare` again once the label folder is complete",
             )
-        return read_labels_of(self.root / str(paths[frame]), label_format, shape)
+        return read_labels_of(self.root / str(paths[frame]), label_format, shape, unknown=unknown)
 
     def curr_to_prev(self, frame: int) -> NDArray[Any]:
         """(4, 4) float64 transform from a frame's ego frame to that of the frame before it in the index.

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from world_model.core.errors import DataError
-from world_model.core.grid import CLASS_ID, OCC3D
+from world_model.core.grid import CLASS_ID, IGNORE, OCC3D
 from world_model.data.boxes import voxels_inside
 from world_model.data.index import SceneIndex
 
@@ -59,6 +59,17 @@ def check_convention(index: SceneIndex) -> None:
             "Occ3D's current release: a flat road at z index 2 (-0.2..+0.2 m)",
             "fetch the current release; --labels occ3d takes these labels as they are",
         )
+
+
+def unknown_share(index: SceneIndex) -> float:
+    """Share of unknown voxels (255) in the observed labels of some frames; damaged ones are skipped."""
+    shares = []
+    for frame in spread_frames(index, LOOKED_AT):
+        try:
+            shares.append(float((index.read_labels(frame, unknown=IGNORE) == IGNORE).mean()))
+        except DataError:
+            continue
+    return float(np.mean(shares)) if shares else 0.0
 
 
 def spread_frames(index: SceneIndex, count: int) -> list[int]:

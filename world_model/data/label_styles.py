@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from world_model.core.grid import FREE, MOVABLE, OCC3D, VoxelGrid
+from world_model.core.grid import FREE, IGNORE, MOVABLE, OCC3D, VoxelGrid
 
 _Voxels = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8]]
 """Columns (N,) as x * Y + y, height indices (N,) and classes (N,)."""
@@ -126,7 +126,7 @@ class LabelStyle:
         """The labels of one frame as this label maker writes them.
 
         Args:
-            labels: (X, Y, Z) of the plain scene.
+            labels: (X, Y, Z) of the plain scene; unknown voxels (255) stay so, and rise with the ground.
             ego_to_global: (4, 4) its recorded pose, level.
             frame: fixes what flickers.
             grid: of the labels.
@@ -134,7 +134,9 @@ class LabelStyle:
         if self.unchanged:
             return labels
         size_z = grid.shape[2]
-        flat = np.asarray(self.classes, np.uint8)[labels.reshape(-1)]
+        classes = np.full(IGNORE + 1, IGNORE, np.uint8)
+        classes[: len(self.classes)] = self.classes
+        flat = classes[labels.reshape(-1)]
         voxel = np.flatnonzero(flat != FREE)
         column, z = np.divmod(voxel, size_z)
         name = flat[voxel]
@@ -214,7 +216,7 @@ class LabelStyle:
         size_z = grid.shape[2]
         place, level = cell[column], z % size_z
         noise = self._voxels(place, level, 5, size_z)
-        share = np.zeros(18, np.float32)
+        share = np.zeros(IGNORE + 1, np.float32)
         share[MANMADE], share[VEGETATION], share[list(MOVABLE)] = self.thinned[1], self.thinned[0], self.object_gap
         gone = noise < (256 * share)[name]
         if self.flicker:
@@ -227,7 +229,7 @@ class LabelStyle:
             gone |= missing & (name >= GROUND[0]) & (name <= GROUND[-1])
         if self.range_m < 57:
             gone |= noise < 256 * np.clip((range_m - self.range_m) / 20, 0, 0.95)
-        return gone
+        return np.asarray(gone & (name != IGNORE))
 
     def _speckles(self, column: NDArray[np.int64], cell: NDArray[np.int64], size_z: int) -> list[_Voxels]:
         """Single voxels over known columns."""

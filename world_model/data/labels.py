@@ -1,6 +1,7 @@
 """Read the occupancy labels of one keyframe in any known format, and check everything about the file.
 
 Every format ends in Occ3D's 18 classes on its grid, so no other module depends on the format of the label files.
+Files may hold 255 where nothing is known. Models see free space there; losses and scores leave it out.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from world_model.core.errors import DataError
 from world_model.core.files import DAMAGED_NPZ, cause_of, read_npy, remedy_for
-from world_model.core.grid import FREE, OCC3D
+from world_model.core.grid import FREE, IGNORE, OCC3D
 
 WAYMO_CLASSES: dict[int, int] = {
     **{0: 0, 1: 4, 2: 7, 3: 15, 4: 2, 5: 15, 6: 15, 7: 8, 8: 2, 9: 6},
@@ -56,12 +58,14 @@ class LabelFormat:
 
     def __post_init__(self) -> None:
         if self.classes is not None:
-            table = np.full(256, UNKNOWN, np.uint8)
+            table = np.full(256, FOREIGN, np.uint8)
             table[list(self.classes)] = list(self.classes.values())
+            table[IGNORE] = IGNORE
             object.__setattr__(self, "table", table)
 
 
-UNKNOWN = 255
+FOREIGN = 254
+"""Stands in a table for class ids that a format does not have."""
 LABEL_FORMATS: dict[str, LabelFormat] = {
     "occ3d": LabelFormat(key="semantics"),
     "openocc": LabelFormat(key="semantics", classes=OPENOCC_CLASSES),
@@ -72,37 +76,54 @@ LABEL_FORMATS: dict[str, LabelFormat] = {
 """The formats that an index may name: Occ3D (and STCOcc, whose files have the same arrays), Occ3D-Waymo, UniOcc."""
 
 
-def read_labels_of(path: str | Path, label_format: str, shape: tuple[int, ...] = OCC3D.shape) -> NDArray[Any]:
+def read_labels_of(
+    path: str | Path, label_format: str, shape: tuple[int, ...] = OCC3D.shape, *, unknown: int = FREE
+) -> NDArray[Any]:
     """Read a label file of a named format and map its classes to Occ3D's.
 
     Args:
         path: the npz file.
         label_format: one of `LABEL_FORMATS`.
         shape: the expected (X, Y, Z).
+        unknown: what is returned where the file holds 255; `IGNORE` for what is learned from or scored against.
 
     Returns:
-        (X, Y, Z) uint8, class ids 0..17.
+        (X, Y, Z) uint8, class ids 0..17, or ``unknown``.
 
     Raises:
         DataError: the file is missing, truncated, or holds another key, shape, type or class.
     """
     kind = LABEL_FORMATS[label_format]
-    labels = _read(path, kind.key, shape, FREE if kind.table is None else 255)
+    labels = _read(path, kind.key, shape, FREE if kind.table is None else IGNORE)
     if kind.classes is None or kind.table is None:
         _check_free(labels, path)
-        return labels
+        return _filled(labels, unknown)
     mapped: NDArray[Any] = kind.table[labels]
-    if (mapped == UNKNOWN).any():
-        unknown = np.unique(labels[mapped == UNKNOWN]).tolist()
-        found, expected = f"{path}: {kind.key} holds the class ids {unknown[:8]}", f"{sorted(kind.classes)}"
+    if (mapped == FOREIGN).any():
+        foreign = np.unique(labels[mapped == FOREIGN]).tolist()
+        found, expected = f"{path}: {kind.key} holds the class ids {foreign[:8]}", f"{sorted(kind.classes)}"
         remedy = "check which data set and release the file is from, and prepare it with the right --format"
         raise DataError(found, f"those of {label_format}: {expected}", remedy)
-    return mapped
+    return _filled(mapped, unknown)
+
+
+def unknown_as_free(labels: Tensor) -> Tensor:
+    """Labels of any shape as a model sees them: free where nothing is known."""
+    return labels.masked_fill(labels == IGNORE, FREE)
+
+
+def _filled(labels: NDArray[Any], unknown: int) -> NDArray[Any]:
+    if unknown == IGNORE or not labels.size or labels.max() != IGNORE:
+        return labels
+    return np.where(labels == IGNORE, np.uint8(unknown), labels)
 
 
 def _check_free(labels: NDArray[Any], path: str | Path) -> None:
     """Nine tenths of every real scene are free: where hardly a voxel is 17, another number means free."""
     if not labels.size or np.count_nonzero(labels == FREE) > 0.01 * labels.size:
+        return
+    labels = labels[labels != IGNORE]
+    if np.count_nonzero(labels == FREE) > 0.01 * labels.size:
         return
     for free, name, words in ((16, "openocc", "OpenOcc (16 = free)"), (0, "free0", "labels with 0 = free")):
         if np.count_nonzero(labels == free) > 0.5 * labels.size:
@@ -118,7 +139,7 @@ def read_labels(path: str | Path, key: str = "semantics", shape: tuple[int, ...]
 
     Args:
         path: the npz file.
-        key: "semantics" (class ids 0..17), "mask_lidar" or "mask_camera" (0 or 1).
+        key: "semantics" (class ids 0..17; free where the file holds 255), "mask_lidar" or "mask_camera" (0 or 1).
         shape: the expected (X, Y, Z).
 
     Returns:
@@ -128,7 +149,7 @@ def read_labels(path: str | Path, key: str = "semantics", shape: tuple[int, ...]
         DataError: the file is missing, truncated, or holds another shape, type or range; names file, key, what was
             found and expected.
     """
-    return _read(path, key, shape, FREE if key == "semantics" else 1)
+    return _filled(_read(path, key, shape, FREE if key == "semantics" else 1), FREE)
 
 
 MASKS = ("none", "camera", "lidar")
@@ -175,13 +196,11 @@ def _read(path: str | Path, key: str, shape: tuple[int, ...], highest: int, abse
         raise DataError(found, "an intact npz file", remedy_for(error, remedy)) from error
     if labels.shape != tuple(shape) or labels.dtype.kind not in "iu":
         raise DataError(f"{path}: {key} is {labels.dtype} {labels.shape}", f"integers of shape {tuple(shape)}", remedy)
-    if labels.size and highest == FREE and labels.max() == UNKNOWN:
-        raise DataError(
-            f"{path}: {key} holds {UNKNOWN} (unknown) in {(labels == UNKNOWN).mean():.1%} of its voxels",
-            f"0..{FREE}: a model needs a class for every voxel that it sees",
-            f"write {FREE} (free) there, and 0 into mask_camera and mask_lidar, so that --mask leaves them out",
-        )
     if labels.size and (labels.min() < 0 or labels.max() > highest):
-        raise DataError(f"{path}: {key} ranges over {labels.min()}..{labels.max()}", f"0..{highest}", remedy)
+        known = labels[labels != IGNORE] if highest >= FREE else labels
+        if not known.size:
+            raise DataError(f"{path}: all of {key} is {IGNORE} (unknown)", "some class ids", "leave the frame out")
+        if known.min() < 0 or known.max() > highest:
+            raise DataError(f"{path}: {key} ranges over {known.min()}..{known.max()}", f"0..{highest}", remedy)
     small: NDArray[Any] = labels.astype(np.uint8, copy=False)
     return small

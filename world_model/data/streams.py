@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from world_model.core.errors import DataError
-from world_model.core.grid import OCC3D, VoxelGrid
+from world_model.core.grid import IGNORE, OCC3D, VoxelGrid
 from world_model.data.augment import Flip, check_symmetric
 from world_model.data.index import SceneIndex
 
@@ -29,7 +29,7 @@ class StreamBatch:
     """One frame of each of B streams.
 
     Attributes:
-        labels: (B, X, Y, Z) uint8.
+        labels: (B, X, Y, Z) uint8, 255 where nothing is known.
         curr_to_prev: (B, 4, 4) float32 current ego frame -> previous ego frame; identity where a stream starts.
         start: (B,) bool.
     """
@@ -130,7 +130,7 @@ class StreamPlan:
         )
 
     def _read(self, slot: _Slot) -> tuple[NDArray[Any], NDArray[Any]]:
-        labels = slot.flip.labels(self.index.read_labels(slot.frame, self.grid.shape))
+        labels = slot.flip.labels(self.index.read_labels(slot.frame, self.grid.shape, unknown=IGNORE))
         transform = np.eye(4) if slot.start else self.index.curr_to_prev(slot.frame)
         # A mirrored world moves by the mirrored motion.
         return np.ascontiguousarray(labels), slot.memory_flip.transform(transform, source=slot.flip)

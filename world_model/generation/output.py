@@ -16,6 +16,7 @@ from world_model.core.files import write_json, write_npz
 from world_model.core.geometry import planar_motions
 from world_model.core.grid import STEP_S, VoxelGrid
 from world_model.data.clips import Clips
+from world_model.data.labels import unknown_as_free
 from world_model.generation.options import Generate
 from world_model.pictures.drive import drive_film, drive_strip
 from world_model.pictures.vectors import PREDICTED_COLOR, Vectors, box_vectors, ego_vector
@@ -77,6 +78,7 @@ class GeneratedDrive:
         """Labels as recorded, None beyond the end of the scene; the start first."""
         later, valid = self.clips.future_occupancy, self.clips.valid[0, self.clips.past + 1 :]
         assert later is not None
+        later = unknown_as_free(later)
         return [self.labels[0], *(v.numpy() if ok else None for v, ok in zip(later[0], valid, strict=True))]
 
 

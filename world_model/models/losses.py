@@ -158,7 +158,7 @@ def rare_class_loss(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     """
     inverse_root = torch.bincount(target, weight, minlength=logits.shape[1]).clamp(min=1).rsqrt()
     each = weight * inverse_root[target]
-    return (F.cross_entropy(logits, target, reduction="none") * each).sum() / each.sum()
+    return (F.cross_entropy(logits, target, reduction="none") * each).sum() / each.sum().clamp(min=1e-6)
 
 
 def sampled_reconstruction_loss(
@@ -174,7 +174,7 @@ def sampled_reconstruction_loss(
     Args:
         rows: (B*X*Y*Z, e) per-voxel features, in any order.
         table: (K, e) class embeddings.
-        labels: (B, X, Y, Z).
+        labels: (B, X, Y, Z), `IGNORE` left out.
         sample: from `sample_voxels`.
         position: (N,) the row of each sampled voxel.
         rare_weight: weight of `rare_class_loss`, beside the published losses.
@@ -184,7 +184,7 @@ def sampled_reconstruction_loss(
     target = labels.reshape(-1)[sample.index].long()
     cell = (sample.index // size_z) % (size_x * size_y)
     weight = radial_weight(size_x, size_y, logits.device).flatten()[cell] * sample.weight
-    focal = 10 * (focal_terms(logits, target).sum(1) * weight).sum() / labels.numel()
+    focal = 10 * (focal_terms(logits, target).sum(1) * weight).sum() / max(sample.total, 1)
     lovasz = lovasz_softmax_binned(logits.softmax(1), target, sample.weight)
     with torch.no_grad():
         found, truth = logits.argmax(1) != FREE, target != FREE

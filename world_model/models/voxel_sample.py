@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from world_model.core.grid import FREE, MOVABLE
+from world_model.core.grid import FREE, IGNORE, MOVABLE
 
 OBJECTS = (*MOVABLE, 1, 8)
 """Classes of things rather than surfaces: movable ones, barriers and cones."""
@@ -20,10 +20,12 @@ class VoxelSample:
     Attributes:
         index: (N,) long positions in the flattened (B*X*Y*Z) labels.
         weight: (N,) float32, voxels that each sampled one stands for.
+        total: how many voxels they stand for together: all that are known.
     """
 
     index: Tensor
     weight: Tensor
+    total: int
 
 
 def sample_voxels(labels: Tensor, count: int, generator: torch.Generator) -> VoxelSample:
@@ -33,20 +35,23 @@ def sample_voxels(labels: Tensor, count: int, generator: torch.Generator) -> Vox
     weight that makes up for it, gives the same expected loss at a tenth of the cost.
 
     Args:
-        labels: (B, X, Y, Z) class ids.
+        labels: (B, X, Y, Z) class ids; those that are `IGNORE` are left out.
         count: voxels to take per grid; all of movable objects, barriers and cones, half of the rest from other
             occupied voxels, a third from near free ones, the remainder from far free ones.
         generator: source of randomness (CPU).
     """
-    occupied = labels != FREE
-    near = _face_neighbours(occupied) & ~occupied
+    known = labels != IGNORE
+    occupied = (labels != FREE) & known
+    near = _face_neighbours(occupied) & ~occupied & known
     # Objects are few and their classes weigh as much as the large ones: all of them are taken.
     objects = torch.isin(labels, torch.tensor(OBJECTS, dtype=labels.dtype, device=labels.device))
-    rest, far = occupied & ~objects, ~(occupied | near)
+    rest, far = occupied & ~objects, known & ~(occupied | near)
     strata = ((objects, labels.numel()), (rest, count // 2), (near, count // 3), (far, count // 6))
-    index, weight = [], []
+    index = [torch.zeros(0, dtype=torch.long, device=labels.device)]
+    weight, total = [torch.zeros(0, dtype=torch.float32, device=labels.device)], 0
     for mask, most in strata:
         members = mask.flatten().nonzero()[:, 0]
+        total += len(members)
         wanted = min(len(members), most * labels.shape[0])
         if wanted == 0:
             continue
@@ -57,7 +62,7 @@ def sample_voxels(labels: Tensor, count: int, generator: torch.Generator) -> Vox
             members_taken = members
         index.append(members_taken)
         weight.append(torch.full((wanted,), len(members) / wanted, dtype=torch.float32, device=labels.device))
-    return VoxelSample(index=torch.cat(index), weight=torch.cat(weight))
+    return VoxelSample(index=torch.cat(index), weight=torch.cat(weight), total=total)
 
 
 def _face_neighbours(mask: Tensor) -> Tensor:

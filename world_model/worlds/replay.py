@@ -1,6 +1,6 @@
 """The logged occupancy, seen from where the ego is now: agents move as recorded and do not react.
 
-Beyond the end of the recording the last frame stays.
+Beyond the end of the recording the last frame stays. Where nothing is known the world is free.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from world_model.core.geometry import invert_pose, level_poses, warp_voxels
 from world_model.core.grid import OCC3D, VoxelGrid
 from world_model.core.tensor_state import TensorState
 from world_model.data.clips import Clips
+from world_model.data.labels import unknown_as_free
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +60,7 @@ class ReplayWorld:
                 "clips with future_occupancy",
                 "load them with load_clips(..., with_future_labels=True)",
             )
-        labels = torch.cat((clips.occupancy[:, -1:], clips.future_occupancy), 1).to(self.device)
+        labels = unknown_as_free(torch.cat((clips.occupancy[:, -1:], clips.future_occupancy), 1).to(self.device))
         past, steps = clips.past, labels.shape[1]
         start_to_log = invert_pose(level_poses(clips.ego_to_global[:, past : past + steps])).float().to(self.device)
         batch = len(labels)

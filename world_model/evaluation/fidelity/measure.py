@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from world_model.core.grid import VoxelGrid
+from world_model.data.labels import unknown_as_free
 from world_model.evaluation.fidelity.actions import Floats
 from world_model.evaluation.fidelity.chases import CHASE_STEPS, still_there
 from world_model.evaluation.fidelity.registration import recover_motion
@@ -48,7 +49,10 @@ def measure(world: World | None, scene: BenchmarkScene, experiment: Experiment) 
     """
     steps = decoded_steps(experiment, scene.steps)
     truth = scene.truth(experiment.actions, steps)
-    labels = truth.labels if world is None else _forecast(world, scene, experiment, steps)
+    if world is None:
+        labels = {step: unknown_as_free(known) for step, known in truth.labels.items()}
+    else:
+        labels = _forecast(world, scene, experiment, steps)
     if experiment.actions == CHASE:
         return {"kept": _kept(truth, labels)}
     found: Counts = {}

@@ -14,6 +14,7 @@ from world_model.core.grid import STEP_S, VoxelGrid
 from world_model.data.boxes import mask_of, moving_boxes
 from world_model.data.clips import Clips, load_frame
 from world_model.data.index import SceneIndex
+from world_model.data.labels import unknown_as_free
 
 MOVING_MARGIN_M = 0.5
 """The moving subset: voxels in boxes of moving objects, grown by this much."""
@@ -33,7 +34,7 @@ class SceneData:
         labelled: those of the N frames where labels were observed, ascending.
         known: those of the N frames whose true labels are known, ascending.
         observed: (N, X, Y, Z) uint8 labels that a model sees; all zero where there are none.
-        truth: (N, X, Y, Z) uint8 labels to score against; the same tensor unless the data set has others.
+        truth: (N, X, Y, Z) uint8 labels to score against, 255 where nothing is known.
         poses: (N, 4, 4) float64 ego -> global.
         mask: (N, X, Y, Z) bool, what is scored; None: everything.
         tokens: (N, C, Xl, Yl) of a tokenizer that has run along the scene, on its device.
@@ -101,15 +102,16 @@ def load_scene(index: SceneIndex, scene: int, frames: int, grid: VoxelGrid, mask
     """
     first = index.frames(scene).start
     labelled = [n for n in range(frames) if index.label_path[first + n]]
-    observed = torch.zeros(frames, *grid.shape, dtype=torch.uint8, device="cpu")
-    for n in labelled:
-        observed[n] = load_frame(index, first + n, grid)
-    known, truth = labelled, observed
-    if index.truth_path is not None:
-        known = [n for n in range(frames) if index.truth_path[first + n]]
-        truth = torch.zeros_like(observed)
-        for n in known:
-            truth[n] = load_frame(index, first + n, grid, truth=True)
+    known = labelled if index.truth_path is None else [n for n in range(frames) if index.truth_path[first + n]]
+    truth = torch.zeros(frames, *grid.shape, dtype=torch.uint8, device="cpu")
+    for n in known:
+        truth[n] = load_frame(index, first + n, grid, truth=True)
+    if index.truth_path is None:
+        observed = unknown_as_free(truth)
+    else:
+        observed = torch.zeros_like(truth)
+        for n in labelled:
+            observed[n] = load_frame(index, first + n, grid)
     seen = None
     if mask != "none":
         seen = torch.zeros(observed.shape, dtype=torch.bool, device="cpu")

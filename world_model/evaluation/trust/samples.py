@@ -22,6 +22,7 @@ from torch import Tensor
 from world_model.core.errors import ConfigError, DataError
 from world_model.core.files import DAMAGED_NPZ, write_npz
 from world_model.core.geometry import invert_pose, level_poses, planar_motions, se2_matrix, warp_voxels
+from world_model.core.grid import IGNORE
 from world_model.data.clips import Clips, load_clips
 from world_model.data.index import SceneIndex
 from world_model.evaluation.metrics import Confusion
@@ -173,7 +174,9 @@ def _truth(clips: Clips, pose: Tensor, step: int, drive: int, world: World) -> t
     """Recorded labels (X, Y, Z) as seen from a drive's ``pose`` (4, 4) in the ego frame of the start, and the voxels
     (X, Y, Z) that the recorded frame reaches."""
     if step == 0:
-        return clips.occupancy[0, -1], None
+        assert clips.index is not None
+        seen = clips.index.read_labels(clips.frame[0], world.grid.shape, unknown=IGNORE)
+        return torch.from_numpy(np.array(seen)), None
     later = clips.future_occupancy
     assert later is not None
     if drive == 0:

@@ -86,7 +86,7 @@ class ForecasterTask(Task):
         config: what to learn.
         iterations: length of the run, which scheduled sampling is drawn over.
         tokenizer: needed where ``occupancy_weight`` is positive.
-        read_labels: reads the labels (X, Y, Z) of a frame number; needed likewise.
+        read_labels: reads the labels (X, Y, Z) of a frame number, 255 where nothing is known; needed likewise.
         seed: fixes the order of the windows and the sampling.
         shard, context, workers: see `Task`.
     """

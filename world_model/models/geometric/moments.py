@@ -24,7 +24,7 @@ class MomentBatch:
     Attributes:
         observed: (B, P, X, Y, Z) uint8, oldest first.
         frame_to_current: (B, P, 4, 4) float32 ego frame of each observed frame -> current ego frame, metres.
-        target: (B, X, Y, Z) uint8 labels of the later moment.
+        target: (B, X, Y, Z) uint8 labels of the later moment, 255 where nothing is known.
         target_to_current, before_to_current: (B, 4, 4) ego frame of the later moment, and of the keyframe before it,
             -> current ego frame.
         elapsed_s, before_s: (B,) time since the current keyframe of the two.

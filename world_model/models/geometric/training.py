@@ -178,7 +178,7 @@ class GeometricTask(Task):
         log_p = self.model.fusion.log_probabilities(fused, patch_index(sample.index, grid.shape, patch))
         truth = target.reshape(-1)[sample.index].long()
         likelihood = (F.nll_loss(log_p, truth, reduction="none") * sample.weight).sum()
-        likelihood = likelihood / (OCCUPIED_SHARE * target.numel())
+        likelihood = likelihood / (OCCUPIED_SHARE * max(sample.total, 1))
         return likelihood, lovasz_softmax_binned(log_p.exp(), truth, sample.weight)
 
     def _motion_loss(self, aligned: Tensor, velocity_mps: Tensor, known: Tensor) -> Loss:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from world_model.core.errors import ConfigError
+from world_model.data.labels import unknown_as_free
 from world_model.data.streams import StreamBatch, StreamPlan
 from world_model.models.losses import reconstruction_loss
 from world_model.models.tokenizer.memory import Memory
@@ -96,7 +97,7 @@ class TokenizerTask(Task):
 
     def loss(self, batch: StreamBatch, iteration: int, micro: int = 0) -> Loss:
         """Encode the next frame of every stream, decode it, compare."""
-        out = self.model.encode(batch.labels, self.memories[micro], batch.curr_to_prev, batch.start)
+        out = self.model.encode(unknown_as_free(batch.labels), self.memories[micro], batch.curr_to_prev, batch.start)
         self.memories[micro] = out.memory
         self._count(out)
         rows = self.model.decode_rows(out.token)
@@ -139,7 +140,10 @@ class TokenizerTask(Task):
         if self.context.first:
             own = slice(0, self.shard.group)
             out = self.model.encode(
-                batch.labels[own], self.memories[0].index(own), batch.curr_to_prev[own], batch.start[own]
+                unknown_as_free(batch.labels[own]),
+                self.memories[0].index(own),
+                batch.curr_to_prev[own],
+                batch.start[own],
             )
             pool = torch.cat([x.reshape(-1, x.shape[-1]) for x in out.inputs])
             pick = torch.randint(len(pool), (len(dead),), generator=draws(self.seed, iteration, -1), device="cpu").to(
