@@ -13,6 +13,7 @@ from world_model.core.files import write_text
 from world_model.simulator.dataset.calibration import report, write_picture
 from world_model.simulator.dataset.config import DatasetConfig
 from world_model.simulator.dataset.export import make_dataset, statistics_of
+from world_model.simulator.dataset.scenarios import store_scenarios
 from world_model.simulator.simulator import SimulatorConfig
 
 
@@ -46,15 +47,31 @@ class Arguments:
     """On hills. nuscenes: z = 0 with real pitch and roll, as nuScenes has them. true: real z."""
     scenes_per_town: int = 5
     """Scenes that are driven in the same town."""
+    scenarios: Path | None = None
+    """Folder with ScenarioNet's sd_*.pkl: draw these recorded scenes instead of procedural ones. Roads and traffic are
+    real, what stands beside the road is drawn around them. --scenes, --seed and --wild have no meaning then."""
+
+
+def read_progress(done: int, total: int) -> None:
+    """Say how many scenario files are read."""
+    if done == total or done % 50 == 0:
+        print(f"read {done}/{total} scenarios", flush=True)
 
 
 def main(arguments: Arguments) -> None:
     """Run the command."""
-    config = DatasetConfig(
-        scenes=arguments.scenes, seed=arguments.seed, version=arguments.version, val_fraction=arguments.val_fraction,
-        wild=arguments.wild, labels_style=arguments.labels_style, ground=arguments.ground,
-        exported_poses=arguments.exported_poses, simulator=SimulatorConfig(scenes_per_town=arguments.scenes_per_town),
-    )  # fmt: skip
+    style = dict(labels_style=arguments.labels_style, ground=arguments.ground, exported_poses=arguments.exported_poses)
+    if arguments.scenarios is not None:
+        config: DatasetConfig = store_scenarios(
+            arguments.scenarios, arguments.out, arguments.val_fraction, read_progress, version=arguments.version,
+            **style,
+        )  # fmt: skip
+    else:
+        config = DatasetConfig(
+            scenes=arguments.scenes, seed=arguments.seed, version=arguments.version,
+            val_fraction=arguments.val_fraction, wild=arguments.wild,
+            simulator=SimulatorConfig(scenes_per_town=arguments.scenes_per_town), **style,
+        )  # fmt: skip
     start = time.perf_counter()
 
     def progress(done: int, total: int, frames: int) -> None:
@@ -64,7 +81,10 @@ def main(arguments: Arguments) -> None:
 
     frames = make_dataset(arguments.out, config, arguments.workers, progress)
     statistics = statistics_of(arguments.out, config)
-    title = f"Calibration of {config.scenes} synthetic scenes, seed {config.seed}"
+    kind = f"synthetic scenes, seed {config.seed}"
+    if arguments.scenarios is not None:
+        kind = "recorded scenarios with synthetic labels"
+    title = f"Calibration of {config.scenes} {kind}"
     write_text(arguments.out / "calibration.md", report(statistics, title))
     write_picture(arguments.out, config, statistics)
     print(

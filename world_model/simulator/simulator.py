@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from world_model.core.errors import ActionError, ConfigError
 from world_model.core.grid import STEP_S
 from world_model.simulator.polylines import wrap
+from world_model.simulator.replay import follow_log
 from world_model.simulator.sensing.crop import Crop, crop
 from world_model.simulator.sensing.labels import Labels, render
 from world_model.simulator.sensing.memory import blank_memory, remember
@@ -97,7 +98,8 @@ class Simulator:
         Args:
             state: where to start; unchanged.
             ego_pose_delta: (dx, dy, dyaw) of the ego over the step in its current frame, metres and rad; None lets the
-                built-in driver drive. Any finite motion is accepted, off the road and through walls too.
+                built-in driver drive, or the log where there is one. Any finite motion is accepted, off the road and
+                through walls too.
             dt_s: duration in seconds.
 
         Raises:
@@ -108,7 +110,7 @@ class Simulator:
         if delta is not None and (delta.shape != (3,) or not np.isfinite(delta).all()):
             wanted = "three finite numbers (dx m, dy m, dyaw rad)"
             raise ActionError(f"ego_pose_delta {ego_pose_delta!r}", wanted, "pass None for the built-in driver")
-        ego, motion = _drive(town, state, delta, dt_s)
+        ego, motion = (_drive if town.log is None else follow_log)(town, state, delta, dt_s)
         after = replace(state, ego=ego, motion=motion, time_s=state.time_s + dt_s, step_index=state.step_index + 1)
         scene = crop(town, after)
         heights = cast_rays(scene.occluder)

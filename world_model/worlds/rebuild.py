@@ -17,7 +17,8 @@ import numpy as np
 from world_model.core.errors import ConfigError, DataError
 from world_model.data.index import SceneIndex
 from world_model.simulator import SimState
-from world_model.simulator.dataset.config import START_US, STYLE_OPTIONS, DatasetConfig, SceneDrive
+from world_model.simulator.dataset.config import START_US, STYLE_OPTIONS, DatasetConfig, Drive
+from world_model.simulator.dataset.scenarios import read_config
 from world_model.simulator.simulator import SimulatorConfig
 
 MARK_NAME = "synthetic.json"
@@ -25,7 +26,9 @@ SCENES_KEPT = 24
 
 
 # States are never changed in place, so all worlds of a process share them.
-_drive = lru_cache(maxsize=SCENES_KEPT)(SceneDrive)
+@lru_cache(maxsize=SCENES_KEPT)
+def _drive(config: DatasetConfig, scene: int) -> Drive:
+    return config.drive(scene)
 
 
 def recorded_state(index: SceneIndex, frame: int) -> SimState:
@@ -93,6 +96,8 @@ def _mark(index: SceneIndex) -> Path | None:
 def _read(path: Path, modified: int) -> DatasetConfig:
     try:
         found = json.loads(path.read_text(encoding="utf-8-sig"))
+        if "drives" in found:
+            return _styled(read_config(found, path.parent), found)
         options = {name: _number(found, name, int) for name in ("scenes", "seed")}
         inner = found["simulator"]
         simulator = SimulatorConfig(
@@ -103,13 +108,17 @@ def _read(path: Path, modified: int) -> DatasetConfig:
         wild = _number(found, "wild", float) if "wild" in found else 0.0
         val_fraction = _number(found, "val_fraction", float)
         config = DatasetConfig(simulator=simulator, val_fraction=val_fraction, wild=wild, **options)
-        return replace(config, **{name: found[name] for name in STYLE_OPTIONS if name in found})
+        return _styled(config, found)
     except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
         raise DataError(
             f"{path} does not describe how the data were made ({error!r})",
             "scenes, seed, val_fraction and simulator, as make_synthetic writes them",
             "take the file from the original data set, or make the data again",
         ) from error
+
+
+def _styled(config: DatasetConfig, found: dict[str, Any]) -> DatasetConfig:
+    return replace(config, **{name: found[name] for name in STYLE_OPTIONS if name in found})
 
 
 def _number(table: Any, name: str, kind: type) -> Any:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -68,6 +69,16 @@ class DatasetConfig:
             if getattr(self, name) not in known:
                 raise ConfigError(f"{name}={getattr(self, name)!r}", f"one of {known}", "choose one of them")
 
+    def identity(self) -> dict[str, Any]:
+        """What the data set is, in plain values, for ``synthetic.json``."""
+        found = asdict(self)
+        if not self.wild:
+            del found["wild"]  # data sets that are older than this option keep their identity
+        if self.plain:
+            for name in STYLE_OPTIONS:
+                del found[name]
+        return found
+
     @property
     def plain(self) -> bool:
         """Whether the labels are those of the simulator itself."""
@@ -96,6 +107,10 @@ class DatasetConfig:
         gaps = rng.choice(GAPS_S, int(rng.integers(38, 41)), p=GAP_SHARES)
         return gaps[: NORMAL_STEPS + WILD_STEPS] if self.is_wild(scene) else gaps
 
+    def drive(self, scene: int, simulator: Simulator | None = None) -> Drive:
+        """The states of a scene by keyframe."""
+        return SceneDrive(self, scene, simulator)
+
     def name(self, scene: int) -> str:
         """Scene name as nuScenes writes it."""
         return f"scene-{scene + 1:04d}"
@@ -110,10 +125,23 @@ def scene_states(
     config: DatasetConfig, scene: int, simulator: Simulator | None = None
 ) -> Iterator[tuple[SimState, int]]:
     """The keyframes of a scene as it is driven: states and timestamps in microseconds."""
-    drive, time_us = SceneDrive(config, scene, simulator), START_US + scene * 60_000_000
+    drive, time_us = config.drive(scene, simulator), START_US + scene * 60_000_000
     for number, gap_s in enumerate([0.0, *drive.gaps.tolist()]):
         time_us += round(gap_s * 1e6)
         yield drive.at(number), time_us
+
+
+class Drive(Protocol):
+    """A scene as it is driven."""
+
+    def at(self, keyframe: int) -> SimState:
+        """The state at a keyframe."""
+        ...
+
+    @property
+    def gaps(self) -> Floats:
+        """Seconds between the keyframes."""
+        ...
 
 
 class SceneDrive:

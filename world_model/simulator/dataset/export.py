@@ -7,7 +7,6 @@ import multiprocessing
 import shutil
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from world_model.core.errors import DataError, OutputError
 from world_model.core.files import write_json
 from world_model.core.grid import OCC3D
-from world_model.simulator.dataset.config import GENERATOR_VERSION, STYLE_OPTIONS, DatasetConfig, scene_states
+from world_model.simulator.dataset.config import GENERATOR_VERSION, DatasetConfig, scene_states
 from world_model.simulator.dataset.packing import npz_bytes
 from world_model.simulator.dataset.statistics import SceneStatistics
 from world_model.simulator.dataset.styles import box_lift_m, draw_labels, exported_pose, scene_style
@@ -32,13 +31,7 @@ FORMAT = 1
 
 def identity(config: DatasetConfig) -> dict[str, object]:
     """What ``synthetic.json`` says about a data set."""
-    found = {"format": FORMAT, "synthetic": True, "generator": GENERATOR_VERSION, **asdict(config)}
-    if not config.wild:
-        del found["wild"]  # data sets that are older than this option keep their identity
-    if config.plain:
-        for name in STYLE_OPTIONS:
-            del found[name]
-    return found
+    return {"format": FORMAT, "synthetic": True, "generator": GENERATOR_VERSION, **config.identity()}
 
 
 def annotate(

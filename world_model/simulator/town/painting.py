@@ -72,7 +72,10 @@ class Painter:
 
     Attributes:
         columns, occluder: (X, Y, 16) and (X, Y), as in ``Town``. slots: of parking lots, each (n, 3) x, y, yaw.
+        scattered: places where bushes and trees are tried.
     """
+
+    scattered = 4200
 
     def __init__(self, network: Network, rng: np.random.Generator) -> None:
         self.network, self.rng = network, rng
@@ -203,7 +206,7 @@ class Painter:
                 poles = offset(street.line, side * (street.half_width_m + 0.5))
                 for x, y in poles[int(rng.integers(5, 25)) :: 28]:
                     self._stamp(x, y, 0.25, MANMADE, GROUND_LEVEL, LEVELS, 0)
-        places = rng.uniform(20, TOWN_SIZE_M - 20, (4200, 2))
+        places = rng.uniform(20, TOWN_SIZE_M - 20, (self.scattered, 2))
         i, j = (places / CELL_M).astype(np.int64).T
         open_ground = (self.road[i, j] > 0.3) & np.isin(self.ground[i, j], (SIDEWALK, TERRAIN, OTHER_FLAT))
         for x, y in places[open_ground].tolist():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from weakref import WeakValueDictionary
@@ -10,6 +10,8 @@ from weakref import WeakValueDictionary
 import numpy as np
 from numpy.typing import NDArray
 
+from world_model.core.errors import DataError
+from world_model.data.formats.scenario import Scenario
 from world_model.simulator.polylines import headings, offset, wrap
 from world_model.simulator.state import Floats
 from world_model.simulator.town.network import Network, build_network
@@ -29,13 +31,26 @@ class Town:
     occluder: NDArray[np.uint8]  # (X, Y) levels up to which the column is opaque for a LiDAR (0 = ground only)
     slots: Floats  # (n, 3) places for parked vehicles: x, y, yaw
     works: Floats  # (m, 4) possible roadworks on kerbs: x, y, yaw of the street, length in m
+    log: Scenario | None = None  # what was recorded here, where traffic is replayed
 
 
+RECORDED = -1
+"""Town of a recorded scenario; instead of the data set's seed there is a key that names the scenario."""
+_recorded: dict[int, Callable[[], Town]] = {}
 _alive: WeakValueDictionary[tuple[int, int], Town] = WeakValueDictionary()
 
 
+def add_recorded_town(key: int, build: Callable[[], Town]) -> None:
+    """Say how the town of a recorded scenario is built; equal keys mean equal scenarios."""
+    _recorded[key] = build
+
+
 def build_town(seed: int, town_id: int) -> Town:
-    """The town ``town_id`` of a data set's ``seed``: built, or shared with whatever still refers to it."""
+    """The town ``town_id`` of a data set's ``seed``: built, or shared with whatever still refers to it.
+
+    Raises:
+        DataError: it is that of a recorded scenario that nobody has read in this process.
+    """
     town = _alive.get((seed, town_id))
     if town is None:
         town = _alive[seed, town_id] = _build_town(seed, town_id)
@@ -44,6 +59,11 @@ def build_town(seed: int, town_id: int) -> Town:
 
 @lru_cache(maxsize=3)
 def _build_town(seed: int, town_id: int) -> Town:
+    if town_id == RECORDED:
+        if seed not in _recorded:
+            found = "a state on a recorded scenario that was not read yet"
+            raise DataError(found, "its data set", "reset once in this data set, then restore the state")
+        return _recorded[seed]()
     rng = np.random.default_rng([seed, town_id, 101])
     network = build_network(rng, TOWN_SIZE_M)
     painter = Painter(network, rng)

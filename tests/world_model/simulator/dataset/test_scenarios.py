@@ -1,0 +1,137 @@
+"""Data sets of recorded scenarios: what is drawn, determinism, resumption, and driving on in them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.formats.scenarionet import PLACE, nuscenes_like, waymo_like, write_scenario
+from world_model.core.errors import DataError
+from world_model.core.grid import CLASS_ID, DRIVEABLE, FREE, OCC3D
+from world_model.data.boxes import voxels_inside
+from world_model.data.clips import load_clips
+from world_model.data.index import SceneIndex
+from world_model.make_synthetic import Arguments
+from world_model.make_synthetic import main as make
+from world_model.prepare import Prepare, prepare
+from world_model.simulator.dataset.scenarios import scenario_path
+from world_model.simulator.replay import read_log
+from world_model.simulator.town.scenario_town import build_scenario_town, origin_of
+from world_model.worlds.rebuild import dataset_config, recorded_state
+from world_model.worlds.simulated import SimulatedWorld
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scenarios")
+    write_scenario(folder / "a", nuscenes_like())
+    write_scenario(folder / "b", waymo_like())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def index(source: Path, tmp_path_factory: pytest.TempPathFactory) -> SceneIndex:
+    out = tmp_path_factory.mktemp("drawn") / "data"
+    make(Arguments(scenarios=source, out=out, val_fraction=0.5))
+    return prepare(Prepare(data_root=out, check_labels=True))
+
+
+def test_what_is_drawn(index: SceneIndex) -> None:
+    assert sorted(zip(index.scene_name.tolist(), index.scene_split.tolist())) == [
+        ("eb4b91b1", "train"), ("scene-0001", "val"),
+    ]  # fmt: skip
+    assert "synthetic" in index.source and len(index.token) == 24
+    on_road, right, wrong = [], 0, 0
+    for frame in range(24):
+        labels = index.read_labels(frame)
+        on_road.append((labels[97:103, 97:103] == DRIVEABLE).any())
+        boxes = index.boxes(frame)
+        for n in np.flatnonzero((np.abs(boxes.center_m[:, :2]) < 25).all(1)):
+            inside = labels[tuple(voxels_inside(boxes, n, OCC3D).T)]
+            right += int((inside == boxes.class_id[n]).sum())
+            wrong += int(((inside != boxes.class_id[n]) & (inside != FREE)).sum())
+    assert np.mean(on_road) == 1 and right > 1000 and right / (right + wrong) > 0.9
+    assert {CLASS_ID[n] for n in ("car", "truck", "bicycle", "pedestrian")} <= set(index.box_class.tolist())
+
+
+def test_ego_and_agents_are_where_they_were(index: SceneIndex) -> None:
+    scene = index.scene_name.tolist().index("scene-0001")
+    frames = index.frames(scene)
+    moved = index.translation_m[frames] - index.translation_m[frames[0]]
+    np.testing.assert_allclose(moved[:, 0], 3.0 * np.arange(12), atol=1e-3)
+    boxes = index.boxes(frames[6])
+    car = boxes.select(boxes.class_id == CLASS_ID["car"])
+    np.testing.assert_allclose(car.center_m[0, :2], (60 - 18 - 18, 3.5), atol=1e-3)
+    np.testing.assert_allclose(car.velocity_mps[0], (-6, 0), atol=0.05)
+    assert CLASS_ID["pedestrian"] not in index.boxes(frames[0]).class_id.tolist()
+
+
+def test_equal_bytes(index: SceneIndex, source: Path, tmp_path: Path) -> None:
+    make(Arguments(scenarios=source, out=tmp_path / "again", val_fraction=0.5))
+    for path in sorted(Path(index.root).rglob("*")):
+        if path.is_file() and path.suffix in (".npz", ".json") and "index" not in path.name:
+            again = tmp_path / "again" / path.relative_to(index.root)
+            assert again.read_bytes() == path.read_bytes(), path
+    with pytest.raises(DataError, match="another synthetic data set"):
+        make(Arguments(scenarios=source / "a", out=tmp_path / "again"))
+
+
+def test_nothing_is_written_for_broken_scenarios(source: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "in"
+    write_scenario(bad, nuscenes_like())
+    (bad / "sd_zzz.pkl").write_bytes(b"\x80\x04]")
+    for folder, match in ((bad, "sd_zzz"), (tmp_path / "none", "holds no sd_")):
+        with pytest.raises(DataError, match=match):
+            make(Arguments(scenarios=folder, out=tmp_path / "out"))
+    write_scenario(bad / "copy", nuscenes_like())
+    (bad / "sd_zzz.pkl").unlink()
+    with pytest.raises(DataError, match="both the scenario scene-0001"):
+        make(Arguments(scenarios=bad, out=tmp_path / "out"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
+
+
+def test_town(index: SceneIndex) -> None:
+    scenario, _ = read_log(scenario_path(Path(index.root), "scene-0001"))
+    town, again = build_scenario_town(scenario), build_scenario_town(scenario)
+    np.testing.assert_array_equal(town.columns, again.columns)
+    i, j = np.floor((PLACE + np.array((60, 0)) - origin_of(scenario)) / 0.4).astype(int)
+    road = (town.columns[i, j - 30 : j + 30, 2] == DRIVEABLE).nonzero()[0] - 30
+    assert road.max() - road.min() == 19, "the ring is 8 m wide"
+    truck = np.floor((PLACE + np.array((25, -6.5)) - origin_of(scenario)) / 0.4).astype(int)
+    assert town.columns[truck[0], truck[1], 2] == DRIVEABLE, "a place to park"
+
+
+def test_driving_on(index: SceneIndex) -> None:
+    """The recorded frame is met, others replay the log, and the ego goes where it is driven."""
+    config = dataset_config(index)
+    assert config.scenes == 2
+    frame = index.frames(index.scene_name.tolist().index("scene-0001"))[4]
+    world, clips = SimulatedWorld(), load_clips(index, [frame], past=4, future=2)
+    state = world.reset(clips)
+    log = recorded_state(index, frame)
+    logged = torch.eye(4).repeat(1, 1, 1)
+    logged[:, 0, 3] = -3.0
+    followed = world.step(state, logged, torch.tensor([2]))
+    truth = index.read_labels(frame + 1)
+    wrong = (world.occupancy(followed)[0].numpy() != truth).sum() / (truth != FREE).sum()
+    assert wrong < 0.01
+    stood = world.step(state, torch.eye(4)[None], torch.tensor([2]))
+    np.testing.assert_allclose(stood.scenes[0].motion.xy, followed.scenes[0].motion.xy)
+    assert stood.scenes[0].ego.x == log.ego.x and followed.scenes[0].ego.x == pytest.approx(log.ego.x + 3)
+    _, driven = world.drive(state, torch.tensor([2]))
+    assert driven[0, 0, 3].item() == pytest.approx(-3.0, abs=1e-3)  # the log's own motion
+
+
+def test_mark_is_checked(index: SceneIndex, tmp_path: Path) -> None:
+    mark = json.loads((Path(index.root) / "synthetic.json").read_text())
+    assert "root" not in mark
+    for wrong in ([["../x", "a", "b", [0.5]]], [["x", "a", "b", []]], [["x"]], [], 3):
+        (tmp_path / "synthetic.json").write_text(json.dumps({**mark, "drives": wrong}))
+        changed = SceneIndex.load(Path(index.root) / "iiworld_index.npz")
+        object.__setattr__(changed, "root", tmp_path)
+        with pytest.raises(DataError, match="does not describe"):
+            dataset_config(changed)

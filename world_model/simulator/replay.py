@@ -1,0 +1,148 @@
+"""Traffic of a recorded scenario: agents replay the log, each on a clock of its own; the ego goes where it is driven.
+
+A state's ``Motion.s`` is an agent's time in the log, in seconds. It runs with the scene's time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from world_model.data.formats.scenario import Scenario, load_scenario
+from world_model.simulator.polylines import into, wrap
+from world_model.simulator.sensing.crop import crop
+from world_model.simulator.sensing.memory import blank_memory, remember
+from world_model.simulator.sensing.sensor import cast_rays
+from world_model.simulator.state import Agents, Bools, Ego, Floats, Ints, Motion, SimState
+from world_model.simulator.town.scenario_town import build_scenario_town, origin_of
+from world_model.simulator.town.town import RECORDED, Town, add_recorded_town, build_town
+from world_model.simulator.traffic import driver
+
+NOWHERE_M = -1.0e6
+"""Where absent agents are: out of sight of everything."""
+WARM_UP = 8
+"""Keyframes ahead from which the LiDAR's memory is filled before a scene starts, as labels are made of whole drives."""
+
+
+def read_log(path: Path) -> tuple[Scenario, int]:
+    """A scenario of a data set, and the key of its town, which can be built from now on.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    scenario = load_scenario(path)
+    key = int(scenario.digest, 16)
+    add_recorded_town(key, partial(build_scenario_town, scenario))
+    return scenario, key
+
+
+def first_state(scenario: Scenario, key: int, scene_index: int) -> SimState:
+    """The first keyframe of a scenario, with a memory of what the drive will see soon."""
+    count = len(scenario.label)
+    agents = Agents(
+        label=scenario.label, size_m=scenario.size_m, desired_mps=np.zeros(count), lateral_m=np.zeros(count),
+        mobile=np.ones(count, bool), key=np.zeros(count, np.uint64), tractor=np.full(count, -1),
+    )  # fmt: skip
+    state = SimState(
+        seed=key, scene_index=scene_index, town_id=RECORDED, time_s=0.0, step_index=0, ego=_ego_at(scenario, 0),
+        agents=agents, motion=_motion_at(scenario, np.zeros(count)), memory=blank_memory(),
+    )  # fmt: skip
+    town, ego = build_town(key, RECORDED), state.ego
+    for number in range(min(WARM_UP, len(scenario.time_s) - 1), -1, -1):
+        time_s = scenario.time_s[number]
+        after = replace(state, ego=_ego_at(scenario, number), motion=_motion_at(scenario, np.full(count, time_s)))
+        seen = cast_rays(crop(town, after).occluder)[0]
+        before = after.ego if number == WARM_UP else ego
+        state = replace(after, memory=remember(state.memory, before, after.ego, seen, 0.5))
+        ego = after.ego
+    return state
+
+
+def logged_step(scenario: Scenario, number: int) -> Floats:
+    """(3,) dx, dy, dyaw of the recorded ego from one keyframe to the next, in its earlier frame."""
+    return _motion_between(scenario.ego[number], scenario.ego[number + 1])
+
+
+def _motion_between(a: Floats, b: Floats) -> Floats:
+    """(3,) dx, dy, dyaw from one pose x, y, yaw to another, in the frame of the first."""
+    dx, dy = into(b[0] - a[0], b[1] - a[1], np.cos(a[2]), np.sin(a[2]))
+    return np.array([dx, dy, b[2] - a[2]])
+
+
+def follow_log(town: Town, state: SimState, delta: Floats | None, dt_s: float) -> tuple[Ego, Motion]:
+    """Ego and agents after a step.
+
+    Args:
+        town: with a log. state: before. dt_s: seconds.
+        delta: (3,) the ego's motion; None lets it make the motion of the log at this time.
+    """
+    log = town.log
+    assert log is not None
+    if delta is None:
+        a, b = (_ego_pose(log, state.time_s + t) for t in (0.0, dt_s))
+        delta = _motion_between(a, b)
+    ego = driver.commanded(state.ego, delta, 1.0, dt_s, town.network.paths)
+    motion = _motion_at(log, state.motion.s + dt_s)
+    gone = ~state.agents.mobile
+    motion.xy[gone], motion.speed[gone] = NOWHERE_M, 0.0
+    return ego, motion
+
+
+def _between(times: Floats, t: Floats) -> tuple[Ints, Floats]:
+    """Keyframe before each time, and the part of the way to the next; beyond 1 after the end."""
+    low = np.clip(np.searchsorted(times, t, side="right") - 1, 0, len(times) - 2)
+    return low, np.maximum((t - times[low]) / (times[low + 1] - times[low]), 0.0)
+
+
+def _ego_pose(log: Scenario, time_s: float) -> Floats:
+    low, part = _between(log.time_s, np.array(time_s))
+    pose: Floats = log.ego[low] + part * (log.ego[low + 1] - log.ego[low])
+    return pose
+
+
+def _ego_at(log: Scenario, number: int) -> Ego:
+    """The recorded ego at a keyframe, on the map."""
+    x, y, yaw = (log.ego[number] - (*origin_of(log), 0.0)).tolist()
+    k = min(number, len(log.time_s) - 2)
+    dx, _, turn = (logged_step(log, k) / (log.time_s[k + 1] - log.time_s[k])).tolist()
+    return Ego(
+        x=x, y=y, z=0.0, yaw=wrap(yaw), speed=max(dx, 0.0), yaw_rate=turn, path=0, s=0.0, route=(0, 0), hops=0,
+        stuck_s=0.0, offset_m=0.0, desired_mps=0.0,
+    )  # fmt: skip
+
+
+def _motion_at(log: Scenario, clock: Floats) -> Motion:
+    """Where the agents are at times (A,) of the log; after its end they go on straight at their last speed."""
+    count, rows = len(log.label), np.arange(len(log.label))
+    low, part = _between(log.time_s, clock)
+    here, there = log.present[low, rows], log.present[low + 1, rows]
+    a, b = log.place[low, rows], log.place[low + 1, rows]
+    both = here & there
+    # Between two keyframes an agent that is known at one of them only is there up to half of the way.
+    place = np.where(both[:, None], a + part[:, None] * (b - a), np.where(here[:, None], a, b))
+    shown = both | (here & (part < 0.5)) | (there & (part >= 0.5))
+    xy = np.where(shown[:, None], place[:, :2] - origin_of(log), NOWHERE_M)
+    gap = (log.time_s[low + 1] - log.time_s[low]).clip(1e-3)
+    speed = np.where(both, _along(a, b) / gap, _speed_beside(log, low, rows))
+    none = np.zeros(count, np.int64)
+    return Motion(
+        xy=xy, yaw=wrap(place[:, 2]), speed=np.where(shown, speed, 0.0), path=none, s=clock.astype(np.float64),
+        route=np.zeros((count, 2), np.int64), hops=none.copy(), stuck_s=np.zeros(count),
+    )  # fmt: skip
+
+
+def _along(a: Floats, b: Floats) -> Floats:
+    """(n,) way from places to places (n, 3), forward as positive."""
+    way: Floats = into(b[:, 0] - a[:, 0], b[:, 1] - a[:, 1], np.cos(a[:, 2]), np.sin(a[:, 2]))[0]
+    return way
+
+
+def _speed_beside(log: Scenario, low: Ints, rows: Ints) -> Floats:
+    """(A,) speed in the interval before, for agents that have no next keyframe; 0 where that is unknown too."""
+    before = np.maximum(low - 1, 0)
+    known: Bools = log.present[before, rows] & log.present[low, rows]
+    gap = (log.time_s[low] - log.time_s[before]).clip(1e-3)
+    return np.where(known & (low > 0), _along(log.place[before, rows], log.place[low, rows]) / gap, 0.0)
