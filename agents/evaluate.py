@@ -31,8 +31,8 @@ class Evaluate(DriveOptions):
     """
 
     planners: tuple[str, ...] = tuple(SCRIPTED)
-    """Any of stand_still, constant_velocity, log_replay, idm, ppo:PATH for a policy that agents.train saved, and
-    package.module:Class; +comfort behind a name adds the comfort limiter."""
+    """Any of stand_still, constant_velocity, log_replay, idm, cem, mppi, ppo:PATH for a policy that agents.train saved,
+    and package.module:Class; +comfort behind a name adds the comfort limiter."""
     split: str = "val"
     """Which scenes: train (or its parts fit and tune), val, all, or another that the data set names."""
     scenes: int | None = None

@@ -5,12 +5,13 @@ from __future__ import annotations
 from agents.planners.comfort import Comfortable
 from agents.planners.names import COMFORT, SCRIPTED, scripted_planner
 from agents.planners.planner import Planner
+from agents.planners.search import METHODS, Search
 from ii_world_env.engine import Engine
 from world_model.core.errors import OptionError
 from world_model.core.plugins import import_object
 
 __all__ = ["SCRIPTED", "build_planner", "check_planner"]
-EXPECTED = f"{', '.join(SCRIPTED)}, ppo:PATH or package.module:Class, each with or without {COMFORT}"
+EXPECTED = f"{', '.join((*SCRIPTED, *METHODS))}, ppo:PATH or package.module:Class, each with or without {COMFORT}"
 
 
 def check_planner(name: str) -> None:
@@ -20,7 +21,7 @@ def check_planner(name: str) -> None:
         OptionError: lists the names.
     """
     bare = name.removesuffix(COMFORT)
-    if bare not in SCRIPTED and ":" not in bare:
+    if bare not in (*SCRIPTED, *METHODS) and ":" not in bare:
         raise OptionError(f"planner {name!r}", EXPECTED, "name one of these")
 
 
@@ -28,8 +29,9 @@ def build_planner(name: str, engine: Engine) -> Planner:
     """Make a planner.
 
     Args:
-        name: of a scripted planner; "ppo:PATH" for a policy that `python -m agents.train` saved; "package.module:Class"
-            for a class that is called with the engine. With "+comfort" behind it, the comfort limiter follows.
+        name: of a scripted planner; "cem" or "mppi" to search in the world; "ppo:PATH" for a policy that `python -m
+            agents.train` saved; "package.module:Class" for a class that is called with the engine. With "+comfort"
+            behind it, the comfort limiter follows.
         engine: that it drives in.
 
     Raises:
@@ -45,6 +47,8 @@ def build_planner(name: str, engine: Engine) -> Planner:
 
 
 def _loaded(name: str, engine: Engine) -> Planner:
+    if name in METHODS:
+        return Search(engine, name)
     if name.startswith("ppo:"):
         from agents.planners.learned import PPOPlanner
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from agents.planners.planner import follows, moment
 from ii_world_env.ego.corridor import LOOK_M, MIN_VOXELS, SIDE_M, corridor, free_way
 from ii_world_env.ego.footprint import band, columns_at, in_body
 from ii_world_env.ego.route import points_at
@@ -74,7 +75,7 @@ class IDM:
         config, speed = self.config, state.speed_mps
         gap = self.free_way(state)
         leader = self._leader_speed(gap, state)
-        self._gap, self._seen = gap, _moment(state)
+        self._gap, self._seen = gap, moment(state)
         curvature, bend = self._curvature(state)
         wanted = (config.lateral_mps2 / bend.clamp(min=1e-3)).sqrt().clamp(max=config.speed_mps)
         braking = speed * (speed - leader) / (2 * (config.accel_mps2 * config.brake_mps2) ** 0.5)
@@ -106,8 +107,7 @@ class IDM:
         still = torch.zeros_like(gap)
         if self._gap is None or self._seen is None or self._gap.shape != gap.shape:
             return still
-        following = (self._seen + self._seen.new_tensor((0, 0, 1)) == _moment(state)).all(1)
-        seen = (gap < 99) & (self._gap < 99) & following
+        seen = (gap < 99) & (self._gap < 99) & follows(self._seen, state)
         return torch.where(seen, state.speed_mps + (gap - self._gap) / STEP_S, still).clamp(0, 15)
 
     def _curvature(self, state: State) -> tuple[Tensor, Tensor]:
@@ -120,8 +120,3 @@ class IDM:
         heading = torch.atan2(steps[..., 1], steps[..., 0])
         turn = torch.remainder(heading.diff(dim=1) + torch.pi, 2 * torch.pi) - torch.pi
         return curvature, (turn.abs() / 3.0).amax(1)
-
-
-def _moment(state: State) -> Tensor:
-    """(B, 3) int64 which step of which episode each row is in: scene, frame where it began, steps."""
-    return torch.stack((state.scene, state.frame, state.steps), -1)
