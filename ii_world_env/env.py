@@ -11,7 +11,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
 
-from ii_world_env.engine import State
+from ii_world_env.engine import Engine, State
 from ii_world_env.faces.config import EnvConfig, each_path
 from ii_world_env.faces.episodes import Episodes
 from ii_world_env.faces.infos import info_of
@@ -222,7 +222,7 @@ class IIWorldEnv(gym.Env[Any, NDArray[Any]]):
         check_render_mode(render_mode)
         self.render_mode = render_mode
         self.episodes = Episodes(EnvConfig.of(options), keep_paths=render_mode is not None)
-        self.engine, self.scenes = self.episodes.engine, self.episodes.scenes
+        self.scenes = self.episodes.scenes
         self.action_space, self.observation_space = self.episodes.action_space, self.episodes.observation_space
 
     @property
@@ -233,6 +233,11 @@ class IIWorldEnv(gym.Env[Any, NDArray[Any]]):
     @spec.setter
     def spec(self, spec: EnvSpec | None) -> None:
         self._spec = plain_spec(spec)
+
+    @property
+    def engine(self) -> Engine:
+        """What drives: state in, state out; the door to search (docs/howto/search.md)."""
+        return self.episodes.engine
 
     @property
     def state(self) -> State:

@@ -107,7 +107,7 @@ class IIWorldVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         self.episodes = Episodes(
             EnvConfig.of(options), num_envs, limit=max_episode_steps, keep_paths=render_mode is not None
         )
-        self.engine, self.scenes = self.episodes.engine, self.episodes.scenes
+        self.scenes = self.episodes.scenes
         self.single_action_space = self.episodes.action_space
         self.single_observation_space = self.episodes.observation_space
         self.action_space = batch_space(self.single_action_space, num_envs)
@@ -133,6 +133,11 @@ class IIWorldVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
     @spec.setter
     def spec(self, spec: EnvSpec | None) -> None:
         self._spec = plain_spec(spec)
+
+    @property
+    def engine(self) -> Engine:
+        """What drives: state in, state out; the door to search (docs/howto/search.md)."""
+        return self.episodes.engine
 
     @property
     def state(self) -> State:

@@ -19,9 +19,9 @@ from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ii_world_env import engine
 from ii_world_env.ego.actions import real_numbers
 from ii_world_env.engine import CAUSES, Engine, EngineConfig, State
+from ii_world_env.engine import StepResult as EngineResult
 from ii_world_env.faces import forks
 from ii_world_env.faces.config import EnvConfig
 from ii_world_env.faces.infos import NOTHING_NEAR_S, Columns
@@ -35,7 +35,7 @@ from ii_world_env.task.trust import Pessimistic, check_pessimism, trust_of
 from world_model.core.errors import OptionError
 from world_model.core.grid import STEP_S
 from world_model.core.tensor_state import difference
-from world_model.worlds import SelfChecking, build_world, resolve_world
+from world_model.worlds import SelfChecking, build_world, resolve_world, untouched_gpu
 from world_model.worlds.provenance import provenance, same_source, weights_source
 
 TIME_LIMIT = len(CAUSES)
@@ -77,22 +77,10 @@ class Episodes:
     ) -> None:
         forks.single_thread_after_fork()
         self.config, self.count, self.limit = config, count, limit
-        world = build_world(
-            config.world,
-            checkpoint=config.checkpoint,
-            device=config.device,
-            dtype=config.dtype,
-            faithful=config.faithful,
-            self_check=config.self_check,
-        )
+        # A process that only makes an environment (to ask for its spaces, or to fork workers) leaves the GPU alone.
+        self._waits_for_gpu = untouched_gpu(config.device) and ":" not in config.world
+        self._assemble("cpu" if self._waits_for_gpu else config.device)
         self.world_name = resolve_world(config.world, config.checkpoint)
-        trust, reward = trust_of(world, config.checkpoint), reward_function(config.reward)
-        check_pessimism(config.pessimism, config.least_trust, trust)
-        if config.pessimism:
-            reward = Pessimistic(reward=reward, pessimism=config.pessimism)
-        names = ("action", "horizon", "finite_horizon", "least_trust")
-        settings = EngineConfig(**{name: getattr(config, name) for name in names})
-        self.engine = Engine(world, settings, reward, trust)
         self.scenes = open_scenes(
             data_root=config.data_root,
             index=config.index,
@@ -100,12 +88,10 @@ class Episodes:
             horizon=config.horizon,
             dataset=config.dataset,
         )
-        mode = self.engine.action_mode
+        mode = self._engine.action_mode
         self.action_space: spaces.Space[Any] = (
             spaces.Discrete(len(mode.choices)) if mode.choices else spaces.Box(-1.0, 1.0, mode.shape, np.float32)
         )
-        self.observation = build_observation(config.observation, world, mode, settings.footprint, config.horizon)
-        self.engine.remembers = needs_before(self.observation)
         self.observation_space = self.observation.space()
         self.ends = np.zeros(count, np.int64)
         self._state: State | None = None
@@ -118,6 +104,36 @@ class Episodes:
         self._paths: list[list[Tensor]] | None = [[] for _ in range(count)] if keep_paths else None
         self._observed_fits = False
         self._term_names: list[str] | None = None
+
+    def _assemble(self, device: str) -> None:
+        """World, engine and observation on a device."""
+        config = self.config
+        world = build_world(
+            config.world,
+            checkpoint=config.checkpoint,
+            device=device,
+            dtype=config.dtype,
+            faithful=config.faithful,
+            self_check=config.self_check,
+        )
+        trust, reward = trust_of(world, config.checkpoint), reward_function(config.reward)
+        check_pessimism(config.pessimism, config.least_trust, trust)
+        if config.pessimism:
+            reward = Pessimistic(reward=reward, pessimism=config.pessimism)
+        names = ("action", "horizon", "finite_horizon", "least_trust")
+        settings = EngineConfig(**{name: getattr(config, name) for name in names})
+        self._engine = Engine(world, settings, reward, trust)
+        mode = self._engine.action_mode
+        self.observation = build_observation(config.observation, world, mode, settings.footprint, config.horizon)
+        self._engine.remembers = needs_before(self.observation)
+
+    @property
+    def engine(self) -> Engine:
+        """The engine on its device: a GPU is used from here, or from the first reset, on."""
+        if self._waits_for_gpu:
+            self._assemble(self.config.device)
+            self._waits_for_gpu = False
+        return self._engine
 
     @property
     def state(self) -> State:
@@ -174,8 +190,8 @@ class Episodes:
         try:
             starts = [self.scenes.choose(rng, chosen) for rng, chosen in zip(rngs, options, strict=True)]
             world = self.engine.world
-            clips = self.scenes.load(starts, self.engine.frames_ahead, world.needs_future_labels, world.grid)
-            return self._ready(self.engine.reset(clips, **conditions(starts)))
+            clips = self.scenes.load(starts, self._engine.frames_ahead, world.needs_future_labels, world.grid)
+            return self._ready(self._engine.reset(clips, **conditions(starts)))
         except BaseException:
             for rng, state in zip(rngs, before, strict=True):
                 rng.bit_generator.state = state
@@ -222,7 +238,7 @@ class Episodes:
         """
         if forks.pending:  # asked here, so that a step of any other process enters one file less
             forks.single_thread_after_fork()
-        state, result = self.engine.advance(self.state, actions)
+        state, result = self._engine.advance(self.state, actions)
         self._state = self._ready(state)
         if self._paths is not None:
             for row, path in zip(self._paths, result.path, strict=True):
@@ -248,7 +264,7 @@ class Episodes:
         Raises:
             ActionError: wrong shape, or values that no action space holds; names the environments.
         """
-        mode = self.engine.action_mode
+        mode = self._engine.action_mode
         array = real_numbers(values, (self.count, *mode.shape), mode.name)
         if ignored is not None:
             array[ignored] = 0.0
@@ -256,7 +272,7 @@ class Episodes:
 
     def action(self, value: Any) -> Tensor:
         """The action of the only agent; see `actions`."""
-        mode = self.engine.action_mode
+        mode = self._engine.action_mode
         array = real_numbers(value, mode.shape, mode.name)[None]
         return mode.checked(torch.from_numpy(array), 1, self.state.pose.device)
 
@@ -277,7 +293,7 @@ class Episodes:
         Where nothing has needed it yet, all N are decoded and kept.
         """
         forks.single_thread_after_fork()
-        self._state = self.engine.with_occupancy(self.state)
+        self._state = self._engine.with_occupancy(self.state)
         return _host(self._state.labels[i])
 
     def picture(self, i: int) -> NDArray[Any]:
@@ -286,7 +302,7 @@ class Episodes:
         end = (ENDS[self.ends[i]] or "").replace("_", " ").upper()
         return draw_moment(
             self.occupancy(i),
-            self.engine,
+            self._engine,
             self.state.index(i),
             driven,
             place=f"{self._scene_names[i]}  frame {self._frames[i]}",
@@ -295,8 +311,8 @@ class Episodes:
 
     def _ready(self, state: State) -> State:
         """A state as the observation needs it: the only place that decodes for it."""
-        state = self.engine.with_occupancy(state) if self.observation.needs_occupancy else state
-        return self.engine.with_before(state)
+        state = self._engine.with_occupancy(state) if self.observation.needs_occupancy else state
+        return self._engine.with_before(state)
 
     def _kept_state(self, options: Sequence[Mapping[str, Any] | None]) -> State:
         """A kept state out of the reset options."""
@@ -322,16 +338,16 @@ class Episodes:
         return self._ready(state)
 
     def _columns(
-        self, rows: Sequence[int], state: State, result: engine.StepResult | None
+        self, rows: Sequence[int], state: State, result: EngineResult | None
     ) -> tuple[Columns, NDArray[np.int64]]:
         """Infos of some of the N, and their ends by number. All numbers come from the device in one copy."""
         base = (state.steps, state.speed_mps, state.progress_m, state.route.goal_m)
         zero, cause = torch.zeros_like(state.speed_mps), torch.zeros_like(state.cause)
         # The same keys after a reset as after a step: dataframes and recorders of data sets take no others.
         facts, terms = {"lateral_m": zero}, dict.fromkeys(self._terms(state), zero)
-        if self.engine.needs_occupancy:
+        if self._engine.needs_occupancy:
             facts["time_to_collision_s"] = torch.full_like(zero, NOTHING_NEAR_S)
-        if self.engine.trust is not None:
+        if self._engine.trust is not None:
             facts["trust"] = torch.ones_like(zero)
         if result is not None:
             terms, cause, facts["lateral_m"] = result.terms, result.cause, result.outcome.lateral_m
@@ -340,7 +356,7 @@ class Episodes:
                 facts["time_to_collision_s"] = time_s.clamp(max=NOTHING_NEAR_S)
             if result.outcome.trust is not None:
                 facts["trust"] = result.outcome.trust
-        world = self.engine.world
+        world = self._engine.world
         checks = world.self_check_figures(state.world) if isinstance(world, SelfChecking) else {}
         values = (*base, cause, *facts.values(), *terms.values(), *checks.values())
         numbers = torch.stack([n.double() for n in values])
@@ -372,7 +388,7 @@ class Episodes:
         """Names of the reward terms: those of a step in which the ego stays where it is. Asked once."""
         if self._term_names is None:
             try:
-                self._term_names = self.engine.term_names(state)
+                self._term_names = self._engine.term_names(state)
             except Exception:  # a reward of a user's own that fails will say so at the first step
                 self._term_names = []
         return self._term_names

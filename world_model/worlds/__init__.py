@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from world_model.core.tensor_state import TensorState
-from world_model.worlds.build import WORLD_NAMES, build_world, pick_device
+from world_model.worlds.build import WORLD_NAMES, build_world, pick_device, untouched_gpu
 from world_model.worlds.kinds import LEARNED_NAMES, resolve_world
 from world_model.worlds.protocol import (
     Latent,
@@ -33,4 +33,5 @@ __all__ = [
     "build_world",
     "pick_device",
     "resolve_world",
+    "untouched_gpu",
 ]

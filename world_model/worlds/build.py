@@ -118,6 +118,31 @@ def pick_device(name: str = "auto") -> torch.device:
     Raises:
         OptionError: the name is no device, the device is absent, or a GPU is used in a forked process.
     """
+    _refuse_bad_fork(name)
+    return choose_device(name)
+
+
+def untouched_gpu(name: str) -> bool:
+    """Whether a name stands for a GPU, asked in a way that leaves CUDA as it is: a process that has once asked it, or
+    holds a context, can fork no workers that use a GPU.
+
+    Raises:
+        OptionError: the name is no device, the device is absent, or a GPU is used in a forked process.
+    """
+    _refuse_bad_fork(name)
+    # Counted by the driver's library beside CUDA; what CUDA itself says is asked when the device is used.
+    count = torch.cuda.device_count() if name == "auto" or name.startswith("cuda") else 0
+    if count and name != "auto":
+        try:
+            wanted = torch.device(name).index
+        except RuntimeError:
+            wanted = count
+        if wanted is not None and wanted >= count:
+            choose_device(name)  # says what is wrong
+    return count > 0
+
+
+def _refuse_bad_fork(name: str) -> None:
     # Before anything is asked of CUDA: in such a process it says that there is no GPU at all.
     if (name == "auto" or name.startswith("cuda")) and torch.cuda._is_in_bad_fork():
         raise OptionError(
@@ -126,7 +151,6 @@ def pick_device(name: str = "auto") -> torch.device:
             'make all environments in one process, gym.make_vec("IIWorld-nuScenes-v0", num_envs=N): one model and one '
             'batch serve them; or start the workers with context="spawn", or take device="cpu"',
         )
-    return choose_device(name)
 
 
 def _pick_dtype(name: str, device: torch.device) -> torch.dtype:
