@@ -31,8 +31,8 @@ class Evaluate(DriveOptions):
     """
 
     planners: tuple[str, ...] = tuple(SCRIPTED)
-    """Any of stand_still, constant_velocity, log_replay, idm, cem, mppi, ppo:PATH for a policy that agents.train saved,
-    and package.module:Class; +comfort behind a name adds the comfort limiter."""
+    """Any of stand_still, constant_velocity, log_replay, idm; cem and mppi, which search (cem:WORLD in another world);
+    ppo:PATH for a policy that agents.train saved; package.module:Class. +comfort behind a name adds the limiter."""
     split: str = "val"
     """Which scenes: train (or its parts fit and tune), val, all, or another that the data set names."""
     scenes: int | None = None
@@ -62,7 +62,7 @@ def evaluate(options: Evaluate) -> dict[str, list[Episode]]:
     engine = Engine(world, config, reward_function(options.reward), needs_occupancy=True)
     scenes = open_scenes(index=options.index, split=options.split, horizon=options.horizon)
     starts = fixed_starts(scenes, options.per_scene, options.scenes)
-    planners = [build_planner(name, engine) for name in options.planners]
+    planners = [build_planner(name, engine, scenes) for name in options.planners]
     results: dict[str, list[Episode]] = {}
     for planner in planners:
         begin = time.perf_counter()

@@ -230,6 +230,41 @@ class Engine:
         solid, pose = observed_before(clips, self.world.grid, self.config.footprint)
         return {"solid_before": solid.to(device), "pose_before": pose.to(device)}
 
+    @torch.inference_mode()
+    def observe(self, state: State, labels: Tensor, poses: Tensor) -> State:
+        """A state of this engine's world where the car of another engine is: to plan in one world, drive in another.
+
+        Args:
+            state: (B) of an engine with the same grid and action mode; its route, motion and counters stay.
+            labels: (B, P, X, Y, Z) uint8 what was observed, oldest first, each in its own ego frame; the last is now.
+            poses: (B, P, 3) where, in the start frame of ``state``.
+
+        Raises:
+            OptionError: shapes that do not belong together.
+            DataError: a world that knows only recorded scenes.
+        """
+        batch, count = state.batch, labels.shape[1] if labels.ndim == 5 else 0
+        if labels.shape != (batch, count, *self.world.grid.shape) or poses.shape != (batch, count, 3) or not count:
+            raise OptionError(
+                f"labels {tuple(labels.shape)} and poses {tuple(poses.shape)}",
+                f"({batch}, P, {', '.join(map(str, self.world.grid.shape))}) and ({batch}, P, 3) with P >= 1",
+                "give one pose for each observed frame",
+            )
+        motion = torch.stack((state.speed_mps, torch.zeros_like(state.speed_mps), state.yaw_rate_rps), -1)
+        now = state.steps.clamp(max=state.commands.shape[1] - 1)
+        clips = Clips(
+            occupancy=labels.cpu(),
+            ego_to_global=se2_matrix(*poses.double().unbind(-1)).cpu(),
+            command=state.commands.gather(1, now[:, None]).expand(-1, count).cpu(),
+            motion=motion[:, None].expand(-1, count, -1).cpu(),
+            dt_s=torch.full((batch, count - 1), STEP_S, device="cpu"),
+            valid=torch.ones(batch, count, dtype=torch.bool, device="cpu"),
+            scene=state.scene.tolist(),
+            frame=state.frame.tolist(),
+        )
+        world = self.world.reset(clips)
+        return replace(state, world=world, decoded=self.world.occupancy(world) if self.needs_occupancy else None)
+
     def _varied(
         self, world: WorldState, action_noise: Tensor | None, drop_agents: Tensor | None, seed: Tensor | None
     ) -> WorldState:

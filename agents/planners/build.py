@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from agents.planners.comfort import Comfortable
+from agents.planners.elsewhere import Elsewhere
 from agents.planners.names import COMFORT, SCRIPTED, scripted_planner
 from agents.planners.planner import Planner
 from agents.planners.search import METHODS, Search
 from ii_world_env.engine import Engine
+from ii_world_env.scenes import Scenes
 from world_model.core.errors import OptionError
 from world_model.core.plugins import import_object
+from world_model.worlds import build_world
 
 __all__ = ["SCRIPTED", "build_planner", "check_planner"]
-EXPECTED = f"{', '.join((*SCRIPTED, *METHODS))}, ppo:PATH or package.module:Class, each with or without {COMFORT}"
+EXPECTED = (
+    f"{', '.join((*SCRIPTED, *METHODS))}, cem:WORLD, mppi:WORLD, ppo:PATH or package.module:Class, "
+    f"each with or without {COMFORT}"
+)
 
 
 def check_planner(name: str) -> None:
@@ -25,14 +31,16 @@ def check_planner(name: str) -> None:
         raise OptionError(f"planner {name!r}", EXPECTED, "name one of these")
 
 
-def build_planner(name: str, engine: Engine) -> Planner:
+def build_planner(name: str, engine: Engine, scenes: Scenes | None = None) -> Planner:
     """Make a planner.
 
     Args:
-        name: of a scripted planner; "cem" or "mppi" to search in the world; "ppo:PATH" for a policy that `python -m
-            agents.train` saved; "package.module:Class" for a class that is called with the engine. With "+comfort"
+        name: of a scripted planner; "cem" or "mppi" to search in the world that is driven in, "cem:WORLD" in
+            another one, which begins anew at every step from what was observed; "ppo:PATH" for a policy that `python
+            -m agents.train` saved; "package.module:Class" for a class that is called with the engine. With "+comfort"
             behind it, the comfort limiter follows.
         engine: that it drives in.
+        scenes: the recordings that it drives in, so that another world knows the observed frames before a start.
 
     Raises:
         OptionError: there is no such planner.
@@ -42,13 +50,21 @@ def build_planner(name: str, engine: Engine) -> Planner:
     bare = name.removesuffix(COMFORT)
     if bare in SCRIPTED:
         return scripted_planner(name, engine)
-    planner = _loaded(bare, engine)
+    planner = _loaded(bare, engine, scenes)
     return planner if bare == name else Comfortable(engine, planner)
 
 
-def _loaded(name: str, engine: Engine) -> Planner:
-    if name in METHODS:
-        return Search(engine, name)
+def _loaded(name: str, engine: Engine, scenes: Scenes | None) -> Planner:
+    method, _, world = name.partition(":")
+    if method in METHODS:
+        if not world:
+            return Search(engine, method)
+        plan_in = Engine(
+            build_world(world, device=str(getattr(engine.world, "device", "auto")), grid=engine.world.grid),
+            engine.config,
+            needs_occupancy=True,
+        )
+        return Elsewhere(engine, plan_in, Search(plan_in, method), name, scenes)
     if name.startswith("ppo:"):
         from agents.planners.learned import PPOPlanner
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from street import SMALL, street_clips
 
+from agents.benchmark import fixed_starts
 from agents.planners.build import build_planner
+from agents.planners.elsewhere import Elsewhere
 from agents.planners.forecast import forecast, scores
 from agents.planners.idm import IDM
 from agents.planners.scripted import ConstantVelocity
 from agents.planners.search import METHODS, Search, SearchConfig
 from ii_world_env.engine import CAUSES, Engine, EngineConfig
+from ii_world_env.scenes import open_scenes
 from world_model.core.errors import OptionError
 from world_model.worlds import TransportWorld
 
@@ -82,3 +87,24 @@ def test_search_by_name_and_its_limits() -> None:
         Search(engine("meta"), "cem")
     with pytest.raises(OptionError, match="mppi"):
         Search(engine(), "annealing")
+
+
+def test_planning_in_another_world_sees_what_is_driven_in(small_data: Path) -> None:
+    """Of the same kind it plans what it would plan at home; the observed past comes from the recording."""
+    scenes = open_scenes(index=small_data, horizon=8)
+    runner = engine()
+    clips = scenes.load(fixed_starts(scenes, 1), runner.frames_ahead, False, SMALL)
+    state = runner.reset(clips)
+    planner = build_planner("cem:transport", runner, scenes)
+    assert isinstance(planner, Elsewhere)
+    planner.planner = Search(planner.plan_in, "cem", FEW)
+    home = Search(runner, "cem", FEW)
+    for both in (planner, home):
+        both.reset(state)
+    for _ in range(2):
+        actions = planner.act(state)
+        assert torch.allclose(actions, home.act(state), atol=0.05)
+        assert planner._labels is not None and torch.equal(planner._labels[:, -1], runner.occupancy(state))
+        state, _ = runner.step(state, actions)
+    with pytest.raises(OptionError, match="one pose"):
+        runner.observe(state, state.labels, state.pose)
