@@ -16,6 +16,7 @@ from world_model.core.errors import DataError, OptionError
 from world_model.core.files import check_writable
 from world_model.data.demo import demo_root
 from world_model.data.index import SceneIndex
+from world_model.evaluation.partial import PartialResults
 from world_model.evaluation.plots import write_plot
 from world_model.evaluation.table import write_report
 from world_model.evaluation.trust.fitting import ceiling_of, fit
@@ -134,16 +135,14 @@ def _measured(world: World, index: SceneIndex, options: CalibrateTrust, models: 
     starts = np.array(starts_of(index, options.split, options.steps, options.stride))
     scenes = np.searchsorted(index.scene_start, starts, side="right") - 1
     key = f"{options.steps} {options.stride} {index.fingerprint} {index.labels_digest} {' '.join(models)}"
-    folder = options.work / f"forecasts_{zlib.crc32(key.encode()):08x}"
-    if not folder.exists() and any(options.work.glob("forecasts_*")):
-        print(f"forecasts in {options.work} belong to other data, labels, models, options or versions: measuring anew")
+    kept = PartialResults(options.work / f"forecasts_{zlib.crc32(key.encode()):08x}", others="forecasts_*")
     begin, done, parts = time.perf_counter(), 0, []
     for scene in np.unique(scenes):
-        file, in_scene = folder / f"{index.scene_name[scene]}.npz", starts[scenes == scene].tolist()
-        part = Samples.load(file)
+        name, in_scene = str(index.scene_name[scene]), starts[scenes == scene].tolist()
+        part = Samples.of(kept.load(name) or {})
         if part is None:
             part = collect(world, index, in_scene, options.steps)
-            part.save(file)
+            kept.save(name, **part.arrays())
         parts.append(part)
         done += len(in_scene)
         print(f"\r  {done}/{len(starts)} windows, {time.perf_counter() - begin:.0f} s", end="", flush=True)

@@ -16,6 +16,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -33,11 +34,13 @@ class DistributedContext:
         device: where this process computes.
         rank: its number.
         world_size: number of processes; 1 needs no process group.
+        local_rank: its number on its machine.
     """
 
     device: torch.device
     rank: int = 0
     world_size: int = 1
+    local_rank: int = 0
 
     @property
     def first(self) -> bool:
@@ -85,12 +88,13 @@ class DistributedContext:
 
 
 @contextmanager
-def join(device: str = "auto") -> Iterator[DistributedContext]:
+def join(device: str = "auto", patience: timedelta | None = None) -> Iterator[DistributedContext]:
     """Take part in what ``torchrun`` started; without it this process is alone.
 
     Args:
         device: "auto" or "cuda" gives each process of a machine its own GPU, by ``LOCAL_RANK``; anything else as in
             `choose_device`. Processes talk through NCCL on GPUs, through gloo elsewhere.
+        patience: how long a process waits for the others; None: as long as torch has it, some minutes.
 
     Raises:
         OptionError: the device is not there, or ``torchrun`` started more processes than there are GPUs.
@@ -99,18 +103,21 @@ def join(device: str = "auto") -> Iterator[DistributedContext]:
     if count == 1:
         yield DistributedContext(device=choose_device(device))
         return
-    place = _own_device(device, _from_torchrun("LOCAL_RANK", 0))
+    local_rank = _from_torchrun("LOCAL_RANK", 0)
+    place = _own_device(device, local_rank)
     begun_here = not dist.is_initialized()
     if begun_here:
         try:
-            dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+            dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=patience)
         except (ValueError, RuntimeError) as error:
             raise OptionError(
                 f"RANK is {os.environ['RANK']}, but the processes do not meet ({str(error).splitlines()[0]})",
                 "the environment that torchrun sets",
                 "start with torchrun --nproc-per-node N -m COMMAND, or unset RANK and WORLD_SIZE",
             ) from error
-    yield DistributedContext(device=place, rank=dist.get_rank(), world_size=dist.get_world_size())
+    yield DistributedContext(
+        device=place, rank=dist.get_rank(), world_size=dist.get_world_size(), local_rank=local_rank
+    )
     # Not closed after an exception on purpose: other processes may be waiting in it, and torchrun ends them all.
     if begun_here:
         leave()

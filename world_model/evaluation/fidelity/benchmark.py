@@ -10,7 +10,7 @@ from typing import Literal, get_args
 from world_model.core.errors import DataError, OptionError
 from world_model.core.grid import VoxelGrid
 from world_model.core.runtime import choose_device
-from world_model.data.clips import scene_of
+from world_model.data.clips import scene_of, windows
 from world_model.data.demo import demo_root
 from world_model.data.index import SceneIndex
 from world_model.evaluation.fidelity.candidates import load_candidates
@@ -18,10 +18,10 @@ from world_model.evaluation.fidelity.measure import measure
 from world_model.evaluation.fidelity.picture import draw_drive
 from world_model.evaluation.fidelity.report import FidelityReport
 from world_model.evaluation.fidelity.result import TRUTH, Counts, WorldResult
-from world_model.evaluation.fidelity.scene import CONTROL_ARMS, BenchmarkScene, Experiment, starts_of
-from world_model.evaluation.forecasting.partial import PartialResults
-from world_model.evaluation.forecasting.windows import spread
+from world_model.evaluation.fidelity.scene import CONTROL_ARMS, BenchmarkScene, Experiment
+from world_model.evaluation.partial import PartialResults
 from world_model.evaluation.result import steps_of
+from world_model.evaluation.windows import PAST, spread, with_labels
 from world_model.simulator.dataset.config import GENERATOR_VERSION
 from world_model.worlds.protocol import World
 from world_model.worlds.provenance import provenance
@@ -117,10 +117,11 @@ class FidelityBenchmark:
         self.simulator = _simulator_of(self.index, self.grid)
         self.experiments = _experiments(options, self.simulator is not None)
         self.steps = steps_of(options.horizons_s)
-        self.starts = starts_of(self.index, options.split, self.steps[-1])
+        last = self.steps[-1]
+        self.starts = with_labels(self.index, windows(self.index, options.split, PAST, last), last)
         if not self.starts:
             raise DataError(
-                f"no start with {self.steps[-1]} labelled frames after it in split {options.split!r}",
+                f"no start with {last} labelled frames after it in split {options.split!r}",
                 "longer scenes",
                 "take shorter horizons",
             )
@@ -143,7 +144,7 @@ class FidelityBenchmark:
         }
         worlds = {**{c.name: [c.fingerprint, self.device.type] for c in self.candidates}, TRUTH: ["", "cpu"]}
         folder, resume = self.options.out / "partial", self.options.resume
-        return {name: PartialResults(folder, {**settings, "world": world}, resume) for name, world in worlds.items()}
+        return {name: PartialResults.of(folder, {**settings, "world": world}, resume) for name, world in worlds.items()}
 
     def scenes(self) -> Iterator[BenchmarkScene]:
         """The scenes with their starts."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from world_model.core.errors import OptionError
 from world_model.evaluation.fidelity.result import TRUTH
-from world_model.evaluation.forecasting.fingerprint import fingerprint
+from world_model.evaluation.partial import fingerprint
 from world_model.worlds import World, build_world
 from world_model.worlds.kinds import LEARNED_NAMES, WEIGHT_FILES, holds, resolve_world
 from world_model.worlds.provenance import weights_source

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from world_model.core.grid import OCC3D, VoxelGrid
-from world_model.data.clips import Clips, load_clips, scene_of, windows
+from world_model.data.clips import Clips, load_clips, scene_of
 from world_model.data.index import SceneIndex
 from world_model.evaluation.fidelity.actions import DriveStart, Motions, motions_for
 from world_model.evaluation.fidelity.chases import CHASE_STEPS, Chase, find_chases, visible_voxels
-from world_model.evaluation.forecasting.scene_data import PAST
+from world_model.evaluation.windows import PAST
 from world_model.rollouts import roll
 from world_model.worlds.protocol import World, WorldState
 from world_model.worlds.simulated import SimulatedWorld
@@ -170,12 +170,3 @@ class BenchmarkScene:
             labels = np.stack([found.occupancy[k][row].numpy() for k in range(1, CHASE_STEPS + 1)])
             visible.append(visible_voxels(one, [state.scenes[row] for state in found.states], labels, self.grid))
         return GroundTruth(executed=executed, labels=found.occupancy, visible=visible)
-
-
-def starts_of(index: SceneIndex, split: str, steps: int) -> list[int]:
-    """Current frames with the past that worlds need, ``steps`` frames after them, and labels in all of these."""
-    blank = index.label_path == ""
-    if index.truth_path is not None:
-        blank = blank | (index.truth_path == "")
-    missing = np.concatenate(([0], np.cumsum(blank)))
-    return [f for f in windows(index, split, PAST, steps) if missing[f + steps + 1] == missing[f - PAST]]

@@ -32,9 +32,10 @@ from world_model.evaluation.forecasting.actions import ActionModel
 from world_model.evaluation.forecasting.baselines import baselines
 from world_model.evaluation.forecasting.encoding import with_tokens
 from world_model.evaluation.forecasting.forecasts import forecast, motions_of
-from world_model.evaluation.forecasting.scene_data import PAST, SceneData, Window, load_scene
+from world_model.evaluation.forecasting.scene_data import SceneData, Window, load_scene
 from world_model.evaluation.metrics import Confusion
 from world_model.evaluation.result import BASELINES, ForecastResult, ReconstructionResult, steps_of
+from world_model.evaluation.windows import PAST
 from world_model.models.tokenizer import Tokenizer
 from world_model.rollouts import fixed_slots
 from world_model.worlds.kinds import II_WORLD

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import replace
-from itertools import chain
+from datetime import timedelta
 
 import numpy as np
 
@@ -14,15 +13,19 @@ from world_model.core.errors import OptionError
 from world_model.core.files import check_writable
 from world_model.data.demo import demo_root
 from world_model.data.index import SceneIndex
-from world_model.evaluation.forecasting.benchmark import SceneScore, SceneWork
+from world_model.evaluation.forecasting.benchmark import SceneWork
 from world_model.evaluation.forecasting.evaluator import Evaluator
 from world_model.evaluation.forecasting.options import Evaluate
-from world_model.evaluation.forecasting.parallel import ProcessGroup, divided, score_here, score_in_processes
-from world_model.evaluation.forecasting.windows import ChosenWindows, choose_windows, spread
+from world_model.evaluation.forecasting.parallel import divided, score_here, score_in_processes
 from world_model.evaluation.report import Report
 from world_model.evaluation.result import ForecastResult, ReconstructionResult
 from world_model.evaluation.statistics import bootstrap
+from world_model.evaluation.windows import ChosenWindows, choose_windows, spread
+from world_model.training.distributed import DistributedContext, join
 from world_model.worlds.provenance import file_source, provenance, weights_source
+
+LONGEST = timedelta(days=7)
+"""How long the processes of torchrun wait for each other: how much longer one part takes is not known."""
 
 
 def evaluate(options: Evaluate) -> Report | None:
@@ -34,35 +37,37 @@ def evaluate(options: Evaluate) -> Report | None:
         OutputError: results cannot be written; partial results stay.
         OptionError: there is no such device, world or window.
     """
-    group = ProcessGroup.join()
-    if group.size > 1 and (options.workers or 1) > 1:
+    with join("cpu", LONGEST) as processes:  # results lie on disk: the processes only wait for each other
+        return _evaluate(options, processes)
+
+
+def _evaluate(options: Evaluate, processes: DistributedContext) -> Report | None:
+    if processes.world_size > 1 and (options.workers or 1) > 1:
         raise OptionError(
             f"--workers {options.workers} under torchrun", "one process per rank", "leave --workers out, or torchrun"
         )
     if options.index is None:
         print("no --index given: using the bundled synthetic demo scenes")
         options = replace(options, index=demo_root())
-    if group.rank == 0:
+    if processes.first:
         check_writable(options.out)
-    evaluator = Evaluator(options, group.local_rank)
-    index, last = evaluator.index, evaluator.benchmark.steps[-1]
+    evaluator = Evaluator(options, processes.local_rank)
+    index, rows, last = evaluator.index, evaluator.benchmark.rows, evaluator.benchmark.steps[-1]
     scenes = spread(index.scenes(options.split), options.max_scenes)
     chosen = None
     if "forecasting" in options.what:
         chosen = choose_windows(index, options.split, scenes, last, options.stride, options.max_windows)
     reconstruct = "reconstruction" in options.what and evaluator.benchmark.tokenizer is not None
     work = _work(index, scenes, chosen, reconstruct)
-    stored, missing = group.broadcast(lambda: _stored(evaluator, work))
-    own = divided(missing, group.size)[group.rank]
-    parts = group.gather([*(stored if group.rank == 0 else ()), *_scored(evaluator, own, quiet=group.rank > 0)])
-    group.leave()
-    if group.rank > 0:
+    missing = [left for left in map(evaluator.left, work) if left is not None]
+    processes.barrier()  # all have listed what is missing before the first scene is filled in
+    _score(evaluator, divided(missing, processes.world_size)[processes.rank], quiet=not processes.first)
+    processes.barrier()
+    if not processes.first:
         return None
-    scores, rows = list(chain(*parts)), evaluator.benchmark.rows
-    zero = ForecastResult.zero(rows, options.horizons_s)
-    by_scene = {scene: score.forecast for scene, score in scores if score.forecast is not None}
-    forecasts = [by_scene.get(asked.scene, zero) for asked in work]
-    rebuilt = [score.reconstruction for _, score in scores if score.reconstruction is not None]
+    scores, zero = [evaluator.result(asked) for asked in work], ForecastResult.zero(rows, options.horizons_s)
+    forecasts = [score.forecast or zero for score in scores]
+    rebuilt = [score.reconstruction for score in scores if score.reconstruction is not None]
     report = Report(
         title=f"{index.source}, {_words(options.split)}",
         settings=_settings(options, evaluator, len(scenes), chosen),
@@ -90,19 +95,12 @@ def _work(index: SceneIndex, scenes: list[int], chosen: ChosenWindows | None, re
     return work
 
 
-def _stored(evaluator: Evaluator, work: list[SceneWork]) -> tuple[list[tuple[int, SceneScore]], list[SceneWork]]:
-    """The scores of an earlier run with the numbers of their scenes, and the work that is left."""
-    found = [(asked.scene, *evaluator.stored(asked)) for asked in work]
-    return [(scene, score) for scene, score, _ in found], [left for _, _, left in found if left is not None]
-
-
-def _scored(evaluator: Evaluator, work: list[SceneWork], quiet: bool) -> Iterator[tuple[int, SceneScore]]:
-    """Score scenes here or in processes, and print the progress; yields the scene's number with its score."""
+def _score(evaluator: Evaluator, work: list[SceneWork], quiet: bool) -> None:
+    """Score scenes here or in processes, and print the progress."""
     processes = max(1, min(evaluator.options.workers or 1, len(work)))
     scored = score_in_processes(evaluator.options, work, processes) if processes > 1 else score_here(evaluator, work)
     begin, windows = time.perf_counter(), 0
-    for done, (asked, score) in enumerate(scored, 1):
-        yield asked.scene, score
+    for done, asked in enumerate(scored, 1):
         windows, passed = windows + len(asked.frames), time.perf_counter() - begin
         if not quiet:
             rate = f", {windows / passed:.2f} windows/s" if windows else ""

@@ -7,15 +7,15 @@ import hashlib
 import numpy as np
 import torch
 
+from world_model.core.errors import OutputError
 from world_model.core.runtime import choose_device
 from world_model.data.demo import demo_root
 from world_model.data.index import SceneIndex
 from world_model.evaluation.forecasting.benchmark import SceneScore, SceneWork
-from world_model.evaluation.forecasting.fingerprint import code_hash, fingerprint
 from world_model.evaluation.forecasting.loading import load_benchmark
 from world_model.evaluation.forecasting.options import Evaluate
-from world_model.evaluation.forecasting.partial import PartialResults
 from world_model.evaluation.forecasting.scene_data import SceneData
+from world_model.evaluation.partial import PartialResults, code_hash, fingerprint
 from world_model.evaluation.result import ForecastResult, ReconstructionResult
 
 PROTOCOL = 4
@@ -65,37 +65,48 @@ class Evaluator:
             "actions": [options.action_mode, code_hash(actions.move)] if actions else None,
         }
         partial = options.out / "partial"
-        self.forecasts = PartialResults(partial, {**common, **forecasting}, options.resume)
-        self.reconstructions = PartialResults(partial, {**common, "what": "reconstruction"}, options.resume)
+        self.forecasts = PartialResults.of(partial, {**common, **forecasting}, options.resume)
+        self.reconstructions = PartialResults.of(partial, {**common, "what": "reconstruction"}, options.resume)
 
     def read(self, work: SceneWork) -> SceneData:
         """Read the labels of a scene."""
         return self.benchmark.read(self.index, work)
 
-    def score(self, scene: SceneData, work: SceneWork) -> SceneScore:
+    def score(self, scene: SceneData, work: SceneWork) -> None:
         """Score a scene, and keep its result on disk."""
         score = self.benchmark.score(scene, work)
-        if score.forecast is not None:
-            found = score.forecast
+        if (found := score.forecast) is not None:
             self.forecasts.save(self._forecast_name(work), counts=found.counts, pose_error=found.pose_error)
-        if score.reconstruction is not None:
-            rebuilt = score.reconstruction
+        if (rebuilt := score.reconstruction) is not None:
             self.reconstructions.save(self._name(work), counts=rebuilt.counts, frames=np.array(rebuilt.frames))
-        return score
 
-    def stored(self, work: SceneWork) -> tuple[SceneScore, SceneWork | None]:
-        """What an earlier run has left of a scene, and what is still to be done."""
-        found = self.forecasts.load(self._forecast_name(work)) if work.frames else None
-        rebuilt = self.reconstructions.load(self._name(work)) if work.reconstruct else None
+    def left(self, work: SceneWork) -> SceneWork | None:
+        """What is still to be done in a scene; None: nothing."""
+        frames = () if work.frames and self.forecasts.load(self._forecast_name(work)) else work.frames
+        again = work.reconstruct and not self.reconstructions.load(self._name(work))
+        return SceneWork(scene=work.scene, frames=frames, reconstruct=again) if frames or again else None
+
+    def result(self, work: SceneWork) -> SceneScore:
+        """The result of a scene that was scored, by this process or another.
+
+        Raises:
+            OutputError: it is not there.
+        """
+        found = self.forecasts.read(self._forecast_name(work)) if work.frames else {}
+        rebuilt = self.reconstructions.read(self._name(work)) if work.reconstruct else {}
+        if found is None or rebuilt is None:
+            raise OutputError(
+                f"no result of {self._name(work)} in {self.options.out / 'partial'}",
+                "a folder that all processes share, and that stays as it is",
+                "give the same command again, with --out in a shared folder",
+            )
         rows, horizons_s, windows = self.benchmark.rows, self.benchmark.horizons_s, len(work.frames)
-        score = SceneScore(
+        return SceneScore(
             forecast=ForecastResult(rows=rows, horizons_s=horizons_s, windows=windows, **found) if found else None,
             reconstruction=ReconstructionResult(counts=rebuilt["counts"], frames=int(rebuilt["frames"]))
             if rebuilt
             else None,
         )
-        frames, again = () if found else work.frames, work.reconstruct and not rebuilt
-        return score, SceneWork(scene=work.scene, frames=frames, reconstruct=again) if frames or again else None
 
     def _name(self, work: SceneWork) -> str:
         return str(self.index.scene_name[work.scene])

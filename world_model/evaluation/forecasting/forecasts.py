@@ -13,7 +13,8 @@ from torch import Tensor
 from world_model.core.geometry import invert_pose, yaw_from_matrix
 from world_model.core.grid import STEP_S
 from world_model.evaluation.forecasting.actions import ActionModel, drive_by_actions
-from world_model.evaluation.forecasting.scene_data import PAST, Window, clips_of
+from world_model.evaluation.forecasting.scene_data import Window, clips_of
+from world_model.evaluation.windows import PAST
 from world_model.models.tokenizer import Tokenizer
 from world_model.rollouts import fixed_slots, roll
 from world_model.worlds.protocol import World, WorldState

@@ -1,35 +1,29 @@
 """Share the scenes of an evaluation among processes: every scene is scored by exactly one of them.
 
 Two ways. Processes on this machine are started here and take scenes one after another. Under ``torchrun`` the
-processes are there already: each takes a fixed part, and the first one gathers the scores of all.
+processes are there already, and each takes a fixed part. Results lie on disk (`Evaluator`), where the first process
+finds those of all.
 """
 
 from __future__ import annotations
 
-import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import timedelta
 from multiprocessing import get_context
 from multiprocessing.queues import Queue
 from types import FrameType
-from typing import TypeVar
 
 import torch
-import torch.distributed as dist
 
-from world_model.core.errors import IIWorldError, OptionError
+from world_model.core.errors import IIWorldError
 from world_model.core.runtime import keep_memory
 from world_model.data.prefetch import prefetch
-from world_model.evaluation.forecasting.benchmark import SceneScore, SceneWork
+from world_model.evaluation.forecasting.benchmark import SceneWork
 from world_model.evaluation.forecasting.evaluator import Evaluator
 from world_model.evaluation.forecasting.options import Evaluate
-
-Value = TypeVar("Value")
 
 
 @contextmanager
@@ -63,17 +57,16 @@ def _cost(work: SceneWork) -> int:
     return 40 + 20 * len(work.frames) + 40 * work.reconstruct
 
 
-def score_here(evaluator: Evaluator, work: Sequence[SceneWork]) -> Iterator[tuple[SceneWork, SceneScore]]:
+def score_here(evaluator: Evaluator, work: Sequence[SceneWork]) -> Iterator[SceneWork]:
     """Score scenes in this process; the next one is read meanwhile."""
     with one_thread(evaluator.device):
         scenes = prefetch(lambda n: evaluator.read(work[n]), range(len(work)), 1)
         for asked, scene in zip(work, scenes, strict=True):
-            yield asked, evaluator.score(scene, asked)
+            evaluator.score(scene, asked)
+            yield asked
 
 
-def score_in_processes(
-    options: Evaluate, work: Sequence[SceneWork], processes: int
-) -> Iterator[tuple[SceneWork, SceneScore]]:
+def score_in_processes(options: Evaluate, work: Sequence[SceneWork], processes: int) -> Iterator[SceneWork]:
     """Score scenes in processes started for it, in the order in which they are finished.
 
     Raises:
@@ -86,9 +79,8 @@ def score_in_processes(
         numbers.put(number)
     pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_begin, initargs=(options, numbers))
     try:
-        futures = {pool.submit(_score, asked): asked for asked in work}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
+        for future in as_completed([pool.submit(_score, asked) for asked in work]):
+            yield future.result()
     except BrokenProcessPool as error:
         raise WorkerError(
             "a worker process was killed, most likely for want of memory",
@@ -114,65 +106,8 @@ def _end(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
-def _score(work: SceneWork) -> SceneScore:
+def _score(work: SceneWork) -> SceneWork:
     assert _evaluator is not None
     with one_thread(_evaluator.device):
-        return _evaluator.score(_evaluator.read(work), work)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProcessGroup:
-    """The processes that ``torchrun`` has started, or this one alone.
-
-    Attributes:
-        rank: number of this process.
-        size: how many there are.
-        local_rank: number of this process on its machine.
-    """
-
-    rank: int = 0
-    size: int = 1
-    local_rank: int = 0
-
-    @classmethod
-    def join(cls) -> ProcessGroup:
-        """Meet the other processes.
-
-        Raises:
-            OptionError: what torchrun should have set is not there.
-        """
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-            return cls()
-        if not dist.is_initialized():
-            try:
-                # Scores are small and lie on the CPU, so gloo serves GPUs as well. How long the other processes take to
-                # the end of their part is not known.
-                dist.init_process_group("gloo", timeout=timedelta(days=7))
-            except (ValueError, RuntimeError) as error:
-                raise OptionError(
-                    f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but the processes do not meet ({error})",
-                    "the environment that torchrun sets",
-                    "start with torchrun --nproc-per-node N -m world_model.evaluate, or unset WORLD_SIZE",
-                ) from error
-        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-        return cls(rank=dist.get_rank(), size=dist.get_world_size(), local_rank=local_rank)
-
-    def broadcast(self, make: Callable[[], Value]) -> Value:
-        """What the first process makes, for all."""
-        box = [make() if self.rank == 0 else None]
-        if self.size > 1:
-            dist.broadcast_object_list(box)
-        found: Value = box[0]  # type: ignore[assignment]  # None in the other processes only until it is received
-        return found
-
-    def gather(self, value: Value) -> list[Value]:
-        """What every process holds, by rank."""
-        values = [value] * self.size
-        if self.size > 1:
-            dist.all_gather_object(values, value)
-        return values
-
-    def leave(self) -> None:
-        """Part from the other processes, when all is done."""
-        if self.size > 1 and dist.is_initialized():
-            dist.destroy_process_group()
+        _evaluator.score(_evaluator.read(work), work)
+    return work

@@ -15,11 +15,10 @@ from world_model.data.boxes import mask_of, moving_boxes
 from world_model.data.clips import Clips, load_frame
 from world_model.data.index import SceneIndex
 from world_model.data.labels import unknown_as_free
+from world_model.evaluation.windows import PAST
 
 MOVING_MARGIN_M = 0.5
 """The moving subset: voxels in boxes of moving objects, grown by this much."""
-PAST = 4
-"""Observed keyframes before the current one."""
 
 
 @dataclass(frozen=True, kw_only=True)

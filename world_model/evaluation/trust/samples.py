@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from world_model.core.errors import ConfigError, DataError
-from world_model.core.files import DAMAGED_NPZ, write_npz
 from world_model.core.geometry import invert_pose, level_poses, planar_motions, se2_matrix, warp_voxels
 from world_model.core.grid import IGNORE
 from world_model.data.clips import Clips, load_clips
@@ -33,8 +31,6 @@ from world_model.worlds.protocol import World
 
 EDITS = (Edit(speed=0.5), Edit(speed=1.4), Edit(shift_m=2.5), Edit(shift_m=-2.5), Edit(stop_s=3.0), Edit(mirror=True))
 """Each window is also driven one of these ways, by its frame number."""
-
-
 COLUMNS = ("figures", "iou", "miou", "scene", "frame", "step", "edited")
 
 
@@ -74,24 +70,16 @@ class Samples:
         columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in COLUMNS}
         return cls(names=parts[0].names, **columns)
 
-    def save(self, path: Path) -> None:
-        """Write an npz, atomically.
-
-        Raises:
-            OutputError: the folder cannot be written.
-        """
-        columns = {name: getattr(self, name) for name in COLUMNS}
-        write_npz(path, names=np.array(json.dumps(self.names)), **columns)
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Everything as arrays, to be stored."""
+        return {**vars(self), "names": np.array(json.dumps(self.names))}
 
     @classmethod
-    def load(cls, path: Path) -> Samples | None:
-        """What `save` wrote; None where there is no such file, or where it cannot be read."""
-        try:
-            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-                columns = {name: archive[name] for name in archive.files}
-            return cls(names=tuple(json.loads(str(columns.pop("names")))), **columns)
-        except (*DAMAGED_NPZ, TypeError):
+    def of(cls, arrays: dict[str, NDArray[Any]]) -> Samples | None:
+        """What `arrays` has made; None where these are others."""
+        if set(arrays) != {"names", *COLUMNS}:
             return None
+        return cls(names=tuple(json.loads(str(arrays["names"]))), **{name: arrays[name] for name in COLUMNS})
 
     def __len__(self) -> int:
         return len(self.iou)

@@ -16,9 +16,9 @@ from world_model.data.index import SceneIndex
 from world_model.evaluation.forecasting.benchmark import Benchmark, SceneScore, SceneWork
 from world_model.evaluation.forecasting.encoding import with_tokens
 from world_model.evaluation.forecasting.scene_data import load_scene
-from world_model.evaluation.forecasting.windows import spread
 from world_model.evaluation.metrics import Confusion
 from world_model.evaluation.result import SUBSETS, ForecastResult, steps_of
+from world_model.evaluation.windows import spread
 from world_model.models.forecaster import Forecaster
 from world_model.models.tokenizer import Tokenizer
 from world_model.models.tokenizer import tiny as tiny_tokenizer

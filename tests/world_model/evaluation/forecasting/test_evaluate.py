@@ -13,7 +13,7 @@ from tiny_checkpoints import write_geometric
 from world_model.core.errors import CheckpointError, DataError, OptionError, OutputError
 from world_model.evaluate import Evaluate, evaluate
 from world_model.evaluation.forecasting.evaluator import Evaluator
-from world_model.evaluation.forecasting.partial import PartialResults
+from world_model.evaluation.partial import PartialResults
 from world_model.evaluation.report import Report
 from world_model.evaluation.result import ForecastResult, ReconstructionResult
 from world_model.models.tokenizer import TINY_GRID
@@ -246,11 +246,11 @@ def test_ground_truth_of_255_shows_the_published_iou() -> None:
 
 
 def test_partial_results_belong_to_their_settings(tmp_path: Path) -> None:
-    one = PartialResults(tmp_path, {"index": "a"})
+    one = PartialResults.of(tmp_path, {"index": "a"})
     one.save("scene", counts=np.arange(3))
-    assert (PartialResults(tmp_path, {"index": "a"}).load("scene") or {})["counts"].tolist() == [0, 1, 2]
-    assert PartialResults(tmp_path, {"index": "b"}).load("scene") is None
-    assert PartialResults(tmp_path, {"index": "a"}, resume=False).load("scene") is None
+    assert (PartialResults.of(tmp_path, {"index": "a"}).load("scene") or {})["counts"].tolist() == [0, 1, 2]
+    assert PartialResults.of(tmp_path, {"index": "b"}).load("scene") is None
+    assert PartialResults.of(tmp_path, {"index": "a"}, resume=False).load("scene") is None
     file = next(one.folder.glob("*.npz"))
     file.write_bytes(file.read_bytes()[:50])
     assert one.load("scene") is None

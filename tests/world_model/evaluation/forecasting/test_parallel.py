@@ -6,16 +6,20 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_benchmark import save_models
 
-from world_model.core.errors import DataError, OptionError
+from world_model.core.errors import DataError, OptionError, OutputError
 from world_model.evaluate import Evaluate, evaluate
+from world_model.evaluation.forecasting import evaluate as forecasting
 from world_model.evaluation.forecasting.benchmark import SceneWork
-from world_model.evaluation.forecasting.parallel import ProcessGroup, divided
+from world_model.evaluation.forecasting.parallel import divided
 from world_model.prepare import Prepare, prepare
+from world_model.training.distributed import DistributedContext
 
 ROOT = Path(__file__).parents[4]
 
@@ -93,17 +97,16 @@ def test_an_error_in_a_process_arrives_whole(data: Path) -> None:
 
 
 def test_workers_and_torchrun_exclude_each_other(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ProcessGroup, "join", classmethod(lambda cls: cls(rank=0, size=2)))
+    two = DistributedContext(device=torch.device("cpu"), world_size=2)
+    monkeypatch.setattr(forecasting, "join", lambda *_: nullcontext(two))
     with pytest.raises(OptionError, match="torchrun"):
         run(data, "twice", workers=2)
 
 
-def test_a_rank_without_company_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.delenv(name, raising=False)
-    with pytest.raises(OptionError, match="torchrun"):
-        ProcessGroup.join()
+def test_a_result_that_another_process_did_not_leave_is_named(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forecasting, "score_here", lambda evaluator, work: iter(work))
+    with pytest.raises(OutputError, match="scene-900"):
+        run(data, "nothing")
 
 
 WORK = [SceneWork(scene=n, frames=tuple(range(n % 7)), reconstruct=n % 2 == 0) for n in range(31)]

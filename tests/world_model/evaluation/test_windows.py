@@ -8,7 +8,7 @@ import pytest
 from world_model.core.errors import DataError, OptionError
 from world_model.data.formats.nuscenes import read_nuscenes
 from world_model.data.index import SceneIndex
-from world_model.evaluation.forecasting.windows import choose_windows
+from world_model.evaluation.windows import choose_windows
 
 
 @pytest.fixture

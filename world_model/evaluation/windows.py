@@ -10,7 +10,9 @@ import numpy as np
 from world_model.core.errors import DataError, OptionError
 from world_model.data.clips import scene_of, windows
 from world_model.data.index import SceneIndex
-from world_model.evaluation.forecasting.scene_data import PAST
+
+PAST = 4
+"""Observed keyframes before the current one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +55,7 @@ def choose_windows(
         raise OptionError(
             "none of the chosen scenes is long enough for a window", "longer scenes", "raise --max-scenes"
         )
-    no_labels = index.label_path == ""
-    if index.truth_path is not None:
-        no_labels = no_labels | (index.truth_path == "")
-    missing = np.concatenate(([0], np.cumsum(no_labels)))
-    labelled = [f for f in inside if missing[f + future + 1] == missing[f - PAST]]
+    labelled = with_labels(index, inside, future)
     if not labelled:
         raise DataError(
             f"all {len(inside)} windows of split {split!r} have frames without labels",
@@ -68,6 +66,15 @@ def choose_windows(
     for frame in spread(labelled[::stride], most):
         by_scene.setdefault(scene_of(index, frame), []).append(frame)
     return ChosenWindows(frames=by_scene, total=len(every), unlabelled=len(inside) - len(labelled))
+
+
+def with_labels(index: SceneIndex, frames: Sequence[int], future: int) -> list[int]:
+    """Those of some current frames that have labels in all frames of their window, observed and true ones."""
+    blank = index.label_path == ""
+    if index.truth_path is not None:
+        blank = blank | (index.truth_path == "")
+    missing = np.concatenate(([0], np.cumsum(blank)))
+    return [f for f in frames if missing[f + future + 1] == missing[f - PAST]]
 
 
 def spread(items: Sequence[int], count: int | None) -> list[int]:
