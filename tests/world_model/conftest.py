@@ -19,5 +19,5 @@ def scenes_root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def make_scenes(tmp_path: Path) -> WriteScenes:
-    """`write_scenes` into a fresh folder, for other sizes."""
+    """`write_scenes` into a new folder, for other sizes."""
     return lambda **options: write_scenes(tmp_path / "data", **options)

@@ -75,7 +75,7 @@ def _trained(
 ) -> World:
     """A learned world, or an ensemble of them."""
     if place.type == "cpu":
-        keep_memory()  # a third of a step's time would go into mapping fresh memory
+        keep_memory()  # a third of a step's time would go into mapping new memory
     members = [
         _member(member_kind(name, path), path, place, dtype, faithful, self_check) for path in member_paths(checkpoint)
     ]

@@ -1,4 +1,4 @@
-"""The occupancy is decoded when somebody needs it, and not before."""
+"""The occupancy is decoded when something needs it, and not before."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Counting(Learned):
 
 
 def metres(outcome: Outcome) -> dict[str, Tensor]:
-    """A reward that looks at nothing but the route."""
+    """A reward that reads nothing but the route."""
     return {"metres": outcome.progress_m}
 
 
@@ -138,7 +138,7 @@ def test_pessimism_needs_labels_where_the_other_terms_do() -> None:
 
 
 class TestStates:
-    """States that nobody has decoded are states like others."""
+    """States that were never decoded are states like others."""
 
     ACTIONS = torch.tensor([[[0.5, 0.1], [0.2, -0.1]], [[-0.3, 0.0], [0.1, 0.2]]])
 

@@ -105,7 +105,7 @@ def soak(
 ) -> tuple[list[float], set[str]]:
     """Drive that many steps of single environments; resident memory after each part, and the ends that came up.
 
-    The replays and the two mornings are part of the steps. ``say`` is told after every part how it stands.
+    The replays and the two mornings are part of the steps. ``say`` gets the state of things after every part.
     """
     checks = 2 * MORNING + parts * HORIZON
     each = math.ceil((steps / envs.num_envs - checks) / parts)

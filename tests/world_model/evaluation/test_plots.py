@@ -39,8 +39,8 @@ def test_horizon_plot_shows_every_row_in_its_own_way() -> None:
     for axis, metric in zip(figure.axes, ("miou", "iou"), strict=True):
         lines = axis.get_lines()
         assert len(lines) == len(ROWS)
-        looks = {(line.get_color(), line.get_linestyle(), line.get_marker()) for line in lines}
-        assert len(looks) == len(ROWS)
+        styles = {(line.get_color(), line.get_linestyle(), line.get_marker()) for line in lines}
+        assert len(styles) == len(ROWS)
         for row, line in zip(ROWS, lines, strict=True):
             expected = [100 * result().score(row, h, metric) for h in range(3)]
             np.testing.assert_allclose(line.get_ydata(), expected)

@@ -29,7 +29,7 @@ def test_published_tokenizer() -> None:
 
 
 def test_a_loss_of_every_voxel_lifts_no_rare_classes_unasked() -> None:
-    """The term needs a sample: `--voxels 0` alone must not end in a complaint about a weight that nobody gave."""
+    """The term needs a sample: `--voxels 0` alone must not end in a complaint about a weight that was not given."""
     weights = [train_tokenizer.recipe(train_tokenizer.Args(**PATHS, voxels=v), 1000)[1].rare_weight for v in (-1, 0)]
     assert weights == [2.0, 0.0]
 

@@ -87,7 +87,7 @@ def test_geometric_checkpoints_make_ensembles_too(tmp_path: Path) -> None:
     world = build_world("learned", checkpoint=[str(one), str(two)], device="cpu", self_check=False)
     assert isinstance(world, EnsembleWorld)
     state, own = world.reset(clips), alone.reset(clips)
-    assert float(state.disagreement) == 0  # nobody doubts what is seen
+    assert float(state.disagreement) == 0  # what is seen is certain
     for _ in range(2):
         state, own = world.step(state, move(1), command), alone.step(own, move(1), command)
     assert torch.equal(world.occupancy(state), alone.occupancy(own)) and float(state.disagreement) > 0

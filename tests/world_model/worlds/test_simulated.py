@@ -100,9 +100,9 @@ def test_who_drives_like_the_log_lives_the_log(world: SimulatedWorld, clips: Cli
 @pytest.mark.parametrize("keyframe", [0, 1, KEEP_EVERY, KEEP_EVERY + 3])
 def test_a_state_does_not_depend_on_what_was_asked_before(index: SceneIndex, keyframe: int) -> None:
     config, scene = DatasetConfig(scenes=150, seed=0), index.scene_name.tolist().index("scene-0143")
-    told = next(state for k, (state, _) in enumerate(scene_states(config, 142)) if k == keyframe)
+    recorded = next(state for k, (state, _) in enumerate(scene_states(config, 142)) if k == keyframe)
     found = recorded_state(index, index.frames(scene)[keyframe])
-    assert equal(SimulatedState(scenes=(told,)), SimulatedState(scenes=(found,)))
+    assert equal(SimulatedState(scenes=(recorded,)), SimulatedState(scenes=(found,)))
 
 
 def test_a_kept_state_steps_again_to_the_bit(world: SimulatedWorld, start: SimulatedState) -> None:
@@ -123,7 +123,7 @@ def test_a_batch_equals_its_singles(world: SimulatedWorld, start: SimulatedState
     assert equal(start.index(torch.tensor([False, True])), start.index(slice(1, 2)))
 
 
-def test_the_ego_goes_where_it_is_told(world: SimulatedWorld, start: SimulatedState) -> None:
+def test_the_ego_goes_where_it_is_commanded(world: SimulatedWorld, start: SimulatedState) -> None:
     state = world.step(start, motion(3.0, 0.5, 0.1), STRAIGHT)
     for before, after in zip(start.scenes, state.scenes, strict=True):
         c, s = np.cos(before.ego.yaw), np.sin(before.ego.yaw)
@@ -182,8 +182,8 @@ def test_its_own_driver_stays_on_the_road_and_obeys(world: SimulatedWorld, start
     for _ in range(6):
         kept = state
         state, curr_to_next = world.drive(state, STRAIGHT)
-        told = world.step(kept, curr_to_next, STRAIGHT)
-        for a, b in zip(state.scenes, told.scenes, strict=True):
+        given = world.step(kept, curr_to_next, STRAIGHT)
+        for a, b in zip(state.scenes, given.scenes, strict=True):
             assert (a.ego.x, a.ego.y) == pytest.approx((b.ego.x, b.ego.y), abs=1e-4), "it reports the motion it made"
             assert abs(a.ego.offset_m) < 1.0
     # At a junction that offers the way, commands decide the next path.

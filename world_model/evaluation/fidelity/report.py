@@ -18,16 +18,16 @@ from world_model.evaluation.table import Table, bullets, decimal, json_values, p
 
 NOTES = (
     "Scores in percent, accumulated over all drives, all voxels of the grid. IoU: occupied against free; mIoU: mean "
-    "over the classes that occur. Each world is told exactly the motions that the truth is told."
+    "over the classes that occur. Each world is conditioned on exactly the motions that the truth executes."
 )
 ARM_NOTE = (
-    "A world that answers actions must lose most of its score when it is told that the ego stands (frozen) or drives "
-    "as in another scene (shuffled) while the truth goes on. Ratio: score of the arm over the score when told the "
-    "truth, mean up to 3 s."
+    "A world that answers actions must lose most of its score when it is conditioned on an ego that stands (frozen) or "
+    "drives as in another scene (shuffled) while the truth goes on. Ratio: score of the arm over the score under the "
+    "true motions, mean up to 3 s."
 )
 RESPONSE_NOTE = (
     "Motion of the static scene between consecutive forecasts, found by registration of the labels alone, against the "
-    "motion the world was told, after 0.5, 1.5 and 3 s. The row of the truth is the floor of the registration. "
+    "conditioning motion, after 0.5, 1.5 and 3 s. The row of the truth is the floor of the registration. "
     "Within: share of the steps right within 0.2 m and 1 degree. Gain: found over driven (1 answers fully, 0 not at "
     "all)."
 )

@@ -114,8 +114,8 @@ def test_a_given_motion_conditions_the_token_alone(model: Forecaster) -> None:
     state, still = model.start(tokens(1, 5), drive()), torch.eye(4, dtype=torch.float64)[None]
     with torch.no_grad():
         free, own = model.step(state, torch.tensor([2]))
-        given, told = model.step(state, torch.tensor([2]), still)
-    assert not torch.allclose(own.token, told.token)
+        given, conditioned = model.step(state, torch.tensor([2]), still)
+    assert not torch.allclose(own.token, conditioned.token)
     assert torch.equal(free.motions, given.motions)
     assert own.predicted_ego is not None
     torch.testing.assert_close(

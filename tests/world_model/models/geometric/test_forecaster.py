@@ -126,7 +126,7 @@ class TestNetwork:
 
 @pytest.mark.parametrize("axis", [1, 2])
 def test_mirrored_frames_have_mirrored_velocities(axis: int) -> None:
-    """Whatever the weights: the network looks from all four sides."""
+    """Whatever the weights: the network sees the scene from all four sides."""
     net, frames = model().motion, street()
     with torch.no_grad():
         assert net.out.bias is not None
