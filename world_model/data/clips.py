@@ -5,7 +5,7 @@ Legend: B clips, P = past + 1 observed frames (oldest first, the last is the cur
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -76,6 +76,7 @@ def load_clips(
     with_future_labels: bool = False,
     *,
     grid: VoxelGrid = OCC3D,
+    read: Callable[[int, bool], Tensor] | None = None,
 ) -> Clips:
     """Read the windows around the given current frames.
 
@@ -86,6 +87,7 @@ def load_clips(
         future: frames after the current one (poses, commands), may be 0.
         with_future_labels: also read the (true) labels of the future frames.
         grid: the grid that the label files must have.
+        read: (number of a frame, whether the true ones) -> labels (X, Y, Z); None: from the label files.
 
     Raises:
         DataError: a label file is missing or damaged.
@@ -100,8 +102,9 @@ def load_clips(
     rows, valid = zip(*(_window(index, s, f, past, future) for s, f in zip(scenes, frames, strict=True)), strict=True)
     row, is_valid = np.stack(rows), np.stack(valid)
 
-    observed = _read(index, row[:, : past + 1], grid)
-    later = _read(index, row[:, past + 1 :], grid, truth=True) if with_future_labels else None
+    read = read or (lambda frame, truth: load_frame(index, frame, grid, truth=truth))
+    observed = _read(read, row[:, : past + 1], grid)
+    later = _read(read, row[:, past + 1 :], grid, truth=True) if with_future_labels else None
     gaps = np.diff(index.timestamp_us[row], axis=1) * 1e-6
     gaps = np.where(is_valid[:, 1:] & is_valid[:, :-1], gaps, STEP_S)
     return Clips(
@@ -155,12 +158,12 @@ def _window(index: SceneIndex, scene: int, frame: int, past: int, future: int) -
     return row, row == wanted
 
 
-def _read(index: SceneIndex, rows: NDArray[Any], grid: VoxelGrid, truth: bool = False) -> Tensor:
+def _read(read: Callable[[int, bool], Tensor], rows: NDArray[Any], grid: VoxelGrid, truth: bool = False) -> Tensor:
     """Labels (B, N, X, Y, Z) of frames (B, N); a frame that several windows share is read once."""
     frames = np.unique(rows).tolist()
     if not frames:
         return torch.zeros(*rows.shape, *grid.shape, dtype=torch.uint8, device="cpu")
     # Files are unpacked outside of Python's lock, so threads gain; as many as torch would use.
     with ThreadPoolExecutor(min(len(frames), torch.get_num_threads())) as pool:
-        labels = dict(zip(frames, pool.map(lambda f: load_frame(index, f, grid, truth=truth), frames), strict=True))
+        labels = dict(zip(frames, pool.map(lambda frame: read(frame, truth), frames), strict=True))
     return torch.stack([torch.stack([labels[frame] for frame in row]) for row in rows])

@@ -30,9 +30,8 @@ from world_model.core.grid import VoxelGrid
 from world_model.data.index import SceneIndex
 from world_model.evaluation.forecasting.actions import ActionModel
 from world_model.evaluation.forecasting.baselines import baselines
-from world_model.evaluation.forecasting.encoding import with_tokens
 from world_model.evaluation.forecasting.forecasts import forecast, motions_of
-from world_model.evaluation.forecasting.scene_data import SceneData, Window, load_scene
+from world_model.evaluation.forecasting.scene_data import SceneData, Window, load_scene, with_tokens
 from world_model.evaluation.metrics import Confusion
 from world_model.evaluation.result import BASELINES, ForecastResult, ReconstructionResult, steps_of
 from world_model.evaluation.windows import PAST

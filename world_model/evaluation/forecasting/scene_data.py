@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from world_model.core.geometry import invert_pose
-from world_model.core.grid import STEP_S, VoxelGrid
+from world_model.core.grid import VoxelGrid
 from world_model.data.boxes import mask_of, moving_boxes
-from world_model.data.clips import Clips, load_frame
+from world_model.data.clips import Clips, load_clips, load_frame
 from world_model.data.index import SceneIndex
 from world_model.data.labels import unknown_as_free
 from world_model.evaluation.windows import PAST
+from world_model.models.tokenizer import Tokenizer
+from world_model.models.tokenizer.memory import align, remember
+from world_model.rollouts import fixed_slots
 
 MOVING_MARGIN_M = 0.5
 """The moving subset: voxels in boxes of moving objects, grown by this much."""
@@ -50,6 +53,10 @@ class SceneData:
     poses: Tensor
     mask: Tensor | None = None
     tokens: Tensor | None = None
+
+    def labels(self, frame: int, truth: bool) -> Tensor:
+        """(X, Y, Z) observed or true labels of a frame of the index."""
+        return (self.truth if truth else self.observed)[frame - self.first]
 
     def moving_voxels(self, frame: int) -> Tensor:
         """(V,) int64 flat numbers of the voxels in and closely around moving objects."""
@@ -131,20 +138,42 @@ def load_scene(index: SceneIndex, scene: int, frames: int, grid: VoxelGrid, mask
 
 
 def clips_of(windows: Sequence[Window], future: int, with_future_labels: bool) -> Clips:
-    """Windows as the batch that a `World` starts from; labels of the future are the true ones."""
-    reach = range(-PAST, future + 1)
-    rows = [[w.scene.first + w.now + k for k in reach] for w in windows]
-    index = windows[0].scene.index
-    later = [w.scene.truth[w.now + 1 : w.now + 1 + future] for w in windows]
-    return Clips(
-        occupancy=torch.stack([w.scene.observed[w.now - PAST : w.now + 1] for w in windows]),
-        ego_to_global=torch.stack([w.scene.poses[w.now - PAST : w.now + 1 + future] for w in windows]),
-        command=torch.from_numpy(index.command[rows].astype(np.int64)),
-        motion=torch.from_numpy(index.motion[rows].astype(np.float32)),
-        dt_s=torch.full((len(windows), len(reach) - 1), STEP_S, dtype=torch.float32, device="cpu"),
-        valid=torch.ones(len(windows), len(reach), dtype=torch.bool, device="cpu"),
-        scene=[w.scene.scene for w in windows],
-        frame=[w.scene.first + w.now for w in windows],
-        future_occupancy=torch.stack(later) if with_future_labels else None,
-        index=index,
-    )
+    """Windows of one scene as the batch that a `World` starts from; labels of the future are the true ones."""
+    scene = windows[0].scene
+    frames = [scene.first + window.now for window in windows]
+    return load_clips(scene.index, frames, PAST, future, with_future_labels, grid=scene.grid, read=scene.labels)
+
+
+def with_tokens(tokenizer: Tokenizer, scene: SceneData, slots: int = 1) -> SceneData:
+    """The scene with the token maps of all its labelled frames.
+
+    Only the memory goes from frame to frame: encoder and quantizer see ``slots`` frames side by side. A frame without
+    labels is passed over: the memory stays in the frame of the last one that had some.
+    """
+    weight, frames, count = tokenizer.vq.embedding.weight, scene.labelled, len(scene.labelled)
+    batches = list(fixed_slots(range(count), slots))
+    latents = torch.cat([tokenizer.latents(_labels(scene, rows).to(weight.device))[real] for rows, real in batches])
+    histories, memory = [], tokenizer.empty_memory(1)
+    for n, now in enumerate(frames):
+        latent, start = latents[n : n + 1], torch.tensor([n == 0], device=weight.device)
+        move = _to_earlier(scene, frames[max(n - 1, 0)], now)[None].float().to(weight.device)
+        histories.append(align(memory, latent, move, start, tokenizer.config))
+        memory = remember(memory, histories[-1], latent, start, None, tokenizer.config.faithful)
+    history = torch.cat(histories)
+    found = torch.cat([tokenizer.vq(latents[rows], history[rows]).token[real] for rows, real in batches])
+    tokens = torch.zeros(len(scene.poses), *found.shape[1:], dtype=weight.dtype, device=weight.device)
+    tokens[frames] = found.to(weight.dtype)
+    return replace(scene, tokens=tokens)
+
+
+def _labels(scene: SceneData, rows: list[int]) -> Tensor:
+    """(S, X, Y, Z) of some labelled frames, counted along them."""
+    return scene.observed[[scene.labelled[row] for row in rows]]
+
+
+def _to_earlier(scene: SceneData, before: int, now: int) -> Tensor:
+    """(4, 4) float64, ego frame ``now`` -> ego frame ``before``."""
+    if scene.index.faithful and before == now - 1:
+        return torch.from_numpy(scene.index.curr_to_prev(scene.first + now))
+    # Differences of global positions are taken in float64: they have six digits before the point.
+    return invert_pose(scene.poses[before]) @ scene.poses[now]

@@ -14,8 +14,7 @@ from world_model.data.clips import Clips, load_frame, windows
 from world_model.data.formats.nuscenes import read_nuscenes
 from world_model.data.index import SceneIndex
 from world_model.evaluation.forecasting.benchmark import Benchmark, SceneScore, SceneWork
-from world_model.evaluation.forecasting.encoding import with_tokens
-from world_model.evaluation.forecasting.scene_data import load_scene
+from world_model.evaluation.forecasting.scene_data import load_scene, with_tokens
 from world_model.evaluation.metrics import Confusion
 from world_model.evaluation.result import SUBSETS, ForecastResult, steps_of
 from world_model.evaluation.windows import spread
