@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from world_model.core.errors import DataError
+from world_model.evaluation.fidelity.result import WITHIN_DEG, WITHIN_M, mean_until
 from world_model.evaluation.report import WARP
 from world_model.evaluation.statistics import LEAST_SCENES
 from world_model.evaluation.table import Table, bullets, write_report
@@ -26,7 +27,6 @@ MOVING_LEAD, PUBLISHED_LEAD = 0.05, 1.2
 LEAST_OTHERS, MOST_ARM, LEAST_KEPT = 0.9, 0.5, 0.95
 """Wanted: score on perturbed over logged actions at least; score of a control arm over the truth's at most; share of an
 obstacle that stays at least."""
-WITHIN_M, WITHIN_DEG = 0.2, 1.0
 FAR_S = (4.0, 6.0, 8.0)
 
 
@@ -132,10 +132,7 @@ class _Grader:
 
     def _perturbed(self) -> Finding:
         horizons, scores = self.fidelity["horizons_s"], self.fidelity["scores"][self.world]
-        perturbed, logged = (
-            float(np.mean([v for v, s in zip(scores[name]["miou"], horizons, strict=True) if s <= 3]))
-            for name in ("perturbed", "logged")
-        )
+        perturbed, logged = (mean_until(scores[name]["miou"], horizons) for name in ("perturbed", "logged"))
         part = _ratio(perturbed, logged)
         what = "mIoU on perturbed over logged actions"
         return self._finding(what, f">= {LEAST_OTHERS}", f"{part:.2f}", part >= LEAST_OTHERS)

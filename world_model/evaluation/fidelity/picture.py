@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from world_model.core.geometry import se2_matrix
+from world_model.core.geometry import poses_from_motions, se2_matrix
 from world_model.core.grid import STEP_S
-from world_model.evaluation.fidelity.actions import Floats
 from world_model.evaluation.fidelity.measure import decoded_steps
 from world_model.evaluation.fidelity.scene import CHASE, BenchmarkScene, Experiment
 from world_model.pictures.bev import birds_eye
@@ -39,7 +38,8 @@ def draw_drive(path: Path, worlds: dict[str, World], scene: BenchmarkScene, expe
     steps = [k for k in (decoded if chase else scene.steps) if k > 0][:MOST_COLUMNS]
     truth = scene.truth(experiment.actions, decoded)
     true = {k: truth.labels[k][0].numpy() for k in steps}
-    poses = _poses(truth.executed.planar[0])
+    # (K + 1, 4, 4) in the frame of the start.
+    poses = se2_matrix(*torch.from_numpy(poses_from_motions(truth.executed.planar[0])).unbind(-1)).numpy()
     goal_m = scene.chases[0].center_m if chase else None
 
     def picture(labels: NDArray[Any], k: int) -> NDArray[Any]:
@@ -62,11 +62,3 @@ def draw_drive(path: Path, worlds: dict[str, World], scene: BenchmarkScene, expe
     title = f"{experiment.name}: {scene.index.source} {scene.name}"
     table = strip(rows, columns=[f"{k * STEP_S:g} s" for k in steps], labels=labels, title=title)
     return write_png(path, np.concatenate((table, key(table.shape[1], NAMES, COLORS[1:]))))
-
-
-def _poses(planar: Floats) -> Floats:
-    """(K + 1, 4, 4) ego poses in the frame of the start."""
-    poses = [np.eye(4)]
-    for step in se2_matrix(*torch.from_numpy(planar).unbind(-1)).numpy():
-        poses.append(poses[-1] @ step)
-    return np.stack(poses)

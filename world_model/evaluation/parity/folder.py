@@ -70,8 +70,7 @@ def verify_folder(
 def _compare(folder: Path, name: str, report: Report) -> None:
     try:
         check = Comparison(GoldenFile(folder / name), report)
-        verify = _tokenizer if name.startswith("tok_") else _world if name.startswith("world_") else _reference
-        missing = verify(folder, check)
+        missing = _verify(folder, check)
     except IIWorldError:
         raise
     except (RuntimeError, ValueError, IndexError, KeyError, TypeError) as error:
@@ -88,29 +87,23 @@ def _compare(folder: Path, name: str, report: Report) -> None:
         report.skipped[f"{name}: {len(rest)} arrays"] = f"not of the golden layout ({keys})"
 
 
-# Each compares one file, and returns the reason where it cannot.
-
-
-def _reference(folder: Path, check: Comparison) -> str | None:
-    REFERENCES[check.file.path.name](check)
-    return None
-
-
-def _tokenizer(folder: Path, check: Comparison) -> str | None:
-    if (weights := _weights(folder, TOKENIZER_WEIGHTS)) is None:
-        return f"needs {TOKENIZER_WEIGHTS}"
-    verify_tokenizer(check, weights)
-    return None
-
-
-def _world(folder: Path, check: Comparison) -> str | None:
-    if (weights := _weights(folder, WORLD_WEIGHTS)) is None:
-        return f"needs {WORLD_WEIGHTS}"
+def _verify(folder: Path, check: Comparison) -> str | None:
+    """Compare one file; returns the reason where it cannot be compared."""
+    name = check.file.path.name
+    if name in REFERENCES:
+        REFERENCES[name](check)
+        return None
+    of_tokenizer = name.startswith("tok_")
+    needed = TOKENIZER_WEIGHTS if of_tokenizer else WORLD_WEIGHTS
+    if (weights := _weights(folder, needed)) is None:
+        return f"needs {needed}"
+    if of_tokenizer:
+        verify_tokenizer(check, weights)
+        return None
     tokens, tokenizer = check.file.optional("latent"), None
     if tokens is None:
         # Forecasts of tokens that the tokenizer's file of the same name ends with.
-        partner = folder / check.file.path.name.replace("world_", "tok_", 1)
-        codec = _weights(folder, TOKENIZER_WEIGHTS)
+        partner, codec = folder / name.replace("world_", "tok_", 1), _weights(folder, TOKENIZER_WEIGHTS)
         if not partner.exists() or codec is None:
             return f"has no tokens of its own and needs {partner.name} and {TOKENIZER_WEIGHTS}"
         source = GoldenFile(partner)
