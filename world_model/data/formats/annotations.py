@@ -1,4 +1,9 @@
-"""nuScenes annotations: boxes of every keyframe, in its ego frame, with velocities."""
+"""nuScenes annotations: boxes of every keyframe, in its ego frame, with velocities.
+
+Categories become Occ3D classes as the 16-class nuScenes-lidarseg challenge groups them. Occ3D labels were made with
+this grouping, so a box and the voxels inside it agree: among people only those on foot are pedestrians (strollers,
+wheelchairs and scooters are ``others``), and emergency vehicles are ``others`` too.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +20,7 @@ from numpy.typing import NDArray
 
 from world_model.core.errors import DataError
 from world_model.core.geometry import rotation_matrix
-from world_model.data.formats.categories import class_of_category
+from world_model.core.grid import CLASS_ID
 from world_model.data.formats.recording import boxes_of
 from world_model.data.formats.tables import Row, iterate_table, lookup, read_by_token
 from world_model.data.index import Boxes
@@ -24,6 +29,39 @@ MAX_VELOCITY_GAP_S = 1.5
 """Longest time between two annotations that give a velocity (twice that for a central difference)."""
 WIDTH = {"translation": 3, "size": 3, "rotation": 4}
 """Numbers in the columns of an annotation."""
+_CLASS_OF_CATEGORY: dict[str, str] = {
+    "animal": "others",
+    "human.pedestrian.adult": "pedestrian",
+    "human.pedestrian.child": "pedestrian",
+    "human.pedestrian.construction_worker": "pedestrian",
+    "human.pedestrian.personal_mobility": "others",
+    "human.pedestrian.police_officer": "pedestrian",
+    "human.pedestrian.stroller": "others",
+    "human.pedestrian.wheelchair": "others",
+    "movable_object.barrier": "barrier",
+    "movable_object.debris": "others",
+    "movable_object.pushable_pullable": "others",
+    "movable_object.trafficcone": "traffic_cone",
+    "static_object.bicycle_rack": "others",
+    "vehicle.bicycle": "bicycle",
+    "vehicle.bus.bendy": "bus",
+    "vehicle.bus.rigid": "bus",
+    "vehicle.car": "car",
+    "vehicle.construction": "construction_vehicle",
+    "vehicle.emergency.ambulance": "others",
+    "vehicle.emergency.police": "others",
+    "vehicle.motorcycle": "motorcycle",
+    "vehicle.trailer": "trailer",
+    "vehicle.truck": "truck",
+}
+
+DETECTION_CLASSES = frozenset(
+    (
+        *("barrier", "bicycle", "bus", "car", "construction_vehicle"),
+        *("motorcycle", "pedestrian", "traffic_cone", "trailer", "truck"),
+    )
+)
+"""The classes of the nuScenes detection benchmark; they are named as in Occ3D."""
 
 
 def read_boxes(
@@ -160,3 +198,27 @@ def _velocities(table: _Annotations, time_s: NDArray[Any], rows: NDArray[Any]) -
     known = (dt_s > 0) & (dt_s <= limit)
     moved = table.translation[last] - table.translation[first]
     return np.where(known[:, None], moved / np.where(known, dt_s, 1.0)[:, None], np.nan)
+
+
+def class_of_category(category: str) -> int:
+    """Occ3D class id of a nuScenes category name.
+
+    Raises:
+        DataError: the category is not one of nuScenes' 23 annotation categories.
+    """
+    if category not in _CLASS_OF_CATEGORY:
+        raise DataError(
+            f"annotations of the category {category!r}",
+            f"one of: {', '.join(sorted(_CLASS_OF_CATEGORY))}",
+            "rename the category in category.json to the nearest of these",
+        )
+    return CLASS_ID[_CLASS_OF_CATEGORY[category]]
+
+
+def class_of_name(name: str) -> int:
+    """Occ3D class id of a name in an info file: one of the ten detection classes, or else a nuScenes category.
+
+    Raises:
+        DataError: it is neither.
+    """
+    return CLASS_ID[name] if name in DETECTION_CLASSES else class_of_category(name)

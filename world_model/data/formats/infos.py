@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from world_model.core.errors import DataError
 from world_model.core.geometry import rotation_matrix
-from world_model.data.formats.categories import class_of_name
+from world_model.data.formats.annotations import class_of_name
 from world_model.data.formats.label_folders import LabelFolders
 from world_model.data.formats.pickles import load_pickle
 from world_model.data.formats.poses import checked_poses

@@ -17,14 +17,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from world_model.core.errors import DataError
+from world_model.core.errors import DataError, OptionError
 from world_model.core.geometry import pose_matrix
 from world_model.data.formats.annotations import read_boxes
 from world_model.data.formats.label_folders import LabelFolders
 from world_model.data.formats.poses import checked_poses
 from world_model.data.formats.recording import DataSet, Recording
-from world_model.data.formats.splits import read_splits
-from world_model.data.formats.tables import Row, iterate_table, lookup, read_by_token, read_table
+from world_model.data.formats.tables import Row, iterate_table, lookup, read_by_token, read_json, read_table
 
 
 def find_version(root: Path) -> str:
@@ -149,3 +148,53 @@ def _read_ego_poses(folder: Path, tokens: list[str]) -> tuple[NDArray[Any], NDAr
     rows = [lookup(poses, pose_of[token], where) for token in tokens]
     where = str(folder / "ego_pose.json")
     return checked_poses([row["translation"] for row in rows], [row["rotation"] for row in rows], where, tokens)
+
+
+def read_splits(root: Path, folder: Path, names: list[str]) -> dict[str, str]:
+    """Split of every scene.
+
+    Args:
+        root: the data folder.
+        folder: the folder of the nuScenes version in it.
+        names: the scenes of the tables.
+
+    Returns:
+        Scene name -> split.
+
+    Raises:
+        DataError: a scene is in no split or in two.
+        OptionError: the official splits are needed and nuscenes-devkit is not installed.
+    """
+    path = next((p for p in (root / "splits.json", folder / "splits.json") if p.exists()), None)
+    if path is not None:
+        table = read_json(path, dict)
+        table = {key: value for key, value in table.items() if isinstance(value, list)}
+        origin, remedy = str(path), f'list every scene in {path}: {{"train": [...], "val": [...]}}'
+    else:
+        table = _official_splits(folder)
+        origin = "the official splits"
+        remedy = f'write {root / "splits.json"}: {{"train": [scene names], "val": [scene names]}}'
+    split_of = {name: split for split, scenes in table.items() for name in scenes}
+    left = [name for name in names if name not in split_of]
+    if left:
+        raise DataError(
+            f"{len(left)} scenes are in no split of {origin}, e.g. {', '.join(left[:3])}", "a split for each", remedy
+        )
+    twice = [n for n in names if sum(n in scenes for scenes in table.values()) > 1]
+    if twice:
+        raise DataError(f"{origin}: {', '.join(twice[:3])} in two splits", "every scene in one split", remedy)
+    return split_of
+
+
+def _official_splits(folder: Path) -> dict[str, list[str]]:
+    try:
+        from nuscenes.utils.splits import create_splits_scenes
+    except ImportError as error:
+        raise OptionError(
+            f"{folder.parent} has no splits.json, and the official splits need nuscenes-devkit ({error})",
+            "splits.json in the data folder, or the devkit installed",
+            "pip install 'iiworld[nuscenes]'",
+        ) from error
+    official = create_splits_scenes()
+    prefix = "mini_" if "mini" in folder.name else ""
+    return {split: official[prefix + split] for split in ("train", "val")}

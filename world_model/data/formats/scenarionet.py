@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from world_model.core.errors import DataError
 from world_model.core.grid import CLASS_ID, EGO_LENGTH_M, EGO_REAR_OVERHANG_M, OCC3D
-from world_model.data.formats.categories import class_of_category
+from world_model.data.formats.annotations import class_of_category
 from world_model.data.formats.pickles import load_pickle
 from world_model.data.formats.scenario import (
     LEAST_KEYFRAMES,

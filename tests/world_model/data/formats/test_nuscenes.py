@@ -10,7 +10,7 @@ import pytest
 from world_model.core.errors import DataError, OptionError, OutputError
 from world_model.core.grid import CLASS_ID
 from world_model.data.ego_motion import commands_from_poses, motion_from_poses
-from world_model.data.formats.categories import class_of_category
+from world_model.data.formats.annotations import class_of_category
 from world_model.data.formats.nuscenes import read_nuscenes
 from world_model.data.index import SceneIndex
 from world_model.prepare import Prepare, prepare
