@@ -1,170 +1,198 @@
-"""Run planners over fixed scenes and put the results in a table: mean and 95 % interval over the scenes."""
+"""The planner benchmark, resumable, every start once: ``python -m agents.benchmark``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+import csv
+import hashlib
+import io
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 
-import numpy as np
-import torch
+from agents.comparison import report
+from agents.episodes import COLUMNS, PERCENT, Episode, drive, fixed_starts, markdown, summary
+from agents.planners.build import build_planner, check_planner
+from agents.starts import HORIZONS, starts_of
+from ii_world_env.engine import Engine, EngineConfig
+from ii_world_env.faces.options import DriveOptions
+from ii_world_env.scenes import Scenes, Start, open_scenes
+from ii_world_env.task.rewards import reward_function
+from world_model.core.command import run
+from world_model.core.errors import DataError, OptionError
+from world_model.core.files import check_writable, write_json, write_text
+from world_model.worlds import build_world, resolve_world
 
-from agents.planners.planner import Planner
-from ii_world_env.engine import CAUSES, Engine
-from ii_world_env.scenes import Scenes, Start
-from ii_world_env.task.rewards import PDMScore
-from world_model.evaluation.statistics import interval_95, resampled
-from world_model.evaluation.table import Table
-
-COLUMNS = ("success", "collision", "off_road", "progress", "comfort", "pdms", "reward", "steps")
-PERCENT = ("success", "collision", "off_road", "progress", "comfort", "pdms")
-SUCCESS_PROGRESS = 0.8
+__all__ = ["COLUMNS", "PERCENT", "Benchmark", "Episode", "benchmark", "drive", "fixed_starts", "markdown", "summary"]
+EPISODES_FILE, CONFIG_FILE = "episodes.csv", "config.json"
+KEYS = ("starts", "world", "planner")
+HEADER = (*KEYS, *(field.name for field in fields(Episode)))
+ALWAYS = ("idm", "log_replay", "constant_velocity")
+"""Planners that never leave the table."""
+Rows = dict[tuple[str, str, str], dict[tuple[str, int], Episode]]
+"""By starts, world and planner: episodes by scene and frame."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Episode:
-    """One planner's drive through one scene.
+class Benchmark(DriveOptions):
+    """Drive planners through fixed starts in several worlds and compare each with IDM, start by start.
 
-    Args:
-        scene: its name. frame: keyframe in the scene where it started.
-        end: the cause of the end.
-        success: no collision, never off the road, and at least 80 % of the route (routes below 5 m count as driven).
-        progress: share of the route to the destination, in [0, 1].
-        comfort: share of the steps that exceed no limit of comfort.
-        pdms: mean NAVSIM score per step of the horizon; steps after a failure score 0.
-        reward: sum of rewards. steps: number of steps.
+    The same command again goes on where it was interrupted, and adds planners, worlds and kinds of starts.
+
+    Try:
+      python -m agents.benchmark --planners idm+comfort cem:transport
+      python -m agents.benchmark --planners ppo:outputs/ppo/policy.safetensors --worlds geometric simulated
     """
 
-    scene: str
-    frame: int
-    end: str
-    success: float
-    collision: float
-    off_road: float
-    progress: float
-    comfort: float
-    pdms: float
-    reward: float
-    steps: float
+    planners: tuple[str, ...] = ("idm+comfort",)
+    """As in agents.evaluate; idm, log_replay and constant_velocity are always added."""
+    worlds: tuple[str, ...] = ("simulated",)
+    """Worlds to drive in; with simulated among them, the gap of every other world to it is reported."""
+    starts: tuple[str, ...] = ("regular", "long", "interactive")
+    """Kinds of starts: regular (8 s), long (20 s), interactive (others have to be minded; 8 s)."""
+    split: str = "val"
+    """Which scenes judge."""
+    scenes: int | None = None
+    """Take only the first so many scenes of the split."""
+    per_scene: int = 4
+    """Episodes in each scene and kind of start."""
+    batch: int = 8
+    """Episodes that run side by side."""
+    out: Path = Path("outputs/benchmark")
+    """Folder for episodes.csv, results.json, results.md and config.json."""
+
+    def __post_init__(self) -> None:
+        for name in self.planners:
+            check_planner(name)
+        for kind in self.starts:
+            if kind not in HORIZONS:
+                raise OptionError(f"--starts {kind}", f"some of {', '.join(HORIZONS)}", "choose among them")
+        self.check_counts("per_scene", "batch", "scenes")
+
+    def setting(self, source: str) -> dict[str, object]:
+        """What all episodes of a folder must have in common."""
+        names = ("action", "reward", "split", "per_scene", "scenes")
+        checkpoint = None if self.checkpoint is None else str(self.checkpoint)
+        return {**{name: getattr(self, name) for name in names}, "checkpoint": checkpoint, "data": source}
 
 
-def fixed_starts(scenes: Scenes, per_scene: int, limit: int | None = None) -> list[Start]:
-    """The same starts for every planner and every run: spread evenly over each scene of the split.
-
-    Args:
-        scenes: the data.
-        per_scene: starts in each scene, fewer where it is too short.
-        limit: take the first so many scenes.
-    """
-    starts = []
-    for scene in scenes.numbers[:limit]:
-        inside = scenes.index.frames(scene)
-        frames = [frame for frame in scenes.starts if frame in inside]
-        picks = sorted({round(p) for p in np.linspace(0, len(frames) - 1, per_scene)}) if frames else []
-        starts += [Start(scene=scene, frame=frames[p]) for p in picks]
-    return starts
-
-
-def drive(
-    engine: Engine,
-    scenes: Scenes,
-    planner: Planner,
-    starts: Sequence[Start],
-    batch: int = 8,
-    progress: Callable[[int], None] = lambda done: None,
-) -> list[Episode]:
-    """One episode of a planner from each start.
-
-    Args:
-        engine: world, actions, reward.
-        scenes: the data.
-        planner: who drives.
-        starts: where from.
-        batch: episodes that run side by side.
-        progress: called with the number of finished episodes.
-    """
-    episodes: list[Episode] = []
-    for first in range(0, len(starts), batch):
-        episodes += _drive_batch(engine, scenes, planner, starts[first : first + batch])
-        progress(len(episodes))
-    return episodes
-
-
-def _drive_batch(engine: Engine, scenes: Scenes, planner: Planner, starts: Sequence[Start]) -> list[Episode]:
-    world, count = engine.world, len(starts)
-    clips = scenes.load(starts, engine.frames_ahead, world.needs_future_labels, world.grid)
-    state = engine.reset(clips)
-    planner.reset(state)
-    pdm, cause = PDMScore(), torch.zeros(count, dtype=torch.long, device=state.pose.device)
-    total, score, comfortable, steps, reached = (
-        torch.zeros(count, dtype=torch.float32, device=state.pose.device) for _ in range(5)
-    )
-    while bool((cause == 0).any()):
-        running = (cause == 0).float()
-        state, out = engine.step(state, planner.act(state))
-        total += running * out.reward
-        score += running * torch.stack(list(pdm(out.outcome).values())).sum(0)
-        comfortable += running * (~out.outcome.discomfort.any(-1)).float()
-        steps += running
-        reached += running * out.outcome.progress_m
-        cause = torch.where(cause == 0, out.cause, cause)
-    goal = state.route.goal_m
-    share = (reached / goal.clamp(min=1e-6)).clamp(0, 1)
-    share = torch.where(goal < engine.config.shortest_goal_m, torch.ones_like(share), share)
-    # Arriving counts in full: the tolerance in front of the destination is not missing progress.
-    share = torch.where(cause == CAUSES.index("destination"), torch.ones_like(share), share)
-    safe = (cause != CAUSES.index("collision")) & (cause != CAUSES.index("off_road"))
-    length = torch.minimum(state.route.recorded, torch.full_like(state.route.recorded, engine.config.horizon)).clamp(
-        min=1
-    )
-    rows = torch.stack(
-        (
-            (safe & (share >= SUCCESS_PROGRESS)).float(),
-            (cause == CAUSES.index("collision")).float(),
-            (cause == CAUSES.index("off_road")).float(),
-            share,
-            comfortable / steps,
-            (score / length).clamp(max=1),
-            total,
-            steps,
-        ),
-        -1,
-    ).tolist()
-    return [
-        Episode(
-            scene=scenes.name(start.scene),
-            frame=start.frame - scenes.index.frames(start.scene).start,
-            end=CAUSES[int(cause[i])],
-            **dict(zip(COLUMNS, rows[i], strict=True)),
-        )
-        for i, start in enumerate(starts)
-    ]
-
-
-def summary(episodes: Sequence[Episode], resamples: int = 2000) -> dict[str, tuple[float, float, float]]:
-    """Mean and 95 % bootstrap interval of every column, resampling whole scenes.
+def benchmark(options: Benchmark) -> Rows:
+    """Drive what is missing, then print and write the tables.
 
     Returns:
-        By column: (mean, low, high).
+        All episodes of the folder.
+
+    Raises:
+        OptionError: the folder holds episodes of another setting.
     """
-    names = sorted({e.scene for e in episodes})
-    by_scene = [np.array([[asdict(e)[c] for c in COLUMNS] for e in episodes if e.scene == name]) for name in names]
-    sums, counts = np.array([b.sum(0) for b in by_scene]), np.array([len(b) for b in by_scene])
-    picks = resampled(len(names), resamples)
-    low, high = interval_95(sums[picks].sum(1) / counts[picks].sum(1)[:, None])
-    mean = sums.sum(0) / counts.sum()
-    return {c: (float(mean[i]), float(low[i]), float(high[i])) for i, c in enumerate(COLUMNS)}
+    check_writable(options.out)
+    rows, failed = _earlier(options), {}
+    names = list(dict.fromkeys((*ALWAYS, *options.planners)))
+    for kind in options.starts:
+        scenes = open_scenes(index=options.index, split=options.split, horizon=HORIZONS[kind])
+        starts = starts_of(kind, scenes, options.per_scene, options.scenes)
+        if not starts:
+            print(f"  {kind}: no such start in these scenes")
+        for world in options.worlds if starts else ():
+            engine = _engine(options, world, HORIZONS[kind])
+            for name in names:
+                try:
+                    _drive(options, engine, scenes, starts, (kind, world, name), rows)
+                except Exception as error:  # one planner that fails, of a user's own perhaps, stops no other
+                    failed[f"{kind}, {world}, {name}"] = f"{type(error).__name__}: {error}"
+                    print(f"\n  {name} in {world}, {kind}: {error}")
+    shown = {key: value for key, value in rows.items() if key[0] in options.starts and key[1] in options.worlds}
+    text, values = report(shown, failed, [resolve_world(w, options.checkpoint) for w in options.worlds])
+    print(f"\n{text}")
+    write_text(options.out / "results.md", text)
+    write_json(options.out / "results.json", values)
+    print(f"wrote {EPISODES_FILE}, results.md and results.json in {options.out}")
+    return rows
 
 
-def markdown(results: Mapping[str, Sequence[Episode]]) -> str:
-    """A Markdown table, one row per planner: mean [low, high], or the mean alone of a single scene."""
+def _engine(options: Benchmark, world: str, horizon: int) -> Engine:
+    config = EngineConfig(action=options.action, horizon=horizon)
+    built = build_world(world, checkpoint=options.checkpoint, device=options.device)
+    return Engine(built, config, reward_function(options.reward), needs_occupancy=True)
 
-    def cell(column: str, figures: tuple[float, float, float], alone: bool) -> str:
-        scale, digits = (100, 0) if column in PERCENT else (1, 1)
-        mean, low, high = (f"{figure * scale:.{digits}f}" for figure in figures)
-        return mean if alone else f"{mean} [{low}, {high}]"
 
-    rows = []
-    for name, episodes in results.items():
-        alone = len({e.scene for e in episodes}) == 1
-        rows.append([name, *(cell(column, figures, alone) for column, figures in summary(episodes).items())])
-    return Table(["planner", *(f"{c} %" if c in PERCENT else c for c in COLUMNS)], rows).markdown()
+def _drive(
+    options: Benchmark, engine: Engine, scenes: Scenes, starts: Sequence[Start], key: tuple[str, str, str], rows: Rows
+) -> None:
+    """Drive the starts that a row of the table has no episode of yet, and save after every batch."""
+    known = rows.get(key, {})
+    left = [start for start in starts if _place(scenes, start) not in known]
+    if not left:
+        return
+    planner, clock = build_planner(key[2], engine, scenes), time.perf_counter()
+    for first in range(0, len(left), options.batch):
+        for episode in drive(engine, scenes, planner, left[first : first + options.batch], options.batch):
+            known[episode.scene, episode.frame] = episode
+        rows[key] = known
+        _save(options.out, rows)
+        done = min(first + options.batch, len(left))
+        spent = time.perf_counter() - clock
+        print(f"\r  {key[0]}, {key[1]}, {key[2]}: {done}/{len(left)} episodes, {spent:.1f} s", end="", flush=True)
+    print()
+
+
+def _place(scenes: Scenes, start: Start) -> tuple[str, int]:
+    return scenes.name(start.scene), start.frame - scenes.index.frames(start.scene).start
+
+
+def _save(out: Path, rows: Rows) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(HEADER)
+    for key, episodes in rows.items():
+        writer.writerows([*key, *asdict(episode).values()] for episode in episodes.values())
+    write_text(out / EPISODES_FILE, text.getvalue())
+
+
+def _earlier(options: Benchmark) -> Rows:
+    """Episodes of the folder; the folder is marked with the setting of this command if it is new."""
+    source = open_scenes(index=options.index, split=options.split).index.fingerprint
+    config, path = options.out / CONFIG_FILE, options.out / EPISODES_FILE
+    setting = json.loads(json.dumps({**options.setting(source), "policies": {}}))
+    policies = {name: _digest(name) for name in options.planners if name.startswith("ppo:")}
+    if path.exists() and config.exists():
+        before = json.loads(config.read_text(encoding="utf-8-sig"))
+        changed = {k: before.get(k) for k, v in setting.items() if k != "policies" and before.get(k) != v}
+        changed |= {k: v for k, v in before["policies"].items() if policies.get(k, v) != v}
+        if changed:
+            raise OptionError(
+                f"{options.out} holds episodes of {changed}", "the same setting and policies", "choose another --out"
+            )
+        policies = {**before["policies"], **policies}
+    write_json(config, {**setting, "policies": policies})
+    return _read(path) if path.exists() else {}
+
+
+def _digest(name: str) -> str:
+    """Which file a policy is: a name may come to mean another one."""
+    path = Path(name.removeprefix("ppo:").removesuffix("+comfort"))
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else ""
+
+
+def _read(path: Path) -> Rows:
+    rows: Rows = {}
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            for line in csv.DictReader(stream):
+                values = {name: line[name] for name in ("scene", "end")} | {n: float(line[n]) for n in COLUMNS}
+                episode = Episode(frame=int(line["frame"]), **values)  # type: ignore[arg-type]  # by name
+                key = (line["starts"], line["world"], line["planner"])
+                rows.setdefault(key, {})[episode.scene, episode.frame] = episode
+    except (KeyError, ValueError, TypeError) as error:
+        raise DataError(f"{path} cannot be read ({error})", f"columns {', '.join(HEADER)}", "delete it") from error
+    return rows
+
+
+def main() -> None:
+    """Command line."""
+    run(Benchmark, benchmark, "python -m agents.benchmark", resumes="the same command goes on where it was")
+
+
+if __name__ == "__main__":
+    main()

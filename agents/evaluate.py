@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from agents.benchmark import Episode, drive, fixed_starts, markdown, summary
+from agents.episodes import Episode, drive, fixed_starts, markdown, summary
 from agents.planners.build import SCRIPTED, build_planner, check_planner
 from ii_world_env.engine import Engine, EngineConfig
 from ii_world_env.faces.options import DriveOptions

@@ -25,10 +25,11 @@ COMMANDS = (
     "world_model.calibrate_trust",
     "agents.train",
     "agents.evaluate",
+    "agents.benchmark",
     "ii_world_env.bench",
     "ii_world_env.doctor",
 )
-WITH_EXAMPLES = ("agents.train", "agents.evaluate", "ii_world_env.bench", "ii_world_env.doctor")
+WITH_EXAMPLES = ("agents.train", "agents.evaluate", "agents.benchmark", "ii_world_env.bench", "ii_world_env.doctor")
 
 
 def run(command: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> object:
