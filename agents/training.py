@@ -51,6 +51,8 @@ class Train(DriveOptions):
     """Environment steps in all, those before a --resume included."""
     num_envs: int = 4
     """Environments side by side, as one batch: one forward of the world model serves them all."""
+    kept_mib: float = 512.0
+    """Memory for start states that come again, MiB; 0 makes each of them anew, to the same numbers."""
     split: str | None = None
     """Which scenes to train in: train, val or all. If not given: train, or all of the bundled demo scenes."""
     observation: str = "bev"
@@ -216,7 +218,8 @@ def _save(recorder: Recorder) -> None:
 def _make(options: Train) -> VecEnv:
     """All environments as one batch: one model forward for a step of all of them."""
     split = options.split or ("all" if options.index is None else "train")
-    venv = IIWorldVecEnv(options.num_envs, split=split, observation=options.observation, **options.keywords())
+    chosen = {name: getattr(options, name) for name in ("observation", "kept_mib")}
+    venv = IIWorldVecEnv(options.num_envs, split=split, **chosen, **options.keywords())
     return VecMonitor(venv if options.prior is None else PriorVecEnv(venv, options.prior, options.comfort))
 
 

@@ -41,6 +41,8 @@ class EnvConfig:
             weights; None as the checkpoint says. Only in learned worlds.
         self_check: let the geometric world forecast the observed past at every reset, and believe what was observed
             where its network is worse.
+        kept_mib: memory for start states that have been reset before, so that training does not reset the same ones
+            again; 0 keeps none. Some 20 to 70 kB a start, so a few hundred MiB hold all starts of 100 scenes.
     """
 
     world: str = "learned"
@@ -60,6 +62,7 @@ class EnvConfig:
     dtype: str = "auto"
     faithful: bool | None = None
     self_check: bool = True
+    kept_mib: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("world", "split", "dataset", "action", "observation", "device", "dtype"):
@@ -73,6 +76,8 @@ class EnvConfig:
             object.__setattr__(self, name, each_path(value, _expanded))
         if self.faithful is not None and not isinstance(self.faithful, bool):
             raise OptionError(f"faithful={self.faithful!r}", "None, True or False", "leave it out")
+        if isinstance(self.kept_mib, bool) or not isinstance(self.kept_mib, (int, float)) or not self.kept_mib >= 0:
+            raise OptionError(f"kept_mib={self.kept_mib!r}", "a number of MiB >= 0", "leave it out")
         if not isinstance(self.self_check, bool):
             raise OptionError(f"self_check={self.self_check!r}", "True or False", "leave it out")
 

@@ -27,8 +27,9 @@ from ii_world_env.faces.config import EnvConfig
 from ii_world_env.faces.infos import NOTHING_NEAR_S, Columns
 from ii_world_env.faces.render import draw_moment
 from ii_world_env.faces.resets import NoEpisode
+from ii_world_env.faces.starts import StartStates
 from ii_world_env.observations.build import build_observation, check_observed, needs_before
-from ii_world_env.scenes import conditions, open_scenes
+from ii_world_env.scenes import Start, conditions, open_scenes
 from ii_world_env.state.state import terminates
 from ii_world_env.task.rewards import check_finite, reward_function
 from ii_world_env.task.trust import Pessimistic, check_pessimism, trust_of
@@ -95,6 +96,7 @@ class Episodes:
         self.observation_space = self.observation.space()
         self.ends = np.zeros(count, np.int64)
         self._state: State | None = None
+        self._starts = StartStates(config.kept_mib)
         self._reward = np.zeros(count)
         self._source, self._scene_names = self.scenes.source, [""] * count
         self._weights_source = weights_source(config.world, config.checkpoint)
@@ -189,13 +191,16 @@ class Episodes:
         before = [rng.bit_generator.state for rng in rngs]
         try:
             starts = [self.scenes.choose(rng, chosen) for rng, chosen in zip(rngs, options, strict=True)]
-            world = self.engine.world
-            clips = self.scenes.load(starts, self._engine.frames_ahead, world.needs_future_labels, world.grid)
-            return self._ready(self._engine.reset(clips, **conditions(starts)))
+            return self._ready(self._starts.states(starts, self._reset))
         except BaseException:
             for rng, state in zip(rngs, before, strict=True):
                 rng.bit_generator.state = state
             raise
+
+    def _reset(self, starts: Sequence[Start]) -> State:
+        world = self._engine.world
+        clips = self.scenes.load(starts, self._engine.frames_ahead, world.needs_future_labels, world.grid)
+        return self._engine.reset(clips, **conditions(starts))
 
     def check_rows(self, rows: Sequence[int]) -> None:
         """Refuse to begin with only some of the N.

@@ -70,6 +70,19 @@ def load_tree(path: str | Path, like: T, optional: Collection[str] = ()) -> T:
     return tree
 
 
+def to_leaves(tree: Any) -> dict[str, Any]:
+    """The tensors and plain numbers of a tree by their place, on the CPU; `from_leaves` is the counterpart."""
+    leaves: dict[str, Any] = {}
+    _flatten(tree, "", leaves, leaves)
+    return leaves
+
+
+def from_leaves(like: T, leaves: dict[str, Any]) -> T:
+    """A tree of the structure of ``like`` and on its device, out of `to_leaves`."""
+    tree: T = _build(like, "", dict(leaves), "leaves")
+    return tree
+
+
 def _flatten(value: Any, name: str, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
     if isinstance(value, Tensor):
         tensors[name] = value.detach().cpu().contiguous().clone()

@@ -73,9 +73,24 @@ class TensorState:
 
 def _cat(values: list[Any]) -> Any:
     first = values[0]
+    if first is None:
+        return None
     if isinstance(first, Tensor):
         return torch.cat(values)
-    return None if first is None else type(first).cat(values)
+    if isinstance(first, np.ndarray):
+        return np.concatenate(values)
+    if isinstance(first, (list, tuple)):
+        return type(first)(item for value in values for item in value)
+    if hasattr(first, "cat"):
+        return type(first).cat(values)
+    if is_dataclass(first) and not isinstance(first, type):
+        columns = {f.name: [getattr(value, f.name) for value in values] for f in fields(first)}
+        return replace(first, **{name: _cat(column) for name, column in columns.items()})
+    raise ConfigError(
+        f"a world state that holds a {type(first).__name__}",
+        "tensors, arrays, sequences with one item per environment, or dataclasses of these",
+        "give the state a class method cat(states), or keep no start states (kept_mib=0)",
+    )
 
 
 def _described(value: Tensor) -> str:
