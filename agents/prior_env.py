@@ -31,7 +31,7 @@ class PriorVecEnv(VecEnvWrapper):
     def __init__(self, venv: IIWorldVecEnv, prior: str, comfort: bool = False) -> None:
         self.residual = Residual(venv.vector.engine, prior, comfort)
         super().__init__(venv, observation_space=self.residual.widened(venv.observation_space))
-        self._planned = torch.zeros(0)
+        self.planned = torch.zeros(0)
 
     def reset(self) -> VecEnvObs:
         observed = self.venv.reset()
@@ -40,12 +40,12 @@ class PriorVecEnv(VecEnvWrapper):
 
     def step_async(self, actions: NDArray[Any]) -> None:
         residual = torch.as_tensor(np.asarray(actions, np.float32))
-        driven = self.residual.actions(self.venv.vector.state, self._planned, residual)
+        driven = self.residual.actions(self.venv.vector.state, self.planned, residual)
         self.venv.step_async(driven.cpu().numpy().reshape(self.num_envs, *self.residual.shape))
 
     def step_wait(self) -> VecEnvStepReturn:
         observed, reward, done, infos = self.venv.step_wait()
-        before = self._planned.cpu().numpy()
+        before = self.planned.cpu().numpy()
         joined = self._with_plan(observed)
         for i, info in enumerate(infos):
             if "terminal_observation" in info:  # the state is gone by now: the prior's last action stands for the next
@@ -56,6 +56,6 @@ class PriorVecEnv(VecEnvWrapper):
         return joined, reward, done, infos
 
     def _with_plan(self, observed: VecEnvObs) -> VecEnvObs:
-        self._planned = self.residual.plan(self.venv.vector.state)
-        joined: VecEnvObs = self.residual.joined(observed, self._planned.cpu().numpy())
+        self.planned = self.residual.plan(self.venv.vector.state)
+        joined: VecEnvObs = self.residual.joined(observed, self.planned.cpu().numpy())
         return joined

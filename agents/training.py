@@ -21,6 +21,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
 from agents.policies import POLICY_FILE, PolicyFacts, policy_keywords, save_policy
 from agents.prior_env import PriorVecEnv
+from agents.resume import go_on, snapshot
 from ii_world_env.faces.options import DriveOptions
 from ii_world_env.sb3_vec_env import IIWorldVecEnv
 from world_model.core.errors import CheckpointError, OptionError, OutputError
@@ -105,20 +106,26 @@ class Recorder(BaseCallback):
         options: the command.
         rows: of the curve so far.
         begin: steps done before this run.
+        identity: see `snapshot`.
     """
 
-    def __init__(self, options: Train, rows: list[list[float]], begin: int) -> None:
+    def __init__(self, options: Train, rows: list[list[float]], begin: int, identity: dict[str, Any]) -> None:
         super().__init__()
-        self.options, self.rows, self.begin = options, rows, begin
+        self.options, self.rows, self.begin, self.identity = options, rows, begin, identity
         self.clock, self.saved = time.perf_counter(), begin
+        self.kept, self.kept_steps, self.kept_curve = b"", begin, ""
 
     def _on_step(self) -> bool:
         for info, done in zip(self.locals["infos"], self.locals["dones"], strict=True):
             if done:
                 self.rows.append([self.num_timesteps, info["episode"]["r"], info["episode"]["l"], *_outcome(info)])
-        if self.num_timesteps - self.saved >= self.options.save_every:
-            _save(self)
         return True
+
+    def _on_rollout_start(self) -> None:
+        # Between an update and the next rollout: only from there a run can go on to the bit.
+        self.keep()
+        if self.kept_steps - self.saved >= self.options.save_every:
+            _save(self)
 
     def _on_rollout_end(self) -> None:
         last = np.array(self.rows[-100:]).reshape(-1, len(CURVE_COLUMNS))
@@ -131,18 +138,25 @@ class Recorder(BaseCallback):
             flush=True,
         )
 
+    def keep(self) -> None:
+        """Take note of where the run is; only between two rollouts."""
+        self.kept_steps, self.kept_curve = self.model.num_timesteps, _curve_text(self.rows)
+        self.kept = snapshot(self.model, self.kept_curve, self.identity)  # type: ignore[arg-type]  # PPO's
+
+    def back(self) -> None:
+        """Take the model back to where the run was last noted: in the middle of a rollout or update it was stopped."""
+        stored: Any = io.BytesIO(self.kept)  # a path or a file, which its annotation leaves out
+        self.model.set_parameters(stored, device=self.model.device)
+        self.model.num_timesteps, self.rows = self.kept_steps, _curve_rows(self.kept_curve)
+
     def save(self) -> None:
-        """Write model, curve and picture, each whole or not at all."""
-        out, self.saved = self.options.out, self.num_timesteps
+        """Write model, curve and picture as they were when last noted, each whole or not at all."""
+        out = self.options.out
         with atomic_write(out / MODEL_FILE) as stream:
-            buffer = io.BytesIO()
-            self.model.save(buffer)
-            stream.write(buffer.getvalue())
+            stream.write(self.kept)
+        self.saved = self.kept_steps
         save_policy(out / POLICY_FILE, self.model.policy, self.options.facts())  # type: ignore[arg-type]  # PPO's
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerows([CURVE_COLUMNS, *self.rows])
-        write_text(out / CURVE_FILE, text.getvalue())
+        write_text(out / CURVE_FILE, self.kept_curve)
         _draw(np.array(self.rows).reshape(-1, len(CURVE_COLUMNS)), out / PICTURE_FILE)
 
 
@@ -163,7 +177,7 @@ def train(options: Train) -> PPO:
     venv.seed(options.seed)
     device = "cpu" if options.device == "auto" else options.device
     if options.resume:
-        model = _load(options, venv, device)
+        model, rows = _load(options, venv, device, rows)
     else:
         model = PPO(
             "MultiInputPolicy" if isinstance(venv.observation_space, spaces.Dict) else "MlpPolicy",
@@ -184,15 +198,19 @@ def train(options: Train) -> PPO:
     answers = resolve_world(options.world, options.checkpoint)
     print(f"PPO, {weights / 1e6:.2f} M parameters, {options.num_envs} environments, world {answers}")
     print(f"  {_source(venv)}")
-    recorder = Recorder(options, rows, model.num_timesteps)
+    recorder = Recorder(options, rows, model.num_timesteps, _identity(options, venv))
     left = options.timesteps - model.num_timesteps
     if left <= 0:
         print(f"  already at {model.num_timesteps} steps; ask for more with --timesteps")
         return model
     try:
         model.learn(left, callback=recorder, reset_num_timesteps=False)
+        recorder.keep()
     except KeyboardInterrupt:
-        print("  interrupted; the model so far is saved, --resume goes on")
+        if not recorder.kept:
+            raise
+        recorder.back()
+        print(f"  interrupted; the model after {recorder.kept_steps} steps is saved, --resume goes on")
     _save(recorder)
     venv.close()
     print(f"wrote {MODEL_FILE}, {POLICY_FILE}, {CURVE_FILE}, {PICTURE_FILE} and {CONFIG_FILE} in {options.out}")
@@ -250,11 +268,22 @@ def _earlier_curve(options: Train) -> list[list[float]]:
         )
     if not curve.exists():
         return []
-    with curve.open(encoding="utf-8", newline="") as stream:
-        return [[float(value) for value in row] for row in list(csv.reader(stream))[1:]]
+    return _curve_rows(curve.read_text(encoding="utf-8"))
 
 
-def _load(options: Train, venv: VecEnv, device: str) -> PPO:
+def _curve_text(rows: list[list[float]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([CURVE_COLUMNS, *rows])
+    return text.getvalue()
+
+
+def _curve_rows(text: str) -> list[list[float]]:
+    rows = list(csv.reader(io.StringIO(text)))[1:]
+    return [[int(value) if value.isdecimal() else float(value) for value in row] for row in rows]
+
+
+def _load(options: Train, venv: VecEnv, device: str, rows: list[list[float]]) -> tuple[PPO, list[list[float]]]:
+    """The model, put where the run was, and the learning curve until there."""
     path, remedy = options.out / MODEL_FILE, "use the same options as before, or start anew in another --out"
     try:
         before = json.loads((options.out / CONFIG_FILE).read_text(encoding="utf-8-sig"))
@@ -268,12 +297,25 @@ def _load(options: Train, venv: VecEnv, device: str) -> PPO:
     if changed := [f"{name}={now[name]} (was {before.get(name)})" for name in fixed if now[name] != before.get(name)]:
         raise CheckpointError(f"resume with {', '.join(changed)}", "the options that the run began with", remedy)
     try:
-        model = PPO.load(path, env=venv, device=device)
+        model = PPO.load(path, env=venv, device=device, force_reset=False)
+        kept = go_on(model, path, _identity(options, venv))
     except Exception as error:  # SB3 lets every kind of pickle, zip and torch error through
         raise CheckpointError(f"{path} cannot be read ({error})", "a model zip of stable-baselines3", remedy) from error
+    if kept is not None:
+        return model, _curve_rows(kept)
+    print("  other data, world or options than before, or a model of an earlier version: new episodes begin")
     # Loading has seeded policy and environments as at the very beginning: the same starts and noise would come again.
     model.set_random_seed(resumed_seed(options.seed, model.num_timesteps))
-    return model
+    model._last_obs = None  # reset before the next rollout
+    return model, rows
+
+
+def _identity(options: Train, venv: VecEnv) -> dict[str, Any]:
+    """What must be the same for a run to go on in the episodes that it was in."""
+    free = ("timesteps", "save_every", "out", "resume", "torch", "device", "index")
+    values = {name: value for name, value in json.loads(json.dumps(_plain(options))).items() if name not in free}
+    (scenes,) = venv.get_attr("scenes", indices=0)
+    return {**values, "data": scenes.index.fingerprint}
 
 
 def resumed_seed(seed: int, done: int) -> int:

@@ -195,6 +195,10 @@ class IIWorldVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         self._rngs, self._rng_seeds = generators, numbers
         return self.episodes.observe(), merge({}, infos, rows, self.num_envs)
 
+    def set_generators(self, generators: Sequence[np.random.Generator], seeds: Sequence[int]) -> None:
+        """Give every environment a generator, and the seed that it began with: to go on with a saved run."""
+        self._rngs, self._rng_seeds = list(generators), list(seeds)
+
     def step(self, actions: Any) -> Step:
         """Drive one step of 0.5 s in every environment.
 

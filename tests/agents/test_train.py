@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -136,9 +137,9 @@ def test_a_policy_for_other_observations_is_named(tiny_data: Path, tmp_path: Pat
         PPOPlanner(Engine(TransportWorld(), EngineConfig()), tmp_path / "run" / "model.zip")
 
 
-def test_a_resumed_run_sees_other_starts_that_depend_on_seed_and_steps(
-    street_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def starts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Scene and frame of every episode that begins."""
     from ii_world_env.scenes import Scenes
 
     seen: list[tuple[int, int]] = []
@@ -150,18 +151,60 @@ def test_a_resumed_run_sees_other_starts_that_depend_on_seed_and_steps(
         return start
 
     monkeypatch.setattr(Scenes, "choose", noted)
-    size = {"num_envs": 2, "rollout": 16, "minibatch": 16, "epochs": 1, "horizon": 2}
-    starts, weights = {}, {}
-    for name in ("a", "b"):
-        options = Train(world="transport", index=street_data, split="all", out=tmp_path / name, device="cpu", **size)
-        for steps in (32, 64):
-            seen.clear()
-            model = train(replace(options, timesteps=steps, resume=steps > 32))
-            starts[name, steps] = list(seen)
-            weights[name, steps] = torch.cat([p.detach().flatten() for p in model.policy.parameters()])
-    assert starts["a", 32] != starts["a", 64], "the cut would teach the same starts twice"
-    for steps in (32, 64):
-        assert starts["a", steps] == starts["b", steps] and torch.equal(weights["a", steps], weights["b", steps])
+    return seen
+
+
+def weights_of(model: PPO) -> torch.Tensor:
+    optimizer = model.policy.optimizer.state_dict()["state"].values()
+    moments = [one[name].flatten() for one in optimizer for name in ("exp_avg", "exp_avg_sq")]
+    return torch.cat([*(p.detach().flatten() for p in model.policy.parameters()), *moments])
+
+
+SMALL_RUN = {"num_envs": 3, "rollout": 8, "minibatch": 12, "epochs": 2, "horizon": 3, "device": "cpu", "split": "all"}
+
+
+def test_a_run_cut_in_two_is_the_uncut_one(small_data: Path, tmp_path: Path, starts: list[tuple[int, int]]) -> None:
+    """The same episodes, learning curve, weights and moments of the optimizer, to the bit; cut amid episodes."""
+    run = Train(
+        world="small_worlds:Transport", index=small_data, observation="state", out=tmp_path / "whole", **SMALL_RUN
+    )
+    whole = train(replace(run, timesteps=120))
+    seen, curve = list(starts), (run.out / "curve.csv").read_text()
+    cut = replace(run, out=tmp_path / "cut")
+    starts.clear()
+    train(replace(cut, timesteps=48))
+    np.random.rand(5), torch.rand(5)  # whatever else happens in between
+    first = len(starts)
+    again = train(replace(cut, timesteps=120, resume=True))
+    assert starts[:first] + starts[first + 3 :] == seen  # three resets make room for the episodes that go on
+    assert torch.equal(weights_of(whole), weights_of(again))
+    assert (cut.out / "curve.csv").read_text() == curve and len(curve.splitlines()) > 20
+
+
+def test_an_interrupted_run_goes_on_from_its_last_update(
+    small_data: Path, clear_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also with a prior that remembers; and on other data with new episodes."""
+    run = Train(
+        world="small_worlds:Transport", index=small_data, observation="traffic", prior="idm", out=tmp_path / "a",
+        timesteps=72, **SMALL_RUN,
+    )  # fmt: skip
+    whole = train(run)
+    steps, wait = [0], IIWorldVecEnv.step_wait
+
+    def interrupted(self: IIWorldVecEnv) -> Any:
+        steps[0] += 1
+        if steps[0] == 21:
+            raise KeyboardInterrupt
+        return wait(self)
+
+    other = replace(run, out=tmp_path / "b")
+    monkeypatch.setattr(IIWorldVecEnv, "step_wait", interrupted)
+    assert train(other).num_timesteps == 48
+    shutil.copytree(other.out, tmp_path / "c")
+    assert torch.equal(weights_of(train(replace(other, resume=True))), weights_of(whole))
+    elsewhere = train(replace(run, out=tmp_path / "c", index=clear_data, resume=True))
+    assert elsewhere.num_timesteps == 72 and not torch.equal(weights_of(elsewhere), weights_of(whole))
 
 
 def test_training_resumes_and_goes_on(trained: Train) -> None:
