@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from world_model.core.geometry import poses_from_motions, se2_matrix
+from world_model.core.geometry import se2_matrix
 from world_model.core.grid import STEP_S
 from world_model.evaluation.fidelity.measure import decoded_steps
 from world_model.evaluation.fidelity.scene import CHASE, BenchmarkScene, Experiment
@@ -38,8 +39,8 @@ def draw_drive(path: Path, worlds: dict[str, World], scene: BenchmarkScene, expe
     steps = [k for k in (decoded if chase else scene.steps) if k > 0][:MOST_COLUMNS]
     truth = scene.truth(experiment.actions, decoded)
     true = {k: truth.labels[k][0].numpy() for k in steps}
-    # (K + 1, 4, 4) in the frame of the start.
-    poses = se2_matrix(*torch.from_numpy(poses_from_motions(truth.executed.planar[0])).unbind(-1)).numpy()
+    driven = se2_matrix(*torch.from_numpy(truth.executed.planar[0]).unbind(-1)).numpy()
+    poses = np.stack(list(accumulate(driven, np.matmul, initial=np.eye(4))))  # (K + 1, 4, 4) in the frame of the start
     goal_m = scene.chases[0].center_m if chase else None
 
     def picture(labels: NDArray[Any], k: int) -> NDArray[Any]:
