@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 
 from agents.episodes import COLUMNS, PERCENT, Episode, markdown, summary
-from world_model.evaluation.statistics import interval_95, resampled
+from world_model.evaluation.statistics import mean_interval
 from world_model.evaluation.table import Table
 
 DIFFERENCES = ("success", "collision", "progress", "comfort", "pdms")
 BASE, TRUTH = "idm", "simulated"
-DRAWS = 2000
 Key = tuple[str, str, str]
 ByStart = Mapping[tuple[str, int], Episode]
 Figures = tuple[float, float, float]
@@ -32,11 +31,7 @@ def paired(first: ByStart, second: ByStart) -> dict[str, Figures]:
     away = {at: [getattr(first[at], c) - getattr(second[at], c) for c in COLUMNS] for at in common}
     scenes = sorted({scene for scene, _ in common})
     groups = [np.array([away[at] for at in common if at[0] == scene]) for scene in scenes]
-    sums, counts = np.array([g.sum(0) for g in groups]), np.array([len(g) for g in groups])
-    picks = resampled(len(scenes), DRAWS)
-    low, high = interval_95(sums[picks].sum(1) / counts[picks].sum(1)[:, None])
-    mean = sums.sum(0) / counts.sum()
-    return {c: (float(mean[i]), float(low[i]), float(high[i])) for i, c in enumerate(COLUMNS)}
+    return dict(zip(COLUMNS, mean_interval(groups), strict=True))
 
 
 def kendall(first: Sequence[float], second: Sequence[float]) -> float:

@@ -12,7 +12,7 @@ from agents.planners.planner import Planner
 from ii_world_env.engine import CAUSES, Engine
 from ii_world_env.scenes import Scenes, Start
 from ii_world_env.task.rewards import PDMScore
-from world_model.evaluation.statistics import interval_95, resampled
+from world_model.evaluation.statistics import mean_interval
 from world_model.evaluation.table import Table
 
 COLUMNS = ("success", "collision", "off_road", "progress", "comfort", "pdms", "reward", "steps")
@@ -148,11 +148,7 @@ def summary(episodes: Sequence[Episode], resamples: int = 2000) -> dict[str, tup
     """
     names = sorted({e.scene for e in episodes})
     by_scene = [np.array([[asdict(e)[c] for c in COLUMNS] for e in episodes if e.scene == name]) for name in names]
-    sums, counts = np.array([b.sum(0) for b in by_scene]), np.array([len(b) for b in by_scene])
-    picks = resampled(len(names), resamples)
-    low, high = interval_95(sums[picks].sum(1) / counts[picks].sum(1)[:, None])
-    mean = sums.sum(0) / counts.sum()
-    return {c: (float(mean[i]), float(low[i]), float(high[i])) for i, c in enumerate(COLUMNS)}
+    return dict(zip(COLUMNS, mean_interval(by_scene, resamples), strict=True))
 
 
 def markdown(results: Mapping[str, Sequence[Episode]]) -> str:

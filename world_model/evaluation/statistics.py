@@ -9,6 +9,7 @@ Legend: S scenes, D draws, R rows, H horizons, N samples.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,23 @@ def interval_95(draws: NDArray[Any]) -> Floats:
 def resampled(scenes: int, draws: int, seed: int = 0) -> NDArray[np.int64]:
     """(D, S) numbers of scenes, drawn with replacement."""
     return np.random.default_rng(seed).integers(scenes, size=(draws, scenes))
+
+
+def mean_interval(scenes: Sequence[NDArray[Any]], draws: int = 2000, seed: int = 0) -> list[tuple[float, float, float]]:
+    """Mean of every column over all samples with its 95 % interval, drawing whole scenes.
+
+    Args:
+        scenes: (N, C) samples of each scene; N may differ.
+        draws: D.
+        seed: fixes the draws.
+
+    Returns:
+        (C) mean, low, high.
+    """
+    sums, counts = np.array([scene.sum(0) for scene in scenes]), np.array([len(scene) for scene in scenes])
+    picks = resampled(len(scenes), draws, seed)
+    low, high = interval_95(sums[picks].sum(1) / counts[picks].sum(1)[:, None])
+    return list(zip((sums.sum(0) / counts.sum()).tolist(), low.tolist(), high.tolist(), strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)

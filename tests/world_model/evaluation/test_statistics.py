@@ -15,6 +15,7 @@ from world_model.evaluation.statistics import (
     SCORES,
     bootstrap,
     interval_95,
+    mean_interval,
     ranks,
     resampled,
     spearman,
@@ -94,3 +95,10 @@ def test_whole_scenes_are_drawn() -> None:
     assert picks.shape == (50, 7) and set(picks.ravel().tolist()) == set(range(7))
     low, high = interval_95(np.arange(1001.0))
     assert (low, high) == (25, 975)
+
+
+def test_the_mean_counts_samples_and_its_interval_scenes() -> None:
+    scenes = [np.array([[1.0, 5.0]]), np.array([[2.0, 5.0], [3.0, 5.0]]), np.array([[9.0, 5.0]])]
+    (mean, low, high), same = mean_interval(scenes)
+    assert mean == 15 / 4 and 1 <= low < mean < high <= 9
+    assert same == (5, 5, 5)
