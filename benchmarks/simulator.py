@@ -13,7 +13,7 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ParamSpec, TypeVar
+from typing import Literal, ParamSpec, TypeVar
 
 import tyro
 
@@ -22,6 +22,7 @@ from world_model.simulator.dataset.export import annotate
 from world_model.simulator.dataset.packing import npz_bytes
 from world_model.simulator.dataset.statistics import SceneStatistics
 from world_model.simulator.dataset.tables import SceneTables
+from world_model.simulator.simulator import SimulatorConfig
 from world_model.simulator.town.town import build_town
 
 T = TypeVar("T")
@@ -39,6 +40,8 @@ class Args:
     """Keyframes of a scene."""
     seed: int = 7
     """Of the data set."""
+    terrain: Literal["flat", "hills"] = "flat"
+    """The ground of the town."""
 
 
 def timed(seconds: dict[str, float], stage: str, work: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
@@ -51,7 +54,7 @@ def timed(seconds: dict[str, float], stage: str, work: Callable[P, T], *args: P.
 
 def make_scene(seconds: dict[str, float], simulator: Simulator, args: Args, number: int) -> int:
     """One scene; returns the bytes of its labels."""
-    timed(seconds, "town", build_town, args.seed, 0)
+    timed(seconds, "town", build_town, args.seed, 0, args.terrain)
     state = timed(seconds, "reset", simulator.reset, args.seed, number, 0)
     tables, statistics, size = SceneTables(args.seed, f"scene-{number}", 0), SceneStatistics(), 0
     for k in range(args.frames):
@@ -59,17 +62,18 @@ def make_scene(seconds: dict[str, float], simulator: Simulator, args: Args, numb
         labels = timed(seconds, "labels", simulator.labels, state)
         size += len(timed(seconds, "compress", npz_bytes, vars(labels)))
         boxes, pose = simulator.boxes(state), simulator.ego_pose(state)
+        ground_m = simulator.ground_m(state, state.motion.xy[boxes["instance"]])
         sample = tables.add_frame(k * FRAME_US, (state.ego.x, state.ego.y, 0.0), state.ego.yaw)
-        timed(seconds, "tables", annotate, tables, sample, boxes, state, labels)
+        timed(seconds, "tables", annotate, tables, sample, boxes, state, labels, ground_m)
         timed(seconds, "statistics", statistics.add, labels, boxes, pose, k * FRAME_US)
     return size
 
 
 def main(args: Args) -> None:
     """Print the table."""
-    simulator = Simulator()
+    simulator = Simulator(SimulatorConfig(terrain=args.terrain))
     seconds: dict[str, float] = {}
-    make_scene({}, simulator, Args(scenes=1, frames=2, seed=args.seed + 1), 0)  # fills the caches
+    make_scene({}, simulator, Args(scenes=1, frames=2, seed=args.seed + 1, terrain=args.terrain), 0)  # fills the caches
     size = sum(make_scene(seconds, simulator, args, number) for number in range(args.scenes))
     frames, total, slowest = args.scenes * args.frames, sum(seconds.values()), max(seconds.values())
     print(f"{frames} frames in one town, {platform.processor() or platform.machine()}, one core")

@@ -6,7 +6,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from world_model.core.command import run
 from world_model.core.files import write_text
@@ -40,9 +42,10 @@ class Arguments:
     wild: float = 0.0
     """Share of the training scenes that leave normal driving: wandering, chasing what is ahead, off the road."""
     labels_style: Literal["plain", "varied"] = "plain"
-    """plain: the simulator's own labels. varied: each scene as another label maker would write it."""
-    ground: Literal["flat", "hills"] = "flat"
-    """hills: each scene on a terrain of its own. Such data, and varied labels, are refused by world="simulated"."""
+    """plain: the simulator's own labels. varied: each scene as another label maker would write it; such data are
+    refused by world="simulated"."""
+    terrain: Annotated[Literal["flat", "hills"], tyro.conf.arg(aliases=["--ground"])] = "flat"
+    """hills: the same scenes on a ground with height: slopes, kerbs, embankments (--ground is its earlier name)."""
     exported_poses: Literal["nuscenes", "true"] = "nuscenes"
     """On hills. nuscenes: z = 0 with real pitch and roll, as nuScenes has them. true: real z."""
     scenes_per_town: int = 5
@@ -60,17 +63,17 @@ def read_progress(done: int, total: int) -> None:
 
 def main(arguments: Arguments) -> None:
     """Run the command."""
-    style = dict(labels_style=arguments.labels_style, ground=arguments.ground, exported_poses=arguments.exported_poses)
+    style = dict(labels_style=arguments.labels_style, exported_poses=arguments.exported_poses)
+    simulator = SimulatorConfig(scenes_per_town=arguments.scenes_per_town, terrain=arguments.terrain)
     if arguments.scenarios is not None:
         config: DatasetConfig = store_scenarios(
             arguments.scenarios, arguments.out, arguments.val_fraction, read_progress, version=arguments.version,
-            **style,
+            simulator=SimulatorConfig(terrain=arguments.terrain), **style,
         )  # fmt: skip
     else:
         config = DatasetConfig(
             scenes=arguments.scenes, seed=arguments.seed, version=arguments.version,
-            val_fraction=arguments.val_fraction, wild=arguments.wild,
-            simulator=SimulatorConfig(scenes_per_town=arguments.scenes_per_town), **style,
+            val_fraction=arguments.val_fraction, wild=arguments.wild, simulator=simulator, **style,
         )  # fmt: skip
     start = time.perf_counter()
 

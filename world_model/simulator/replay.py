@@ -18,7 +18,7 @@ from world_model.simulator.sensing.memory import blank_memory, remember
 from world_model.simulator.sensing.sensor import cast_rays
 from world_model.simulator.state import Agents, Bools, Ego, Floats, Ints, Motion, SimState
 from world_model.simulator.town.scenario_town import build_scenario_town, origin_of
-from world_model.simulator.town.town import RECORDED, Town, add_recorded_town, build_town
+from world_model.simulator.town.town import RECORDED, Town, add_recorded_town, town_of
 from world_model.simulator.traffic import driver
 
 NOWHERE_M = -1.0e6
@@ -39,8 +39,12 @@ def read_log(path: Path) -> tuple[Scenario, int]:
     return scenario, key
 
 
-def first_state(scenario: Scenario, key: int, scene_index: int) -> SimState:
-    """The first keyframe of a scenario, with a memory of what the drive will see soon."""
+def first_state(scenario: Scenario, key: int, scene_index: int, terrain: str = "flat") -> SimState:
+    """The first keyframe of a scenario, with a memory of what the drive will see soon.
+
+    Args:
+        scenario, key: of ``read_log``. terrain: as for ``build_town``.
+    """
     count = len(scenario.label)
     agents = Agents(
         label=scenario.label, size_m=scenario.size_m, desired_mps=np.zeros(count), lateral_m=np.zeros(count),
@@ -49,12 +53,14 @@ def first_state(scenario: Scenario, key: int, scene_index: int) -> SimState:
     state = SimState(
         seed=key, scene_index=scene_index, town_id=RECORDED, time_s=0.0, step_index=0, ego=_ego_at(scenario, 0),
         agents=agents, motion=_motion_at(scenario, np.zeros(count)), memory=blank_memory(),
+        terrain=terrain,
     )  # fmt: skip
-    town, ego = build_town(key, RECORDED), state.ego
+    town, ego = town_of(state), state.ego
     for number in range(min(WARM_UP, len(scenario.time_s) - 1), -1, -1):
         time_s = scenario.time_s[number]
         after = replace(state, ego=_ego_at(scenario, number), motion=_motion_at(scenario, np.full(count, time_s)))
-        seen = cast_rays(crop(town, after).occluder)[0]
+        scene = crop(town, after)
+        seen = cast_rays(scene.occluder, scene.ground_m)[0]
         before = after.ego if number == WARM_UP else ego
         state = replace(after, memory=remember(state.memory, before, after.ego, seen, 0.5))
         ego = after.ego

@@ -16,11 +16,13 @@ from world_model.core.grid import STEP_S
 from world_model.simulator.polylines import wrap
 from world_model.simulator.replay import follow_log
 from world_model.simulator.sensing.crop import Crop, crop
+from world_model.simulator.sensing.ground import agent_heights
 from world_model.simulator.sensing.labels import Labels, render
 from world_model.simulator.sensing.memory import blank_memory, remember
 from world_model.simulator.sensing.sensor import RayHeights, cast_rays
 from world_model.simulator.state import Ego, Floats, Motion, SimState
-from world_model.simulator.town.town import Town, build_town
+from world_model.simulator.town.terrain import KINDS
+from world_model.simulator.town.town import Town, build_town, town_of
 from world_model.simulator.traffic import driver, traffic
 from world_model.simulator.traffic.population import draw_density
 from world_model.simulator.traffic.spawn import ego_key, spawn, start_ego
@@ -42,13 +44,17 @@ class SimulatorConfig:
     Args:
         scenes_per_town: consecutive scenes that share a town when no town is named.
         traffic: multiplier of the number of moving vehicles. people: the same for pedestrians.
+        terrain: "flat", or "hills": the same scenes on a ground with height.
     """
 
     scenes_per_town: int = 5
     traffic: float = 1.0
     people: float = 1.0
+    terrain: str = "flat"
 
     def __post_init__(self) -> None:
+        if self.terrain not in KINDS:
+            raise ConfigError(f"terrain={self.terrain!r}", f"one of {KINDS}", "choose one of them")
         if self.scenes_per_town < 1 or self.traffic < 0.01 or self.people < 0:
             raise ConfigError(
                 f"scenes_per_town={self.scenes_per_town}, traffic={self.traffic}, people={self.people}",
@@ -77,14 +83,14 @@ class Simulator:
             town_id: which town; by default ``scene_index // scenes_per_town``.
         """
         town_id = scene_index // self.config.scenes_per_town if town_id is None else town_id
-        town = build_town(seed, town_id)
+        town = build_town(seed, town_id, self.config.terrain)
         rng = np.random.default_rng([seed, scene_index, 202])
         ego = start_ego(town, rng, seed, scene_index)
         density = draw_density(rng, self.config.traffic, self.config.people)
         agents, motion = spawn(town, rng, ego, density, seed, scene_index)
         state = SimState(
             seed=seed, scene_index=scene_index, town_id=town_id, time_s=float(rng.uniform(0, 25)), step_index=0,
-            ego=ego, agents=agents, motion=motion, memory=blank_memory(),
+            ego=ego, agents=agents, motion=motion, memory=blank_memory(), terrain=self.config.terrain,
         )  # fmt: skip
         for _ in range(WARM_UP_STEPS):
             state = self.step(state)
@@ -105,7 +111,7 @@ class Simulator:
         Raises:
             ActionError: the motion is not three finite numbers.
         """
-        town = build_town(state.seed, state.town_id)
+        town = town_of(state)
         delta = None if ego_pose_delta is None else np.asarray(ego_pose_delta, np.float64)
         if delta is not None and (delta.shape != (3,) or not np.isfinite(delta).all()):
             wanted = "three finite numbers (dx m, dy m, dyaw rad)"
@@ -113,17 +119,17 @@ class Simulator:
         ego, motion = (_drive if town.log is None else follow_log)(town, state, delta, dt_s)
         after = replace(state, ego=ego, motion=motion, time_s=state.time_s + dt_s, step_index=state.step_index + 1)
         scene = crop(town, after)
-        heights = cast_rays(scene.occluder)
+        heights = cast_rays(scene.occluder, scene.ground_m)
         after = replace(after, memory=remember(state.memory, state.ego, ego, heights[0], dt_s))
         self._latest = after, scene, heights
         return after
 
     def labels(self, state: SimState) -> Labels:
         """Occ3D-like labels of a state, ego frame."""
-        town = build_town(state.seed, state.town_id)
+        town = town_of(state)
         if self._latest is None or self._latest[0] is not state:
             scene = crop(town, state)
-            return render(town, state, scene, cast_rays(scene.occluder))
+            return render(town, state, scene, cast_rays(scene.occluder, scene.ground_m))
         return render(town, state, *self._latest[1:])
 
     def boxes(self, state: SimState, range_m: float = 58.0) -> NDArray[np.void]:
@@ -131,10 +137,14 @@ class Simulator:
         e, m, agents = state.ego, state.motion, state.agents
         d = m.xy - np.array([e.x, e.y])
         ids = np.flatnonzero((d**2).sum(1) < range_m**2)
-        to_ego = self.ego_pose(state)[:2, :2].copy()
+        c, s = np.cos(e.yaw), np.sin(e.yaw)
+        to_ego = np.array([[c, -s], [s, c]])
         boxes = np.zeros(len(ids), BOX_DTYPE)
         boxes["center"][:, :2] = d[ids] @ to_ego
         boxes["center"][:, 2] = agents.size_m[ids, 2] / 2
+        terrain = town_of(state).terrain
+        if terrain is not None:
+            boxes["center"][:, 2] += agent_heights(terrain, e, m.xy[ids], boxes["center"][:, :2])
         boxes["size"], boxes["label"], boxes["instance"] = agents.size_m[ids], agents.label[ids], ids
         boxes["yaw"] = wrap(m.yaw[ids] - e.yaw)
         direction = np.stack([np.cos(m.yaw[ids]), np.sin(m.yaw[ids])], -1)
@@ -142,10 +152,21 @@ class Simulator:
         return boxes
 
     def ego_pose(self, state: SimState) -> Floats:
-        """4x4 ego -> global."""
-        e = state.ego
+        """4x4 ego -> global: on the ground, pitched and rolled with it."""
+        e, terrain = state.ego, town_of(state).terrain
         c, s = np.cos(e.yaw), np.sin(e.yaw)
-        return np.array([[c, -s, 0, e.x], [s, c, 0, e.y], [0, 0, 1, e.z], [0, 0, 0, 1]])
+        pose = np.array([[c, -s, 0, e.x], [s, c, 0, e.y], [0, 0, 1, e.z], [0, 0, 0, 1]])
+        if terrain is not None:
+            pose[2, 3], along, left = terrain.under(e)
+            ahead, up = np.array((1.0, 0.0, along)), np.array((-along, -left, 1.0))
+            ahead, up = ahead / np.linalg.norm(ahead), up / np.linalg.norm(up)
+            pose[:3, :3] = pose[:3, :3] @ np.stack((ahead, np.cross(up, ahead), up), -1)
+        return pose
+
+    def ground_m(self, state: SimState, xy: Floats) -> Floats:
+        """(n,) height of the ground at global places (n, 2), metres."""
+        terrain = town_of(state).terrain
+        return np.zeros(len(xy)) if terrain is None else terrain.at(xy[:, 0], xy[:, 1])
 
 
 def _drive(town: Town, state: SimState, delta: Floats | None, dt_s: float) -> tuple[Ego, Motion]:

@@ -54,7 +54,7 @@ class Ego:
 
     x: float  # global metres
     y: float
-    z: float
+    z: float  # 0; the height of the ground is the terrain's (``Simulator.ego_pose``)
     yaw: float  # rad
     speed: float  # m/s along the heading
     yaw_rate: float  # rad/s
@@ -71,7 +71,7 @@ class Ego:
 class Memory:
     """What the LiDAR saw during the drive, in the current ego frame."""
 
-    lowest_m: Floats  # (X, Y) lowest height that some recent ray reached in each column
+    lowest_m: Floats  # (X, Y) lowest height over the ground that some recent ray reached in each column
     range_m: Floats  # (X, Y) distance from which the column was seen best; grows slowly while it is forgotten
     phase_rad: float  # how far the slowly changing label gaps have drifted
 
@@ -82,6 +82,7 @@ class SimState:
 
     Args:
         seed, scene_index, town_id: which scene of which data set.
+        terrain: "flat" or "hills", as for ``build_town``.
         time_s: since the scene's start. step_index: keyframes since then.
         ego, agents, motion, memory: see their classes. Saved files call the agents "cast" and their motion "movers".
     """
@@ -95,6 +96,7 @@ class SimState:
     agents: Agents = field(metadata={"stored": "cast"})
     motion: Motion = field(metadata={"stored": "movers"})
     memory: Memory
+    terrain: str = field(default="flat", metadata={"absent": lambda like, rows: "flat"})
 
     def clone(self) -> SimState:
         """An independent copy (the never-changing ``agents`` are shared)."""

@@ -72,9 +72,9 @@ def dataset_config(index: SceneIndex) -> DatasetConfig:
     config = _read(path, path.stat().st_mtime_ns)
     if not config.plain:
         raise DataError(
-            f"{path} says labels_style={config.labels_style!r}, ground={config.ground!r}",
-            "plain labels on flat ground: the simulator's own heights are flat, and it draws labels in its own style",
-            "choose world='learned' or 'replay' for this data, or make data without --labels-style and --ground",
+            f"{path} says labels_style={config.labels_style!r}",
+            "plain labels: the simulator draws them in its own style",
+            "choose world='learned' or 'replay' for this data, or make data without --labels-style",
         )
     return config
 
@@ -96,6 +96,8 @@ def _mark(index: SceneIndex) -> Path | None:
 def _read(path: Path, modified: int) -> DatasetConfig:
     try:
         found = json.loads(path.read_text(encoding="utf-8-sig"))
+        if found.get("ground", "flat") != "flat":
+            raise ValueError("hills that an earlier version drew over the labels, which no simulator knows")
         if "drives" in found:
             return _styled(read_config(found, path.parent), found)
         options = {name: _number(found, name, int) for name in ("scenes", "seed")}
@@ -104,6 +106,7 @@ def _read(path: Path, modified: int) -> DatasetConfig:
             scenes_per_town=_number(inner, "scenes_per_town", int),
             traffic=_number(inner, "traffic", float),
             people=_number(inner, "people", float),
+            terrain=inner.get("terrain", "flat"),
         )
         wild = _number(found, "wild", float) if "wild" in found else 0.0
         val_fraction = _number(found, "val_fraction", float)

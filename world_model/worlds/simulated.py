@@ -25,7 +25,7 @@ from world_model.data.clips import Clips
 from world_model.simulator import SimState, Simulator
 from world_model.simulator.dataset.config import GENERATOR_VERSION
 from world_model.simulator.town.paths import CONNECTOR
-from world_model.simulator.town.town import Town, build_town
+from world_model.simulator.town.town import Town, town_of
 from world_model.worlds.rebuild import generator_of, recorded_state
 
 TOWNS_KEPT = 16
@@ -86,7 +86,7 @@ class SimulatedWorld:
             )
         self.grid, self.device = grid, torch.device(device)
         self._simulator = Simulator()
-        self._towns: OrderedDict[tuple[int, int], Town] = OrderedDict()
+        self._towns: OrderedDict[tuple[int, int, str], Town] = OrderedDict()
 
     def reset(self, clips: Clips) -> SimulatedState:
         """Continue recorded synthetic scenes at the current frames of clips.
@@ -143,18 +143,18 @@ class SimulatedWorld:
         return self._simulator.labels(scene).semantics
 
     def _hold_town(self, scene: SimState) -> None:
-        key = (scene.seed, scene.town_id)
+        key = (scene.seed, scene.town_id, scene.terrain)
         if key in self._towns:
             self._towns.move_to_end(key)
             return
-        self._towns[key] = build_town(*key)
+        self._towns[key] = town_of(scene)
         if len(self._towns) > TOWNS_KEPT:
             self._towns.popitem(last=False)
 
     def _with_command(self, scene: SimState, command: int) -> SimState:
         """The scene with the ego's next turn chosen by a command, if it is not in or before one already."""
         self._hold_town(scene)
-        paths = build_town(scene.seed, scene.town_id).network.paths
+        paths = town_of(scene).network.paths
         ego = scene.ego
         if paths.kind[ego.path] == CONNECTOR:
             return scene

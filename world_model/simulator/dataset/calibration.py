@@ -53,6 +53,8 @@ REAL_AGENTS = {
 """Boxes a frame (mean / p95) and share that moves; p90 and p99 of the moving ones' speed, m/s."""
 REAL_LEVELS = (0, 1.1, 27.0, 6.6, 5.8, 4.9, 3.9, 3.6, 3.1, 2.9, 3.1, 3.2, 3.2, 3.3, 2.5, 2.7)
 """Occupied share per z level, %."""
+SUNK_M = 0.2
+"""Half a voxel."""
 REAL_IOU = {"car": ".15-.37", "driveable_surface": ".43-.55", "manmade": ".52-.72", "vegetation": "-"}
 
 
@@ -122,16 +124,41 @@ def _ego_lines(s: SceneStatistics) -> list[Line]:
     ]
 
 
+def _ground_lines(s: SceneStatistics) -> list[Line]:
+    """Heights and slopes of the ground, and the tilt of the ego; nothing on flat ground."""
+    lines: list[Line] = []
+    if "ground_level" in s.sums:
+        road, sidewalk = (_numbers(100 * row[:7] / max(1, row.sum()), 0) for row in s.sums["ground_level"])
+        voxels, columns = s.sums["ground_columns"]
+        along, left = np.abs(s.lists["slopes"]).reshape(-1, 2).T
+        slopes = f"{_percentiles(along, (50, 95, 100))} / {_percentiles(left, (50, 95, 100))}"
+        lines += [
+            ("driveable voxels by z 0 .. 6, %", road, "0 5 91 4 0 0 0 / 21 20 52 5 1 1 0"),
+            ("sidewalk voxels by z 0 .. 6, %", sidewalk, "0 0 66 34 0 0 0 (A)"),
+            ("ground voxels in a column that has some", f"{voxels / max(1, columns):.2f}", "1.0-1.3"),
+            ("road slope within 40 m, along / across, p50 p95 max, deg", slopes, "up to about 3 / 1.5"),
+        ]
+    tilt = s.tilt()
+    if tilt:
+        lifted = f"{100 * (tilt['sunk_m'] > SUNK_M).mean():.0f}"
+        lines += [
+            (f"ego {name} p50 p95 max, deg", _percentiles(tilt[name], (50, 95, 100)), real)
+            for name, real in (("pitch", "follows the road"), ("roll", "follows the road"))
+        ]
+        lines.append((f"3 s windows that poses with z = 0 lift or sink by > {SUNK_M} m, %", lifted, "33"))
+    return lines
+
+
 NO_LABELS = (
-    "The labels are left out: each scene has a label maker and a ground of its own, so no one real figure "
-    "stands beside them."
+    "The labels are left out: each scene has a label maker of its own, so no one real figure stands beside them."
 )
 
 
 def report(s: SceneStatistics, title: str) -> str:
     """The calibration table as Markdown."""
     labels = [*_label_lines(s), *_overlap_lines(s)] if s.has_labels else []
-    lines, note = [*labels, *_agent_lines(s), *_ego_lines(s)], "" if s.has_labels else f"\n{NO_LABELS}\n"
+    lines = [*labels, *_ground_lines(s), *_agent_lines(s), *_ego_lines(s)]
+    note = "" if s.has_labels else f"\n{NO_LABELS}\n"
     head = f"""# {title}
 
 Synthetic scenes beside real nuScenes / Occ3D-nuScenes statistics (two real label frames A / B;

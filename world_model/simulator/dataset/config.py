@@ -21,11 +21,7 @@ HELD_OUT_TOWNS = 1_000_000
 START_US = 1_500_000_000_000_000
 GAPS_S, GAP_SHARES = (0.5, 0.4, 0.45, 0.55, 0.6), (0.9, 0.025, 0.025, 0.025, 0.025)
 """Times between keyframes, and how often each occurs."""
-STYLE_OPTIONS = {
-    "labels_style": ("plain", "varied"),
-    "ground": ("flat", "hills"),
-    "exported_poses": ("nuscenes", "true"),
-}
+STYLE_OPTIONS = {"labels_style": ("plain", "varied"), "exported_poses": ("nuscenes", "true")}
 """Options of how a data set is written, and their values, the default first."""
 KEEP_EVERY = 4
 """Keyframes between two kept states of a scene: a quarter of a megabyte each, against a few milliseconds per step."""
@@ -42,8 +38,8 @@ class DatasetConfig:
         wild: share of the training scenes that leave normal driving (`world_model.simulator.traffic.wild`);
             these are shorter, and the calibration report leaves them out.
         labels_style: "plain", the simulator's own labels, or "varied": each scene as another label maker writes it.
-        ground: "flat", or "hills": each scene on a terrain of its own (`world_model.data.label_styles`).
-        exported_poses: on hills, "nuscenes" writes z = 0 with the real pitch and roll, "true" the real z as well.
+        exported_poses: with ``simulator.terrain``, "nuscenes" writes z = 0 with the real pitch and roll, "true" also
+            the real z.
         simulator: the simulator's own options.
     """
 
@@ -53,7 +49,6 @@ class DatasetConfig:
     val_fraction: float = 0.2
     wild: float = 0.0
     labels_style: str = "plain"
-    ground: str = "flat"
     exported_poses: str = "nuscenes"
     simulator: SimulatorConfig = field(default_factory=SimulatorConfig)
 
@@ -72,17 +67,20 @@ class DatasetConfig:
     def identity(self) -> dict[str, Any]:
         """What the data set is, in plain values, for ``synthetic.json``."""
         found = asdict(self)
+        # Data sets that are older than these options keep their identity.
         if not self.wild:
-            del found["wild"]  # data sets that are older than this option keep their identity
-        if self.plain:
-            for name in STYLE_OPTIONS:
-                del found[name]
+            del found["wild"]
+        if self.simulator.terrain == "flat":
+            del found["simulator"]["terrain"]
+            if self.plain:
+                for name in STYLE_OPTIONS:
+                    del found[name]
         return found
 
     @property
     def plain(self) -> bool:
         """Whether the labels are those of the simulator itself."""
-        return (self.labels_style, self.ground) == ("plain", "flat")
+        return self.labels_style == "plain"
 
     @property
     def held_out(self) -> int:

@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +17,11 @@ from numpy.typing import NDArray
 from world_model.core.errors import DataError, OutputError
 from world_model.core.files import write_json
 from world_model.core.grid import OCC3D
+from world_model.data.formats.poses import poses_of_matrices
 from world_model.simulator.dataset.config import GENERATOR_VERSION, DatasetConfig, scene_states
 from world_model.simulator.dataset.packing import npz_bytes
 from world_model.simulator.dataset.statistics import SceneStatistics
-from world_model.simulator.dataset.styles import box_lift_m, draw_labels, exported_pose, scene_style
+from world_model.simulator.dataset.styles import draw_labels, scene_style
 from world_model.simulator.dataset.tables import SceneTables, write_tables
 from world_model.simulator.sensing.cells import footprints
 from world_model.simulator.sensing.labels import Labels
@@ -29,19 +31,19 @@ from world_model.simulator.state import Floats, SimState, Table
 FORMAT = 1
 
 
-def identity(config: DatasetConfig) -> dict[str, object]:
+def identity(config: DatasetConfig) -> dict[str, Any]:
     """What ``synthetic.json`` says about a data set."""
     return {"format": FORMAT, "synthetic": True, "generator": GENERATOR_VERSION, **config.identity()}
 
 
 def annotate(
-    tables: SceneTables, sample: str, boxes: NDArray[np.void], state: SimState, labels: Labels, lift_m: Floats
+    tables: SceneTables, sample: str, boxes: NDArray[np.void], state: SimState, labels: Labels, ground_m: Floats
 ) -> None:
     """Add a keyframe's boxes (ego frame) to a scene's tables.
 
     Args:
         labels: in the simulator's own style, for what is seen of each box.
-        lift_m: (N,) by which the boxes stand higher than on flat ground.
+        ground_m: (N,) global heights of the ground under the boxes.
     """
     flat = labels.semantics.reshape(-1, labels.semantics.shape[-1])
     cell, owner = footprints(boxes["center"][:, :2], boxes["yaw"], boxes["size"])
@@ -49,7 +51,7 @@ def annotate(
     points = np.bincount(owner, inside, len(boxes)).astype(np.int64)
     filled = points / np.maximum(1.0, boxes["size"].prod(1) / OCC3D.voxel_m**3)
     ids, motion = boxes["instance"], state.motion
-    centre_m = np.column_stack([motion.xy[ids], boxes["center"][:, 2] + lift_m])
+    centre_m = np.column_stack([motion.xy[ids], boxes["size"][:, 2] / 2 + ground_m])
     columns: Table = dict(
         instance=ids, label=boxes["label"], centre_m=centre_m,
         size_m=boxes["size"], yaw_rad=motion.yaw[ids], speed_mps=motion.speed[ids], mobile=state.agents.mobile[ids],
@@ -93,18 +95,18 @@ def _draw_frames(folder: Path, config: DatasetConfig, scene: int) -> tuple[Scene
     """Write the label files of a scene; returns its tables and statistics."""
     simulator, statistics = Simulator(config.simulator), SceneStatistics()
     tables = SceneTables(config.seed, config.name(scene), config.town(scene))
-    style = scene_style(config, scene)
+    style, hills = scene_style(config, scene), config.simulator.terrain == "hills"
     for number, (state, time_us) in enumerate(scene_states(config, scene, simulator)):
-        labels, boxes, e = simulator.labels(state), simulator.boxes(state), state.ego
-        pose = simulator.ego_pose(state)
-        place, quaternion = (e.x, e.y, e.z), None
-        if config.ground == "hills":
-            place, quaternion = exported_pose(style, pose, config.exported_poses)
-        sample = tables.add_frame(time_us, place, e.yaw, quaternion)
-        lift_m = box_lift_m(style, state.motion.xy[boxes["instance"]], pose, config.exported_poses)
-        annotate(tables, sample, boxes, state, labels, lift_m)
+        labels, boxes, pose = simulator.labels(state), simulator.boxes(state), simulator.ego_pose(state)
+        quaternion = poses_of_matrices([pose], "simulated poses", ["frame"])[1][0].tolist() if hills else None
+        # Annotations are right in the ego frame of their keyframe, so without z they sink with its pose.
+        sunk_m = pose[2, 3] if config.exported_poses == "nuscenes" else 0.0
+        x, y, z = pose[:3, 3].tolist()
+        sample = tables.add_frame(time_us, (x, y, z - sunk_m), state.ego.yaw, quaternion)
+        ground_m = simulator.ground_m(state, state.motion.xy[boxes["instance"]])
+        annotate(tables, sample, boxes, state, labels, ground_m - sunk_m)
         if not config.is_wild(scene):
-            statistics.add(labels, boxes, pose, time_us, with_labels=config.plain)
+            statistics.add(labels, boxes, pose, time_us, with_labels=config.plain, with_ground=hills)
         if not config.plain:
             labels = draw_labels(style, labels, pose, number)
         (folder / sample).mkdir()

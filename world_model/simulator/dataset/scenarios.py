@@ -19,7 +19,7 @@ from world_model.data.formats.scenarionet import PATTERN, find_scenarios, read_s
 from world_model.simulator.dataset.config import DatasetConfig, Drive
 from world_model.simulator.dataset.export import claim
 from world_model.simulator.replay import first_state, logged_step, read_log
-from world_model.simulator.simulator import Simulator
+from world_model.simulator.simulator import Simulator, SimulatorConfig
 from world_model.simulator.state import Floats, SimState
 
 FOLDER = "scenarios"
@@ -80,7 +80,8 @@ class ScenarioDrive:
 
     def __init__(self, config: ScenarioConfig, scene: int, simulator: Simulator | None = None) -> None:
         self.log, self.key = _read_log(scenario_path(Path(config.root), config.name(scene)))
-        self.gaps, self.scene, self.simulator = config.gaps(scene), scene, simulator or Simulator()
+        self.gaps, self.scene, self.terrain = config.gaps(scene), scene, config.simulator.terrain
+        self.simulator = simulator or Simulator(config.simulator)
         if self.log.digest != config.drives[scene][2]:
             found = f"{config.name(scene)} in {Path(config.root) / FOLDER} is another scenario"
             raise DataError(found, f"digest {config.drives[scene][2]}", "make the data set again")
@@ -89,7 +90,7 @@ class ScenarioDrive:
     def at(self, keyframe: int) -> SimState:
         """The state at a keyframe."""
         if not self._states:
-            self._states.append(first_state(self.log, self.key, self.scene))
+            self._states.append(first_state(self.log, self.key, self.scene, self.terrain))
         for number in range(len(self._states) - 1, keyframe):
             step = logged_step(self.log, number)
             self._states.append(self.simulator.step(self._states[-1], step, dt_s=float(self.gaps[number])))
@@ -178,5 +179,7 @@ def read_config(found: dict[str, Any], root: Path) -> ScenarioConfig:
         raise ValueError("drives without keyframes")
     if any("/" in name or "\\" in name or name.startswith(".") for name, *_ in drives):
         raise ValueError("names of scenes that lead elsewhere")
-    held_out = int(found["held_out_scenes"])
-    return ScenarioConfig(scenes=len(drives), root=str(root), drives=drives, held_out_scenes=held_out, val_fraction=0.0)
+    return ScenarioConfig(
+        scenes=len(drives), root=str(root), drives=drives, held_out_scenes=int(found["held_out_scenes"]),
+        val_fraction=0.0, simulator=SimulatorConfig(terrain=found["simulator"].get("terrain", "flat")),
+    )  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from world_model.core.grid import CLASS_ID, FREE, NUM_CLASSES, OCC3D
+from world_model.core.grid import CLASS_ID, FREE, GROUND, NUM_CLASSES, OCC3D
 from world_model.simulator.polylines import into, wrap
 from world_model.simulator.sensing.cells import rotated_columns
 from world_model.simulator.sensing.labels import Labels
@@ -21,6 +21,9 @@ AGENTS = (
 AGENT_IDS = [CLASS_ID[name] for name in AGENTS]
 WARP_EVERY = 3
 """The overlap of neighbouring keyframes is measured at every third pair."""
+SLOPE_RANGE_M, SLOPE_VOXELS = 40.0, 200
+"""Distance within which a plane is fitted to the road, and how many voxels that takes."""
+ROAD = CLASS_ID["driveable_surface"]
 RINGS_M = (0, 10, 20, 30, 40, 100)
 AXIS_M = OCC3D.lower_m[0] + OCC3D.voxel_m * (np.arange(OCC3D.shape[0]) + 0.5)
 RING = (np.digitize(np.hypot(AXIS_M[:, None], AXIS_M), RINGS_M) - 1).reshape(-1)
@@ -63,9 +66,11 @@ class SceneStatistics:
 
     def __init__(self) -> None:
         self.sums: dict[str, Floats] = {}
-        self.lists: dict[str, list[Any]] = {"boxes": [], "per_class": [], "speeds": [], "ego": []}
+        names = ("boxes", "per_class", "speeds", "ego", "tilt", "slopes")
+        self.lists: dict[str, list[Any]] = {name: [] for name in names}
         self._previous: tuple[NDArray[np.uint8], Floats] | None = None
         self._ego: list[tuple[float, float, float, float]] = []
+        self._tilt: list[tuple[float, float]] = []
 
     def _add(self, values: Mapping[str, Any]) -> None:
         for name, value in values.items():
@@ -73,12 +78,13 @@ class SceneStatistics:
             self.sums[name] = self.sums[name] + value if name in self.sums else value
 
     def add(
-        self, labels: Labels, boxes: NDArray[np.void], pose: Floats, time_us: int, with_labels: bool = True
-    ) -> None:
+        self, labels: Labels, boxes: NDArray[np.void], pose: Floats, time_us: int, with_labels: bool = True,
+        with_ground: bool = False,
+    ) -> None:  # fmt: skip
         """Count one keyframe: labels and boxes in the ego frame, pose (4, 4), timestamp in microseconds.
 
-        Without labels only boxes and the ego's motion count: labels of many makers, on hills, have no one real figure
-        beside them.
+        Without labels only boxes and the ego's motion count: labels of many makers have no one real figure beside
+        them. With ground, also its heights and slopes, and how the ego is tilted.
         """
         self._add({"frames": 1})
         if with_labels:
@@ -87,6 +93,10 @@ class SceneStatistics:
         self._ego.append((time_us * 1e-6, pose[0, 3], pose[1, 3], float(np.arctan2(pose[1, 0], pose[0, 0]))))
         if with_labels:
             self._overlaps(labels.semantics, pose)
+        if with_ground:
+            self._tilt.append((pose[0, 2], pose[1, 2]))
+        if with_ground and with_labels:
+            self._ground(labels.semantics)
 
     def _labels(self, labels: Labels) -> None:
         semantics, nz = labels.semantics, labels.semantics.shape[2]
@@ -118,6 +128,19 @@ class SceneStatistics:
                 self._add({f"all_{name}": table, name: table * compared})
         self._previous = (semantics, pose)
 
+    def _ground(self, semantics: NDArray[np.uint8]) -> None:
+        """Heights of the ground, and the slopes of the plane that fits the road best."""
+        x, y, z = np.nonzero(semantics == ROAD)
+        sidewalk = np.nonzero(semantics == CLASS_ID["sidewalk"])[2]
+        ground = (semantics >= GROUND[0]) & (semantics <= GROUND[-1])
+        levels = [np.bincount(level, minlength=semantics.shape[2]) for level in (z, sidewalk)]
+        self._add({"ground_level": levels, "ground_columns": [ground.sum(), ground.any(2).sum()]})
+        near = np.hypot(AXIS_M[x], AXIS_M[y]) < SLOPE_RANGE_M
+        if near.sum() >= SLOPE_VOXELS:
+            plane = np.stack([AXIS_M[x[near]], AXIS_M[y[near]], np.ones(near.sum())], -1)
+            fitted = np.linalg.solve(plane.T @ plane, plane.T @ (z[near] * OCC3D.voxel_m))
+            self.lists["slopes"].append(np.round(np.rad2deg(np.arctan(fitted[:2])), 3).tolist())
+
     def _boxes(self, boxes: NDArray[np.void]) -> None:
         square = boxes[(np.abs(boxes["center"][:, :2]) < 40).all(1)]
         label, speed = square["label"], np.hypot(*square["velocity"].T)
@@ -134,7 +157,11 @@ class SceneStatistics:
         """JSON-ready numbers of what was added."""
         return {
             "sums": {k: v.tolist() for k, v in self.sums.items()},
-            "lists": {**self.lists, "ego": [np.round(self._ego, 4).tolist()]},
+            "lists": {
+                **{name: rows for name, rows in self.lists.items() if rows or name not in ("tilt", "slopes")},
+                "ego": [np.round(self._ego, 4).tolist()],
+                **({"tilt": [np.round(self._tilt, 5).tolist()]} if self._tilt else {}),
+            },
         }
 
     def merge(self, other: Mapping[str, Any]) -> None:
@@ -166,6 +193,19 @@ class SceneStatistics:
         """Ego motion of all scenes: forward metres, speed, accelerations, yaw steps and 3 s offsets."""
         tracks = [_ego_motion(*np.array(track).T) for track in self.lists["ego"]]
         return {name: np.concatenate([t[name] for t in tracks]) for name in tracks[0]}
+
+    def tilt(self) -> dict[str, Floats]:
+        """Ego pitch and roll in degrees, and how far poses without z lift or sink the world in 3 s, metres.
+
+        All absolute; empty on flat ground.
+        """
+        found = []
+        for track, up in zip(self.lists["ego"], self.lists["tilt"], strict=False):
+            (_, x, y, yaw), (up_x, up_y) = np.array(track).T, np.array(up).T
+            ahead, left = into(up_x, up_y, np.cos(yaw), np.sin(yaw))
+            sunk = up_x[:-6] * (x[6:] - x[:-6]) + up_y[:-6] * (y[6:] - y[:-6])
+            found.append({"pitch": np.rad2deg(np.arcsin(ahead)), "roll": np.rad2deg(np.arcsin(left)), "sunk_m": sunk})
+        return {name: np.abs(np.concatenate([f[name] for f in found])) for name in (found[0] if found else ())}
 
 
 def _ego_motion(t: Floats, x: Floats, y: Floats, yaw: Floats) -> dict[str, Floats]:

@@ -1,4 +1,7 @@
-"""The complete scene in the ego grid, before visibility: the town's voxels fetched by one gather, agents stamped on."""
+"""The complete scene in the ego grid, before visibility: the town's voxels fetched by one gather, agents stamped on.
+
+Heights are those over the ground of each column, as in the flat town; the ground's own height stands beside them.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,8 @@ from numpy.typing import NDArray
 
 from world_model.core.grid import FREE, OCC3D
 from world_model.simulator.sensing.cells import NX, NY, NZ, Cells, footprints, rotated_cells
-from world_model.simulator.state import Bools, Floats, Ints, SimState
+from world_model.simulator.sensing.ground import ground_heights
+from world_model.simulator.state import Bools, Float32s, Floats, Ints, SimState
 from world_model.simulator.town.painting import CELL_M, GROUND_LEVEL
 from world_model.simulator.town.town import Town
 
@@ -24,7 +28,8 @@ GRID_RADIUS_M = 57.0
 class Crop:
     """What lies around the ego, visible or not: what hides the view, and where to fetch the labels."""
 
-    occluder: NDArray[np.uint8]  # (X, Y) opaque heights in levels: what hides the view
+    occluder: NDArray[np.uint8]  # (X, Y) opaque heights in levels of the flat town: what hides the view
+    ground_m: Float32s | None  # (X, Y) height of the ground in the ego frame; None where it is flat
     cell_i: Cells  # (X, Y) town cell of each column, also beyond the town's border
     cell_j: Cells
     source: Ints  # (X, Y) its flat number in the town's arrays
@@ -60,6 +65,7 @@ def crop(town: Town, state: SimState) -> Crop:
         outside = (i < 0) | (j < 0) | (i >= n) | (j >= n)
         source = np.clip(i, 0, n - 1) * n + np.clip(j, 0, n - 1)
     source = source.astype(np.intp)
+    ground = None if town.terrain is None else ground_heights(town.terrain, e, source)
     occluder = town.occluder.reshape(-1).take(source)
     if outside is not None:
         occluder[outside] = 0
@@ -70,8 +76,8 @@ def crop(town: Town, state: SimState) -> Crop:
     heights = occluder.reshape(-1)
     heights[column] = np.maximum(heights[column], top_levels(state.agents.size_m[ids, 2])[box])
     return Crop(
-        occluder=occluder, cell_i=i, cell_j=j, source=source, outside=outside, ids=ids, local_xy=local, local_yaw=yaw,
-        column=column, box=box, owner=owner,
+        occluder=occluder, ground_m=ground, cell_i=i, cell_j=j, source=source, outside=outside, ids=ids,
+        local_xy=local, local_yaw=yaw, column=column, box=box, owner=owner,
     )  # fmt: skip
 
 

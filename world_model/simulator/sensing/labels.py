@@ -1,7 +1,8 @@
 """From a state to Occ3D-like labels: drop from the complete scene what a LiDAR would not have seen, and add the masks.
 
 Only about a tenth of the voxels is occupied, so everything after the crop works on lists of occupied voxels; free space
-is a range of levels in each column, written as one of a few ready-made columns.
+is a range of levels in each column, written as one of a few ready-made columns. All is decided over the ground of each
+column, as in the flat town, and lifted with the ground at the end.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from world_model.simulator.polylines import into
 from world_model.simulator.sensing import sensor
 from world_model.simulator.sensing.cells import NX, NY, NZ
 from world_model.simulator.sensing.crop import Crop, complete_labels
+from world_model.simulator.sensing.ground import lifted
 from world_model.simulator.sensing.sensor import RayHeights
 from world_model.simulator.state import Bools, Float32s, Ints, SimState
 from world_model.simulator.town.painting import CELL_M
@@ -25,7 +27,7 @@ from world_model.simulator.town.town import Town
 OBJECT_DRIFT = 1.6
 """Gaps in objects drift faster than those in the world by this factor."""
 HALF_M = np.float32(OCC3D.voxel_m / 2)
-UNDER_M = -9.0
+UNDER_M = -99.0
 """A height below the grid."""
 BEAM_SLOPE = 0.32
 """Of the LiDAR's highest beam."""
@@ -80,6 +82,9 @@ def render(town: Town, state: SimState, scene: Crop, heights: RayHeights) -> Lab
     """
     lowest_now, highest = heights
     voxel, label, drift = _labelled(state, scene, complete_labels(town, state, scene).reshape(-1), lowest_now)
+    if scene.ground_m is not None:
+        voxel, row = lifted(voxel, label, scene.ground_m)
+        label, drift = label[row], drift[row]
     camera = free_space(state, lowest_now, highest, scene).reshape(-1)
     lidar = camera.copy()
     semantics = np.full(NX * NY * NZ, FREE, np.uint8)
@@ -91,7 +96,7 @@ def render(town: Town, state: SimState, scene: Crop, heights: RayHeights) -> Lab
 def _labelled(
     state: SimState, scene: Crop, labels: NDArray[np.uint8], lowest_now: Float32s
 ) -> tuple[Ints, NDArray[np.uint8], Float32s]:
-    """Voxels (n,) that a LiDAR labels: flat number, class, and a second, independent noise."""
+    """Voxels (n,) of the flat town that a LiDAR labels: flat number, class, and a second, independent noise."""
     memory = state.memory
     # A voxel is seen if its top lies above the lowest height that was seen in its column; objects decide by shares.
     first = _level(memory.lowest_m.reshape(-1) - HALF_M)
@@ -141,7 +146,10 @@ def free_space(state: SimState, lowest: Float32s, highest: Float32s, scene: Crop
     noise = sensor.drifted(sensor.ground_noise().take(_noise_cells(scene, FREE_SHIFT_I)), state.memory.phase_rad).real
     ceiling, threshold = _free_tables()
     first = np.minimum(lowest, state.memory.lowest_m) - np.float32(0.15)
-    last = np.minimum(highest + np.float32(0.1), ceiling)
+    last = highest + np.float32(0.1)
+    if scene.ground_m is not None:
+        first, last = first + scene.ground_m, last + scene.ground_m
+    last = np.minimum(last, ceiling)
     last[noise >= threshold] = UNDER_M
     code = _level(first) * (NZ + 1) + _level(last)
     return LEVEL_RANGES.take(code).view(np.uint8).reshape(NX, NY, NZ)

@@ -31,7 +31,7 @@ def remember(memory: Memory, before: Ego, after: Ego, lowest: Float32s, dt_s: fl
 
     Args:
         memory: seen so far, in the frame of ``before``.
-        lowest: (X, Y) lowest heights seen now, in the frame of ``after`` (see ``cast_rays``).
+        lowest: (X, Y) lowest heights over the ground seen now, in the frame of ``after`` (see ``cast_rays``).
         dt_s: seconds between both.
     """
     dx, dy = after.x - before.x, after.y - before.y

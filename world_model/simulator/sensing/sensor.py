@@ -61,20 +61,24 @@ def rays() -> Rays:
     )
 
 
-def cast_rays(occluder: NDArray[np.uint8]) -> RayHeights:
+def cast_rays(occluder: NDArray[np.uint8], ground_m: Float32s | None = None) -> RayHeights:
     """Cast rays over a height map.
 
     Args:
-        occluder: (X, Y) opaque height of each column in levels (0: ground only).
+        occluder: (X, Y) opaque height of each column in levels over its ground (0: ground only).
+        ground_m: (X, Y) height of the ground in the ego frame; None where it is flat.
 
     Returns:
-        lowest: (X, Y) height in metres of the lowest ray over each column.
+        lowest: (X, Y) height in metres, over its ground, of the lowest ray over each column.
         highest: (X, Y) height of the highest ray that hits something at or behind the column.
     """
     t = rays()
     top = np.append(occluder.reshape(-1), np.uint8(0)) * np.float32(OCC3D.voxel_m)
     top += np.float32(OCC3D.lower_m[2])
-    slope = (np.maximum(top, 0) - np.float32(LIDAR_Z_M)).take(t.cell)
+    top = np.maximum(top, 0)
+    if ground_m is not None:
+        top[:-1] += ground_m.reshape(-1)
+    slope = (top - np.float32(LIDAR_Z_M)).take(t.cell)
     slope *= t.per_m
     front = np.empty_like(slope)
     front[:SELF_BINS] = -9
@@ -88,6 +92,8 @@ def cast_rays(occluder: NDArray[np.uint8]) -> RayHeights:
     for height in (lowest, highest):
         height *= t.slope_m
         height += np.float32(LIDAR_Z_M)
+        if ground_m is not None:
+            height -= ground_m.reshape(-1)
     return lowest.reshape(NX, NY), highest.reshape(NX, NY)
 
 

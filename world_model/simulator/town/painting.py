@@ -34,16 +34,26 @@ Window = tuple[slice, slice]
 
 def smooth_noise(rng: np.random.Generator, scale_cells: float) -> Float32s:
     """(CELLS, CELLS) periodic Gaussian noise, unit variance, correlated over ``scale_cells``."""
+    return finer(coarse_noise(rng, scale_cells))
+
+
+def coarse_noise(rng: np.random.Generator, scale_cells: float) -> Float32s:
+    """The same at every ``COARSE``-th cell: (CELLS / COARSE, CELLS / COARSE)."""
     n, scale = CELLS // COARSE, scale_cells / COARSE
     f = np.hypot(np.fft.fftfreq(n)[:, None], np.fft.rfftfreq(n)[None])
     spectrum = np.fft.rfft2(rng.standard_normal((n, n))) * np.exp(-((f * scale * 2) ** 2))
     field = np.fft.irfft2(spectrum, (n, n))
     noise: Float32s = (field / field.std()).astype(np.float32)
+    return noise
+
+
+def finer(field: Float32s) -> Float32s:
+    """A periodic field (CELLS / COARSE, CELLS / COARSE) at all cells, by straight lines between its values."""
     for _ in range(2):  # rows, then, transposed, columns
         part = np.arange(COARSE, dtype=np.float32) / COARSE
-        step = np.roll(noise, -1, 0) - noise
-        noise = (noise[:, None] + step[:, None] * part[:, None]).reshape(len(noise) * COARSE, -1).T
-    return noise
+        step = np.roll(field, -1, 0) - field
+        field = (field[:, None] + step[:, None] * part[:, None]).reshape(len(field) * COARSE, -1).T
+    return field
 
 
 def window(x: float, y: float, half_x_m: float, half_y_m: float) -> tuple[Window, Float32s, Float32s]:

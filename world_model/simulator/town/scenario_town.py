@@ -30,6 +30,7 @@ from world_model.simulator.town.painting import (
 )
 from world_model.simulator.town.paths import LANE, MAX_SUCCESSORS, Paths, segment_table
 from world_model.simulator.town.raster import distance, fill, mark, smooth_gradient, spread
+from world_model.simulator.town.terrain import terrain_of
 from world_model.simulator.town.town import Town
 
 PEDESTRIAN = CLASS_ID["pedestrian"]
@@ -55,8 +56,8 @@ def origin_of(scenario: Scenario) -> Floats:
     return corner
 
 
-def build_scenario_town(scenario: Scenario) -> Town:
-    """Draw the town of a scenario."""
+def build_scenario_town(scenario: Scenario, terrain: str = "flat") -> Town:
+    """Draw the town of a scenario, on a terrain as for ``build_town``."""
     corner = origin_of(scenario)
     paths = _paths([line - corner for line in split_lines(scenario.lanes)])
     one = np.zeros(1)
@@ -67,7 +68,7 @@ def build_scenario_town(scenario: Scenario) -> Town:
     painter.columns.setflags(write=False)
     return Town(
         network=network, columns=painter.columns, occluder=painter.occluder, slots=np.zeros((0, 3)),
-        works=np.zeros((0, 4)), log=scenario,
+        works=np.zeros((0, 4)), log=scenario, terrain=terrain_of(terrain, network, painter, [int(scenario.digest, 16)]),
     )  # fmt: skip
 
 

@@ -1,8 +1,9 @@
-"""Synthetic data in other styles and on hills: deterministic, consistent, and refused by the simulator."""
+"""Synthetic data in other styles, on hills: deterministic, consistent, and refused by the simulator."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from world_model.core.errors import ConfigError, DataError
-from world_model.core.grid import CLASS_ID, FREE, MOVABLE
+from world_model.core.grid import CLASS_ID, FREE
 from world_model.data.label_styles import LabelStyle
 from world_model.prepare import Prepare, prepare
 from world_model.simulator.dataset import export
@@ -19,9 +20,11 @@ from world_model.simulator.dataset.config import DatasetConfig
 from world_model.simulator.dataset.export import identity, make_dataset, statistics_of, write_scene
 from world_model.simulator.dataset.styles import draw_labels, scene_style
 from world_model.simulator.sensing.labels import Labels
+from world_model.simulator.simulator import SimulatorConfig
 from world_model.worlds.rebuild import dataset_config
 
-HILLS = DatasetConfig(scenes=1, seed=4, val_fraction=0.0, labels_style="varied", ground="hills")
+ON_HILLS = SimulatorConfig(terrain="hills")
+HILLS = DatasetConfig(scenes=1, seed=4, val_fraction=0.0, labels_style="varied", simulator=ON_HILLS)
 
 
 def files(root: Path) -> dict[str, bytes]:
@@ -50,16 +53,18 @@ def test_the_same_bytes_twice_and_a_mark(data: Path, tmp_path: Path) -> None:
     mine, theirs = files(tmp_path), files(data)
     assert len(mine) > 9 and all(theirs[name] == body for name, body in mine.items())
     mark = json.loads((data / "synthetic.json").read_text())
-    assert (mark["labels_style"], mark["ground"], mark["exported_poses"]) == ("varied", "hills", "nuscenes")
+    assert (mark["labels_style"], mark["exported_poses"]) == ("varied", "nuscenes")
+    assert mark["simulator"]["terrain"] == "hills"
     with pytest.raises(DataError, match="another synthetic data set"):
-        make_dataset(data, replace(HILLS, ground="flat"))
+        make_dataset(data, replace(HILLS, simulator=SimulatorConfig()))
 
 
 def test_plain_data_sets_keep_their_identity_and_are_not_drawn_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = DatasetConfig(scenes=1, seed=4, val_fraction=0.0)
-    assert not {"labels_style", "ground", "exported_poses"} & set(identity(plain))
+    assert not {"labels_style", "exported_poses"} & set(identity(plain))
+    assert "terrain" not in identity(plain)["simulator"]
     assert scene_style(plain, 0).unchanged
     monkeypatch.setattr(export, "draw_labels", None)
     write_scene(tmp_path, plain, 0)
@@ -100,7 +105,7 @@ def test_ground_boxes_and_masks_go_with_the_terrain(data: Path) -> None:
 def test_true_poses_climb_and_boxes_lie_alike(tmp_path: Path, data: Path) -> None:
     make_dataset(tmp_path / "true", replace(HILLS, exported_poses="true"))
     true, sunken = prepare(Prepare(data_root=tmp_path / "true")), prepare(Prepare(data_root=data, poses="raw"))
-    assert true.poses == "raw" and np.ptp(true.translation_m[:, 2]) > 0.01
+    assert true.poses == "raw" and np.ptp(true.translation_m[:, 2]) > 1e-3
     np.testing.assert_allclose(true.rotation, sunken.rotation)
     np.testing.assert_allclose(true.box_center_m, sunken.box_center_m, atol=2e-3)
     labels = [
@@ -115,25 +120,26 @@ def test_a_level_style_keeps_labels_and_masks() -> None:
     semantics = np.where(rng.random((200, 200, 16)) < 0.05, CLASS_ID["manmade"], FREE).astype(np.uint8)
     camera = (rng.random(semantics.shape) < 0.2).astype(np.uint8)
     lidar = np.maximum(camera, (semantics != FREE) & (rng.random(semantics.shape) < 0.97)).astype(np.uint8)
-    terrain = scene_style(HILLS, 0).terrain
-    assert terrain is not None and not set(MOVABLE) & {CLASS_ID["manmade"]}
-    flat = replace(terrain, height_m=terrain.height_m * 0, offset_m=0.0, kerb=0)
-    for style, up in (
-        (LabelStyle(), 0),
-        (LabelStyle(terrain=flat), 0),
-        (LabelStyle(terrain=replace(flat, offset_m=0.8)), 2),
-    ):
-        drawn = draw_labels(style, Labels(semantics, lidar, camera), np.eye(4), 3)
-        top = 16 - up
-        for mine, plain in ((drawn.semantics, semantics), (drawn.mask_lidar, lidar), (drawn.mask_camera, camera)):
-            np.testing.assert_array_equal(mine[..., up:], plain[..., :top])
-            assert (mine[..., :up] == (FREE if plain is semantics else 0)).all()
+    drawn = draw_labels(LabelStyle(), Labels(semantics, lidar, camera), np.eye(4), 3)
+    for mine, plain in ((drawn.semantics, semantics), (drawn.mask_lidar, lidar), (drawn.mask_camera, camera)):
+        np.testing.assert_array_equal(mine, plain)
 
 
-def test_the_report_and_the_simulator_leave_them_out(data: Path) -> None:
+def test_the_report_and_the_simulator_leave_other_styles_out(data: Path) -> None:
     text = report(statistics_of(data, HILLS), "title")
     assert "labels are left out" in text and "occupied voxels" not in text and "boxes a frame" in text
-    with pytest.raises(DataError, match="heights are flat"):
+    assert "ego pitch" in text and "driveable voxels by z" not in text
+    with pytest.raises(DataError, match="in its own style"):
         dataset_config(prepare(Prepare(data_root=data)))
-    with pytest.raises(ConfigError, match="ground='moon'"):
-        DatasetConfig(ground="moon")
+    with pytest.raises(ConfigError, match="terrain='moon'"):
+        SimulatorConfig(terrain="moon")
+
+
+def test_the_hills_of_earlier_versions_load_but_are_not_driven_on(data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data, tmp_path / "old")
+    mark = json.loads((data / "synthetic.json").read_text())
+    del mark["simulator"]["terrain"]
+    (tmp_path / "old" / "synthetic.json").write_text(json.dumps({**mark, "labels_style": "plain", "ground": "hills"}))
+    index = prepare(Prepare(data_root=tmp_path / "old"))
+    with pytest.raises(DataError, match="earlier version"):
+        dataset_config(index)
