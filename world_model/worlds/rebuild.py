@@ -96,8 +96,6 @@ def _mark(index: SceneIndex) -> Path | None:
 def _read(path: Path, modified: int) -> DatasetConfig:
     try:
         found = json.loads(path.read_text(encoding="utf-8-sig"))
-        if found.get("ground", "flat") != "flat":
-            raise ValueError("hills that an earlier version drew over the labels, which no simulator knows")
         if "drives" in found:
             return _styled(read_config(found, path.parent), found)
         options = {name: _number(found, name, int) for name in ("scenes", "seed")}
@@ -121,6 +119,8 @@ def _read(path: Path, modified: int) -> DatasetConfig:
 
 
 def _styled(config: DatasetConfig, found: dict[str, Any]) -> DatasetConfig:
+    if found.get("ground", "flat") != "flat":
+        raise ValueError("hills that an earlier version drew over the labels, which no simulator knows")
     return replace(config, **{name: found[name] for name in STYLE_OPTIONS if name in found})
 
 
