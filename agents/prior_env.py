@@ -43,6 +43,11 @@ class PriorVecEnv(VecEnvWrapper):
         driven = self.residual.actions(self.venv.vector.state, self.planned, residual)
         self.venv.step_async(driven.cpu().numpy().reshape(self.num_envs, *self.residual.shape))
 
+    def correction(self, actions: torch.Tensor) -> torch.Tensor:
+        """(N, A) corrections in [-1, 1] that come closest to actions: what a policy must answer to do the same."""
+        away = actions.reshape(self._planned.shape).to(self._planned) - self._planned
+        return (away / self.residual.scale.to(away)).clamp(-1, 1)
+
     def step_wait(self) -> VecEnvStepReturn:
         observed, reward, done, infos = self.venv.step_wait()
         before = self.planned.cpu().numpy()

@@ -26,10 +26,18 @@ COMMANDS = (
     "agents.train",
     "agents.evaluate",
     "agents.benchmark",
+    "agents.imitate",
     "ii_world_env.bench",
     "ii_world_env.doctor",
 )
-WITH_EXAMPLES = ("agents.train", "agents.evaluate", "agents.benchmark", "ii_world_env.bench", "ii_world_env.doctor")
+WITH_EXAMPLES = (
+    "agents.train",
+    "agents.evaluate",
+    "agents.benchmark",
+    "agents.imitate",
+    "ii_world_env.bench",
+    "ii_world_env.doctor",
+)
 
 
 def run(command: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> object:
