@@ -70,6 +70,8 @@ class Train(DriveOptions):
     """Scripted planner whose actions the policy corrects within bounds, e.g. idm; None: it acts alone."""
     comfort: bool = False
     """With a prior: let the comfort limiter have the last word."""
+    pessimism: float = 0.0
+    """What a step without any forecast trust costs; only in worlds that have a trust."""
     layers: tuple[int, ...] = (64,)
     """Widths of the hidden layers behind the features."""
     gamma: float = 0.97
@@ -236,7 +238,7 @@ def _save(recorder: Recorder) -> None:
 def _make(options: Train) -> VecEnv:
     """All environments as one batch: one model forward for a step of all of them."""
     split = options.split or ("all" if options.index is None else "train")
-    chosen = {name: getattr(options, name) for name in ("observation", "kept_mib")}
+    chosen = {name: getattr(options, name) for name in ("observation", "kept_mib", "pessimism")}
     venv = IIWorldVecEnv(options.num_envs, split=split, **chosen, **options.keywords())
     return VecMonitor(venv if options.prior is None else PriorVecEnv(venv, options.prior, options.comfort))
 

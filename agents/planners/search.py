@@ -72,12 +72,15 @@ class Search:
         engine: that is driven in, or planned in.
         method: "cem" or "mppi".
         config: how the search goes on.
+        prior: of ``engine``, instead of the config's: a trained policy, so that it guides the search.
 
     Raises:
         OptionError: no such method, or an action mode of choices.
     """
 
-    def __init__(self, engine: Engine, method: str = "cem", config: SearchConfig | None = None) -> None:
+    def __init__(
+        self, engine: Engine, method: str = "cem", config: SearchConfig | None = None, prior: Planner | None = None
+    ) -> None:
         self.config = config or SearchConfig()
         known = self.config.branches in ("forecast", "world")
         if method not in METHODS or not known or engine.config.action not in SCALES:
@@ -88,7 +91,8 @@ class Search:
             )
         self.name, self.method = method, method
         self.engine = Engine(engine.world, engine.config, reward_function(self.config.reward), needs_occupancy=True)
-        self.prior = scripted_planner(self.config.prior, engine)
+        self.prior = prior or scripted_planner(self.config.prior, engine)
+        self.engine.remembers = engine.remembers  # a prior's observation may want it
         self.scale = torch.tensor(SCALES[engine.config.action], dtype=torch.float32)
         self._random = torch.Generator()
         self._elites: Tensor | None = None

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from gymnasium import spaces
 from street import SMALL, street_clips
 
 from agents.benchmark import fixed_starts
@@ -13,9 +16,13 @@ from agents.planners.build import build_planner
 from agents.planners.elsewhere import Elsewhere
 from agents.planners.forecast import forecast, scores
 from agents.planners.idm import IDM
+from agents.planners.learned import PPOPlanner
+from agents.planners.residual import Residual
 from agents.planners.scripted import ConstantVelocity
 from agents.planners.search import METHODS, Search, SearchConfig
+from agents.policies import PolicyFacts, make_policy, save_policy
 from ii_world_env.engine import CAUSES, Engine, EngineConfig
+from ii_world_env.observations.build import build_observation
 from ii_world_env.scenes import open_scenes
 from world_model.core.errors import OptionError
 from world_model.worlds import TransportWorld
@@ -108,3 +115,22 @@ def test_planning_in_another_world_sees_what_is_driven_in(small_data: Path) -> N
         state, _ = runner.step(state, actions)
     with pytest.raises(OptionError, match="one pose"):
         runner.observe(state, state.labels, state.pose)
+
+
+def test_a_policy_guides_the_search() -> None:
+    """Its plan is the first candidate: with no noise at all the search drives as the policy does."""
+    runner = engine()
+    facts = PolicyFacts(action="kinematic", observation="traffic", prior="idm")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "policy.safetensors"
+        seen = Residual(runner, "idm").widened(build_observation("traffic", runner.world, runner.action_mode).space())
+        save_policy(path, make_policy(facts, seen, spaces.Box(-1, 1, (2,))), facts)
+        policy, alone = PPOPlanner(runner, path), PPOPlanner(runner, path)
+    search = Search(runner, "cem", replace(FEW, spread=0.0, iterations=1), policy)
+    state = runner.reset(street_clips(SMALL, cars_x_m=(15.0,)))
+    for planner in (search, alone):
+        planner.reset(state)
+    for _ in range(2):
+        actions = search.act(state)
+        assert torch.allclose(actions, alone.act(state), atol=1e-6)
+        state, _ = runner.step(state, actions)
