@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import tyro
 
 from world_model.core.command import run
+from world_model.core.errors import OptionError
 from world_model.core.files import write_text
 from world_model.simulator.dataset.calibration import report, write_picture
 from world_model.simulator.dataset.config import DatasetConfig
@@ -66,6 +67,9 @@ def main(arguments: Arguments) -> None:
     style = dict(labels_style=arguments.labels_style, exported_poses=arguments.exported_poses)
     simulator = SimulatorConfig(scenes_per_town=arguments.scenes_per_town, terrain=arguments.terrain)
     if arguments.scenarios is not None:
+        if arguments.wild:
+            remedy = "leave --wild out, or make procedural scenes"
+            raise OptionError("--wild with --scenarios", "one of them: recorded drives are driven as recorded", remedy)
         config: DatasetConfig = store_scenarios(
             arguments.scenarios, arguments.out, arguments.val_fraction, read_progress, version=arguments.version,
             simulator=SimulatorConfig(terrain=arguments.terrain), **style,

@@ -16,10 +16,19 @@ from world_model.core.grid import CLASS_NAMES
 from world_model.data.boxes import MOVING_MPS
 from world_model.data.formats.gaps import ImportReport
 from world_model.data.formats.poses import Poses
-from world_model.data.formats.read import LAYOUTS, detect, read_data_set
+from world_model.data.formats.read import LAYOUTS, check_options, detect, read_data_set
 from world_model.data.index import COMMANDS, INDEX_NAME, SceneIndex
-from world_model.data.label_check import LEAST_AGREEMENT, check_axes, check_convention, spread_frames, unknown_share
+from world_model.data.label_check import (
+    LEAST_AGREEMENT,
+    agreement,
+    check_axes,
+    check_convention,
+    spread_frames,
+    unknown_share,
+)
 from world_model.data.rates import is_typical, rate_words
+from world_model.simulator.dataset.export import make_dataset
+from world_model.simulator.dataset.scenarios import store_scenarios
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +38,8 @@ class Prepare:
     Formats (docs/howto/formats.md): nuscenes = nuScenes tables (v1.0-mini/, v1.0-trainval/) with Occ3D labels
     (gts/SCENE/SAMPLE/labels.npz); infos = the original's world-nuscenes_infos_{train,val}.pkl with the same labels;
     stcocc = either of them with STCOcc's predictions (stc-results/) as the observed labels and gts/ as the truth;
-    waymo = Occ3D-Waymo, validation; uniocc = UniOcc's npz files. `python -m world_model.make_synthetic` writes the
+    waymo = Occ3D-Waymo, validation; uniocc = UniOcc's npz files; scenarionet = recorded scenarios, whose labels are
+    drawn into scenarionet_drawn/ beside the index. `python -m world_model.make_synthetic` writes the
     nuscenes layout without any download.
 
     Frames without labels are reported and left out; their scenes are cut there (or refused, with --strict).
@@ -37,7 +47,7 @@ class Prepare:
 
     data_root: Path
     """Folder with the tables, info files or scene lists, and the label folder."""
-    format: Literal["auto", "nuscenes", "infos", "stcocc", "waymo", "uniocc"] = "auto"
+    format: Literal["auto", "nuscenes", "infos", "stcocc", "waymo", "uniocc", "scenarionet"] = "auto"
     """What the folder holds; auto recognises it by its files."""
     version: str | None = None
     """Folder of the nuScenes tables, e.g. v1.0-trainval. If not given: the only one there is."""
@@ -68,9 +78,14 @@ class Prepare:
     """2: take two frames a second out of faster recordings (of 12 a second every sixth, else the nearest to each half
     second, among those with labels). If not given, data whose frames are not half a second apart are refused; slower
     ones always are."""
+    val_fraction: float = 0.2
+    """scenarionet: share of the scenarios, at the end, that are held out; 1 for all."""
+    workers: int = 1
+    """scenarionet: processes that draw."""
     check_labels: bool = False
     """Also read every label file once, to find damaged ones now rather than in the middle of a training run; and
-    compare annotated cars with the voxels in them, which finds labels that are mirrored or turned."""
+    compare annotated objects with the voxels in them, which finds labels that are mirrored or turned, and the ground
+    under the ego with a road."""
 
 
 def prepare(options: Prepare) -> SceneIndex:
@@ -85,8 +100,16 @@ def prepare(options: Prepare) -> SceneIndex:
     out = options.out or options.data_root / INDEX_NAME
     chosen = detect(options.data_root) if options.format == "auto" else options.format
     print(f"reading {options.data_root} as {chosen} ({LAYOUTS[chosen]}) ...", flush=True)
+    root = options.data_root
+    if chosen == "scenarionet":
+        check_options(
+            chosen, version=options.version is not None, infos=bool(options.infos),
+            label_folder=options.label_folder is not None, truth_folder=options.truth_folder is not None,
+            faithful=options.faithful,
+        )  # fmt: skip
+        root = draw_scenarios(root, out.parent / DRAWN, options.val_fraction, options.workers)
     data = read_data_set(
-        options.data_root,
+        root,
         chosen,
         version=options.version,
         infos=options.infos,
@@ -113,6 +136,28 @@ def prepare(options: Prepare) -> SceneIndex:
         print(f"NOTE: {unknown:.1%} of the voxels are unknown (255): free to models, left out of losses and scores")
     print(f"wrote {out} ({out.stat().st_size / 1e6:.2f} MB) in {time.perf_counter() - begin:.1f} s{_memory()}")
     return index
+
+
+DRAWN = "scenarionet_drawn"
+"""Folder beside the index with the labels, tables and scenarios that `draw_scenarios` writes."""
+
+
+def draw_scenarios(source: Path, folder: Path, val_fraction: float, workers: int) -> Path:
+    """Draw all scenarios of a folder as `make_synthetic --scenarios` does; those that are drawn already are kept.
+
+    Returns:
+        The folder.
+
+    Raises:
+        DataError: a scenario is broken, or the folder holds other ones. OutputError: it cannot be written.
+    """
+    config = store_scenarios(source, folder, val_fraction)
+
+    def progress(done: int, total: int, frames: int) -> None:
+        print(f"drawn {done}/{total} scenarios", flush=True)
+
+    make_dataset(folder, config, workers, progress)
+    return folder
 
 
 def summary(index: SceneIndex, report: ImportReport) -> str:
@@ -158,6 +203,11 @@ def _check_labels(index: SceneIndex) -> None:
     found = "too few annotated cars to compare" if share is None else f"{share:.0%} of near cars hold voxels of a car"
     doubt = "" if share is None or share >= LEAST_AGREEMENT else "WARNING: labels of other drives or axes? "
     print(f"{doubt}labels and annotations: {found}", flush=True)
+    road, right = agreement(index, spread_frames(index, FRAMES_COMPARED))
+    if road is not None:
+        print(f"the ego stands on driveable ground at {road:.1%} of its places", flush=True)
+    if right is not None:
+        print(f"{right:.1%} of the voxels inside near boxes have the class of their box", flush=True)
 
 
 def _memory() -> str:

@@ -9,10 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from world_model.core.errors import DataError
-from world_model.core.grid import CLASS_ID, IGNORE, OCC3D
+from world_model.core.grid import CLASS_ID, FREE, IGNORE, OCC3D
 from world_model.data.boxes import voxels_inside
 from world_model.data.index import SceneIndex
 
+GROUND = [CLASS_ID[name] for name in ("driveable_surface", "other_flat", "sidewalk", "terrain")]
+UNDER_CELLS = 2
+"""Columns on each side of the ego's origin that count as under it."""
 LOOKED_AT = 16
 """Frames, spread over a data set, that show which convention its labels have."""
 LEAST_GROUND = 200
@@ -76,6 +79,29 @@ def spread_frames(index: SceneIndex, count: int) -> list[int]:
     """Up to ``count`` frame numbers, evenly spread over the data set."""
     total = len(index.token)
     return sorted({n * (total - 1) // max(count - 1, 1) for n in range(count)})
+
+
+def agreement(index: SceneIndex, frames: Sequence[int]) -> tuple[float | None, float | None]:
+    """How well poses, boxes and labels fit together.
+
+    Returns:
+        The share of frames with driveable ground under the ego, of those with any ground there; and of the labelled
+        voxels inside near boxes the share that has the class of its box. None where there is nothing to compare.
+    """
+    ground, road, inside, right = 0, 0, 0, 0
+    middle = tuple(slice(n // 2 - UNDER_CELLS, n // 2 + UNDER_CELLS) for n in OCC3D.shape[:2])
+    for frame in frames:
+        labels = index.read_truth(frame)
+        under = labels[middle]
+        ground += bool(np.isin(under, GROUND).any())
+        road += bool((under == CLASS_ID["driveable_surface"]).any())
+        boxes = index.boxes(frame)
+        for n in np.flatnonzero((np.abs(boxes.center_m[:, :2]) < NEAR_M).all(1)):
+            found = labels[tuple(voxels_inside(boxes, n, OCC3D).T)]
+            found = found[(found != FREE) & (found != IGNORE) & ~np.isin(found, GROUND)]
+            inside += len(found)
+            right += int((found == boxes.class_id[n]).sum())
+    return road / ground if ground else None, right / inside if inside else None
 
 
 def check_axes(index: SceneIndex, frames: Sequence[int]) -> float | None:

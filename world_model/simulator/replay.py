@@ -1,6 +1,6 @@
 """Traffic of a recorded scenario: agents replay the log, each on a clock of its own; the ego goes where it is driven.
 
-A state's ``Motion.s`` is an agent's time in the log, in seconds. It runs with the scene's time.
+A state's ``Motion.s`` is an agent's time in the log, in seconds. It runs with the scene's, unless the agent yields.
 """
 
 from __future__ import annotations
@@ -20,9 +20,12 @@ from world_model.simulator.state import Agents, Bools, Ego, Floats, Ints, Motion
 from world_model.simulator.town.scenario_town import build_scenario_town, origin_of
 from world_model.simulator.town.town import RECORDED, Town, add_recorded_town, town_of
 from world_model.simulator.traffic import driver
+from world_model.simulator.yielding import motion_after
 
 NOWHERE_M = -1.0e6
 """Where absent agents are: out of sight of everything."""
+AROUND_S, OFF_LOG_M = 0.5, 0.7
+"""The ego is on its log if it is this near (a rad counts as a metre) to where it was recorded within this time."""
 WARM_UP = 8
 """Keyframes ahead from which the LiDAR's memory is filled before a scene starts, as labels are made of whole drives."""
 
@@ -78,12 +81,15 @@ def _motion_between(a: Floats, b: Floats) -> Floats:
     return np.array([dx, dy, b[2] - a[2]])
 
 
-def follow_log(town: Town, state: SimState, delta: Floats | None, dt_s: float) -> tuple[Ego, Motion]:
+def follow_log(
+    town: Town, state: SimState, delta: Floats | None, dt_s: float, *, yields: bool = True
+) -> tuple[Ego, Motion]:
     """Ego and agents after a step.
 
     Args:
         town: with a log. state: before. dt_s: seconds.
         delta: (3,) the ego's motion; None lets it make the motion of the log at this time.
+        yields: whether agents yield to an ego that has left its log, see `world_model.simulator.yielding`.
     """
     log = town.log
     assert log is not None
@@ -91,10 +97,19 @@ def follow_log(town: Town, state: SimState, delta: Floats | None, dt_s: float) -
         a, b = (_ego_pose(log, state.time_s + t) for t in (0.0, dt_s))
         delta = _motion_between(a, b)
     ego = driver.commanded(state.ego, delta, 1.0, dt_s, town.network.paths)
-    motion = _motion_at(log, state.motion.s + dt_s)
+    places = partial(_motion_at, log)
+    deviates = yields and _off_log(log, ego, state.time_s + dt_s)
+    motion = motion_after(places, state.agents, state.motion, state.time_s, ego, deviates, dt_s)
     gone = ~state.agents.mobile
     motion.xy[gone], motion.speed[gone] = NOWHERE_M, 0.0
     return ego, motion
+
+
+def _off_log(log: Scenario, ego: Ego, time_s: float) -> bool:
+    """Whether the ego is elsewhere than the recorded one was about this time."""
+    poses = np.stack([_ego_pose(log, time_s + t) for t in np.linspace(-AROUND_S, AROUND_S, 11)])
+    away = np.hypot(*(poses[:, :2] - origin_of(log) - (ego.x, ego.y)).T) + np.abs(wrap(poses[:, 2] - ego.yaw))
+    return bool(away.min() > OFF_LOG_M)
 
 
 def _between(times: Floats, t: Floats) -> tuple[Ints, Floats]:

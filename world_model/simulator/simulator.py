@@ -45,12 +45,14 @@ class SimulatorConfig:
         scenes_per_town: consecutive scenes that share a town when no town is named.
         traffic: multiplier of the number of moving vehicles. people: the same for pedestrians.
         terrain: "flat", or "hills": the same scenes on a ground with height.
+        yields: whether recorded traffic yields to an ego that leaves its log, or replays the log through it.
     """
 
     scenes_per_town: int = 5
     traffic: float = 1.0
     people: float = 1.0
     terrain: str = "flat"
+    yields: bool = True
 
     def __post_init__(self) -> None:
         if self.terrain not in KINDS:
@@ -116,7 +118,10 @@ class Simulator:
         if delta is not None and (delta.shape != (3,) or not np.isfinite(delta).all()):
             wanted = "three finite numbers (dx m, dy m, dyaw rad)"
             raise ActionError(f"ego_pose_delta {ego_pose_delta!r}", wanted, "pass None for the built-in driver")
-        ego, motion = (_drive if town.log is None else follow_log)(town, state, delta, dt_s)
+        if town.log is None:
+            ego, motion = _drive(town, state, delta, dt_s)
+        else:
+            ego, motion = follow_log(town, state, delta, dt_s, yields=self.config.yields)
         after = replace(state, ego=ego, motion=motion, time_s=state.time_s + dt_s, step_index=state.step_index + 1)
         scene = crop(town, after)
         heights = cast_rays(scene.occluder, scene.ground_m)

@@ -1,4 +1,4 @@
-"""The procedural simulator that made the synthetic scenes: ground truth that reacts to the ego, to score planners.
+"""The simulator that made the synthetic scenes: ground truth that reacts to the ego, to score planners.
 
 A clip of a synthetic scene is continued where it was recorded: the town is built again from the data set's seed, the
 recorded drive is simulated up to the clip's frame, and from there the ego follows the given motions while all other
@@ -24,6 +24,7 @@ from world_model.core.tensor_state import TensorState
 from world_model.data.clips import Clips
 from world_model.simulator import SimState, Simulator
 from world_model.simulator.dataset.config import GENERATOR_VERSION
+from world_model.simulator.simulator import SimulatorConfig
 from world_model.simulator.town.paths import CONNECTOR
 from world_model.simulator.town.town import Town, town_of
 from world_model.worlds.rebuild import generator_of, recorded_state
@@ -69,9 +70,12 @@ class SimulatedState(TensorState):
 class SimulatedWorld:
     """Reactive ground truth.
 
+    In scenes of recorded scenarios the others replay the log, and yield to an ego that has left its own.
+
     Args:
         grid: must be that of Occ3D, on which the simulator draws.
         device: where the labels go; the simulator itself runs on the CPU.
+        yields: False lets recorded traffic replay its log whatever the ego does.
 
     Raises:
         ConfigError: another grid.
@@ -79,13 +83,13 @@ class SimulatedWorld:
 
     needs_future_labels = False
 
-    def __init__(self, grid: VoxelGrid = OCC3D, device: str | torch.device = "cpu") -> None:
+    def __init__(self, grid: VoxelGrid = OCC3D, device: str | torch.device = "cpu", *, yields: bool = True) -> None:
         if grid != OCC3D:
             raise ConfigError(
                 f"the simulator on {grid}", f"{OCC3D}", "leave the grid as it is, or choose another world"
             )
         self.grid, self.device = grid, torch.device(device)
-        self._simulator = Simulator()
+        self._simulator = Simulator(SimulatorConfig(yields=yields))
         self._towns: OrderedDict[tuple[int, int, str], Town] = OrderedDict()
 
     def reset(self, clips: Clips) -> SimulatedState:

@@ -18,6 +18,7 @@ from world_model.core.geometry import ground_poses, pose_matrix
 from world_model.data.ego_motion import commands_from_poses, motion_from_poses
 from world_model.data.formats.gaps import LONGEST_STEP_S, ImportReport, cut_at_gaps
 from world_model.data.formats.poses import Poses, choose_poses
+from world_model.data.formats.tables import read_json
 from world_model.data.index import BOX_COLUMNS, Boxes, SceneIndex
 from world_model.data.rates import check_rate, half_seconds, recorded_step_s
 
@@ -186,6 +187,11 @@ NO_BOXES = boxes_of(np.zeros((0, 3)), np.zeros((0, 3)), np.zeros(0), np.zeros((0
 def _source(root: Path, name: str, wanted: str | None) -> str:
     """What to call the data: results on synthetic scenes must not look like results on real ones."""
     synthetic = (root / "synthetic.json").exists()
+    if synthetic and (recorded := _recorded_in(root)):
+        if wanted is not None and "scenarionet" not in wanted:
+            remedy = "leave --source out: labels of other data are not comparable with these drawn ones"
+            raise OptionError(f"source {wanted!r} for recorded scenarios", 'a name with "scenarionet" in it', remedy)
+        return wanted or f"scenarionet ({', '.join(recorded)}; drawn labels)"
     if wanted is not None and synthetic and "synthetic" not in wanted:
         raise OptionError(
             f"source {wanted!r} for {root}, which {root / 'synthetic.json'} marks as synthetic",
@@ -195,6 +201,14 @@ def _source(root: Path, name: str, wanted: str | None) -> str:
     if wanted is not None or not synthetic:
         return wanted or name
     return name.replace("nuscenes", "synthetic") if name.startswith("nuscenes") else f"synthetic, as {name}"
+
+
+def _recorded_in(root: Path) -> list[str]:
+    """The data sets whose recorded scenarios a folder was drawn from; none for procedural scenes."""
+    drives = read_json(root / "synthetic.json", dict).get("drives")
+    if not isinstance(drives, list):
+        return []
+    return sorted({str(drive[1]) for drive in drives if isinstance(drive, list) and len(drive) > 1})
 
 
 def _check(recordings: Sequence[Recording], where: str) -> None:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 
+import ii_world_env  # noqa: F401
 from tests.formats.scenarionet import PLACE, nuscenes_like, waymo_like, write_scenario
-from world_model.core.errors import DataError
-from world_model.core.grid import CLASS_ID, DRIVEABLE, FREE, OCC3D
-from world_model.data.boxes import voxels_inside
+from world_model.core.errors import DataError, OptionError
+from world_model.core.grid import CLASS_ID, DRIVEABLE, FREE
 from world_model.data.clips import load_clips
 from world_model.data.index import SceneIndex
+from world_model.data.label_check import agreement
 from world_model.make_synthetic import Arguments
 from world_model.make_synthetic import main as make
-from world_model.prepare import Prepare, prepare
+from world_model.prepare import DRAWN, Prepare, prepare
 from world_model.simulator.dataset.scenarios import scenario_path
 from world_model.simulator.replay import read_log
 from world_model.simulator.town.scenario_town import build_scenario_town, origin_of
@@ -44,17 +46,9 @@ def test_what_is_drawn(index: SceneIndex) -> None:
     assert sorted(zip(index.scene_name.tolist(), index.scene_split.tolist())) == [
         ("eb4b91b1", "train"), ("scene-0001", "val"),
     ]  # fmt: skip
-    assert "synthetic" in index.source and len(index.token) == 24
-    on_road, right, wrong = [], 0, 0
-    for frame in range(24):
-        labels = index.read_labels(frame)
-        on_road.append((labels[97:103, 97:103] == DRIVEABLE).any())
-        boxes = index.boxes(frame)
-        for n in np.flatnonzero((np.abs(boxes.center_m[:, :2]) < 25).all(1)):
-            inside = labels[tuple(voxels_inside(boxes, n, OCC3D).T)]
-            right += int((inside == boxes.class_id[n]).sum())
-            wrong += int(((inside != boxes.class_id[n]) & (inside != FREE)).sum())
-    assert np.mean(on_road) == 1 and right > 1000 and right / (right + wrong) > 0.9
+    assert index.source == "scenarionet (nuscenes, waymo; drawn labels)" and len(index.token) == 24
+    road, right = agreement(index, list(range(24)))
+    assert road == 1 and right is not None and right > 0.9
     assert {CLASS_ID[n] for n in ("car", "truck", "bicycle", "pedestrian")} <= set(index.box_class.tolist())
 
 
@@ -124,6 +118,41 @@ def test_driving_on(index: SceneIndex) -> None:
     assert stood.scenes[0].ego.x == log.ego.x and followed.scenes[0].ego.x == pytest.approx(log.ego.x + 3)
     _, driven = world.drive(state, torch.tensor([2]))
     assert driven[0, 0, 3].item() == pytest.approx(-3.0, abs=1e-3)  # the log's own motion
+
+
+def test_batch_is_its_rows(index: SceneIndex) -> None:
+    frames = [index.frames(scene)[4] for scene in (0, 1)]
+    world, motion = SimulatedWorld(), torch.eye(4).repeat(2, 1, 1)
+    motion[:, 0, 3] = torch.tensor((-2.0, 0.5))
+    state = world.step(world.reset(load_clips(index, frames, past=4, future=0)), motion, torch.tensor([2, 2]))
+    both = world.occupancy(state)
+    for row, frame in enumerate(frames):
+        alone = world.reset(load_clips(index, [frame], past=4, future=0))
+        alone = world.step(alone, motion[row : row + 1], torch.tensor([2]))
+        torch.testing.assert_close(world.occupancy(alone)[0], both[row])
+
+
+def test_prepare_draws(source: Path, index: SceneIndex, tmp_path: Path) -> None:
+    """`prepare` finds scenarios, draws them beside the index, and makes the same data set."""
+    found = prepare(Prepare(data_root=source, out=tmp_path / "iiworld_index.npz", val_fraction=0.5))
+    assert found.source == index.source and sorted(found.token) == sorted(index.token)
+    assert (tmp_path / DRAWN / "scenarios" / "scene-0001.npz").exists()
+    np.testing.assert_array_equal(found.read_labels(3), index.read_labels(3))
+    assert dataset_config(found).held_out == 1
+    with pytest.raises(OptionError, match="scenarionet"):
+        prepare(Prepare(data_root=source, out=tmp_path / "iiworld_index.npz", source="nuscenes", val_fraction=0.5))
+    with pytest.raises(OptionError, match="--version"):
+        prepare(Prepare(data_root=source, out=tmp_path / "other" / "index.npz", version="v1.0-mini"))
+    assert not (tmp_path / "other").exists()
+
+
+def test_environment(index: SceneIndex) -> None:
+    env = gym.make("IIWorld-nuScenes-v0", index=index.root, split="val", world="simulated", horizon=3)
+    env.reset(seed=0)
+    for _ in range(2):
+        _, reward, *_ = env.step(np.zeros(env.action_space.shape, np.float32))
+        assert np.isfinite(reward)
+    env.close()
 
 
 def test_mark_is_checked(index: SceneIndex, tmp_path: Path) -> None:
