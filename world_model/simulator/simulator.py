@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from world_model.core.errors import ActionError, ConfigError
 from world_model.core.grid import STEP_S
 from world_model.simulator.polylines import wrap
-from world_model.simulator.replay import follow_log
 from world_model.simulator.sensing.crop import Crop, crop
 from world_model.simulator.sensing.ground import agent_heights
 from world_model.simulator.sensing.labels import Labels, render
@@ -25,6 +24,7 @@ from world_model.simulator.town.terrain import KINDS
 from world_model.simulator.town.town import Town, build_town, town_of
 from world_model.simulator.traffic import driver, traffic
 from world_model.simulator.traffic.population import draw_density
+from world_model.simulator.traffic.replay import follow_log
 from world_model.simulator.traffic.spawn import ego_key, spawn, start_ego
 
 SUBSTEPS, PERCEIVE_EVERY = 4, 2

@@ -10,11 +10,11 @@ from world_model.core.errors import DataError, OptionError
 from world_model.data.formats.infos import PATTERN, read_infos
 from world_model.data.formats.nuscenes import find_version, read_nuscenes
 from world_model.data.formats.recording import DataSet
-from world_model.data.formats.scenarionet import PATTERN as PATTERN_SCENARIO
-from world_model.data.formats.scenarionet import find_scenarios
 from world_model.data.formats.uniocc import find_datasets, read_uniocc
 from world_model.data.formats.waymo import INFOS as WAYMO_INFOS
 from world_model.data.formats.waymo import find_file, read_waymo
+from world_model.data.scenarios.scenarionet import PATTERN as PATTERN_SCENARIO
+from world_model.data.scenarios.scenarionet import find_scenarios
 
 Format = Literal["nuscenes", "infos", "stcocc", "waymo", "uniocc", "scenarionet"]
 LAYOUTS: dict[Format, str] = {

@@ -6,7 +6,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,23 @@ from typing import Any
 import numpy as np
 
 from world_model.core.errors import DataError, OutputError
-from world_model.data.formats.scenario import Scenario
-from world_model.data.formats.scenarionet import PATTERN, find_scenarios, read_scenario
+from world_model.data.scenarios.scenario import Scenario
+from world_model.data.scenarios.scenarionet import PATTERN, find_scenarios, read_scenario
 from world_model.simulator.dataset.config import DatasetConfig, Drive
 from world_model.simulator.dataset.export import claim
-from world_model.simulator.replay import first_state, logged_step, read_log
+from world_model.simulator.sensing.crop import crop
+from world_model.simulator.sensing.memory import blank_memory, remember
+from world_model.simulator.sensing.sensor import cast_rays
 from world_model.simulator.simulator import Simulator, SimulatorConfig
-from world_model.simulator.state import Floats, SimState
+from world_model.simulator.state import Agents, Floats, SimState
+from world_model.simulator.town.town import RECORDED, town_of
+from world_model.simulator.traffic.replay import ego_at, logged_step, motion_at, read_log
 
 FOLDER = "scenarios"
 """Where the scenarios lie in a data set, one npz a scene."""
 KEPT = 16
+WARM_UP = 8
+"""Keyframes ahead from which the LiDAR's memory is filled before a scene starts, as labels are made of whole drives."""
 Record = tuple[str, str, str, tuple[float, ...]]
 """What is known of a scene: name, source, digest, seconds between its keyframes."""
 _read_log = lru_cache(maxsize=KEPT)(read_log)
@@ -95,6 +101,34 @@ class ScenarioDrive:
             step = logged_step(self.log, number)
             self._states.append(self.simulator.step(self._states[-1], step, dt_s=float(self.gaps[number])))
         return self._states[keyframe]
+
+
+def first_state(scenario: Scenario, key: int, scene_index: int, terrain: str = "flat") -> SimState:
+    """The first keyframe of a scenario, with a memory of what the drive will see soon.
+
+    Args:
+        scenario, key: of ``read_log``. terrain: as for ``build_town``.
+    """
+    count = len(scenario.label)
+    agents = Agents(
+        label=scenario.label, size_m=scenario.size_m, desired_mps=np.zeros(count), lateral_m=np.zeros(count),
+        mobile=np.ones(count, bool), key=np.zeros(count, np.uint64), tractor=np.full(count, -1),
+    )  # fmt: skip
+    state = SimState(
+        seed=key, scene_index=scene_index, town_id=RECORDED, time_s=0.0, step_index=0, ego=ego_at(scenario, 0),
+        agents=agents, motion=motion_at(scenario, np.zeros(count)), memory=blank_memory(),
+        terrain=terrain,
+    )  # fmt: skip
+    town, ego = town_of(state), state.ego
+    for number in range(min(WARM_UP, len(scenario.time_s) - 1), -1, -1):
+        time_s = scenario.time_s[number]
+        after = replace(state, ego=ego_at(scenario, number), motion=motion_at(scenario, np.full(count, time_s)))
+        scene = crop(town, after)
+        seen = cast_rays(scene.occluder, scene.ground_m)[0]
+        before = after.ego if number == WARM_UP else ego
+        state = replace(after, memory=remember(state.memory, before, after.ego, seen, 0.5))
+        ego = after.ego
+    return state
 
 
 def scenario_path(root: Path, name: str) -> Path:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from world_model.core.grid import CLASS_ID, MOVABLE
-from world_model.data.formats.scenario import Scenario, split_lines
+from world_model.data.scenarios.scenario import Scenario, split_lines
 from world_model.simulator.polylines import headings, resample
 from world_model.simulator.state import Bools, Floats, Ints
 from world_model.simulator.town.network import Network

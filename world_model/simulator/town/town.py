@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from world_model.core.errors import DataError
-from world_model.data.formats.scenario import Scenario
+from world_model.data.scenarios.scenario import Scenario
 from world_model.simulator.polylines import headings, offset, wrap
 from world_model.simulator.state import Floats, SimState
 from world_model.simulator.town.network import Network, build_network

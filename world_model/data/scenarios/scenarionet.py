@@ -22,7 +22,7 @@ from world_model.core.errors import DataError
 from world_model.core.grid import CLASS_ID, EGO_LENGTH_M, EGO_REAR_OVERHANG_M, OCC3D
 from world_model.data.formats.annotations import class_of_category
 from world_model.data.formats.pickles import load_pickle
-from world_model.data.formats.scenario import (
+from world_model.data.scenarios.scenario import (
     LEAST_KEYFRAMES,
     MAP_MARGIN_M,
     Scenario,

@@ -5,29 +5,23 @@ A state's ``Motion.s`` is an agent's time in the log, in seconds. It runs with t
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from world_model.data.formats.scenario import Scenario, load_scenario
+from world_model.data.scenarios.scenario import Scenario, load_scenario
 from world_model.simulator.polylines import into, wrap
-from world_model.simulator.sensing.crop import crop
-from world_model.simulator.sensing.memory import blank_memory, remember
-from world_model.simulator.sensing.sensor import cast_rays
-from world_model.simulator.state import Agents, Bools, Ego, Floats, Ints, Motion, SimState
+from world_model.simulator.state import Bools, Ego, Floats, Ints, Motion, SimState
 from world_model.simulator.town.scenario_town import build_scenario_town, origin_of
-from world_model.simulator.town.town import RECORDED, Town, add_recorded_town, town_of
+from world_model.simulator.town.town import Town, add_recorded_town
 from world_model.simulator.traffic import driver
-from world_model.simulator.yielding import motion_after
+from world_model.simulator.traffic.yielding import motion_after
 
 NOWHERE_M = -1.0e6
 """Where absent agents are: out of sight of everything."""
 AROUND_S, OFF_LOG_M = 0.5, 0.7
 """The ego is on its log if it is this near (a rad counts as a metre) to where it was recorded within this time."""
-WARM_UP = 8
-"""Keyframes ahead from which the LiDAR's memory is filled before a scene starts, as labels are made of whole drives."""
 
 
 def read_log(path: Path) -> tuple[Scenario, int]:
@@ -40,34 +34,6 @@ def read_log(path: Path) -> tuple[Scenario, int]:
     key = int(scenario.digest, 16)
     add_recorded_town(key, partial(build_scenario_town, scenario))
     return scenario, key
-
-
-def first_state(scenario: Scenario, key: int, scene_index: int, terrain: str = "flat") -> SimState:
-    """The first keyframe of a scenario, with a memory of what the drive will see soon.
-
-    Args:
-        scenario, key: of ``read_log``. terrain: as for ``build_town``.
-    """
-    count = len(scenario.label)
-    agents = Agents(
-        label=scenario.label, size_m=scenario.size_m, desired_mps=np.zeros(count), lateral_m=np.zeros(count),
-        mobile=np.ones(count, bool), key=np.zeros(count, np.uint64), tractor=np.full(count, -1),
-    )  # fmt: skip
-    state = SimState(
-        seed=key, scene_index=scene_index, town_id=RECORDED, time_s=0.0, step_index=0, ego=_ego_at(scenario, 0),
-        agents=agents, motion=_motion_at(scenario, np.zeros(count)), memory=blank_memory(),
-        terrain=terrain,
-    )  # fmt: skip
-    town, ego = town_of(state), state.ego
-    for number in range(min(WARM_UP, len(scenario.time_s) - 1), -1, -1):
-        time_s = scenario.time_s[number]
-        after = replace(state, ego=_ego_at(scenario, number), motion=_motion_at(scenario, np.full(count, time_s)))
-        scene = crop(town, after)
-        seen = cast_rays(scene.occluder, scene.ground_m)[0]
-        before = after.ego if number == WARM_UP else ego
-        state = replace(after, memory=remember(state.memory, before, after.ego, seen, 0.5))
-        ego = after.ego
-    return state
 
 
 def logged_step(scenario: Scenario, number: int) -> Floats:
@@ -89,7 +55,7 @@ def follow_log(
     Args:
         town: with a log. state: before. dt_s: seconds.
         delta: (3,) the ego's motion; None lets it make the motion of the log at this time.
-        yields: whether agents yield to an ego that has left its log, see `world_model.simulator.yielding`.
+        yields: whether agents yield to an ego that has left its log, see `world_model.simulator.traffic.yielding`.
     """
     log = town.log
     assert log is not None
@@ -97,7 +63,7 @@ def follow_log(
         a, b = (_ego_pose(log, state.time_s + t) for t in (0.0, dt_s))
         delta = _motion_between(a, b)
     ego = driver.commanded(state.ego, delta, 1.0, dt_s, town.network.paths)
-    places = partial(_motion_at, log)
+    places = partial(motion_at, log)
     deviates = yields and _off_log(log, ego, state.time_s + dt_s)
     motion = motion_after(places, state.agents, state.motion, state.time_s, ego, deviates, dt_s)
     gone = ~state.agents.mobile
@@ -124,7 +90,7 @@ def _ego_pose(log: Scenario, time_s: float) -> Floats:
     return pose
 
 
-def _ego_at(log: Scenario, number: int) -> Ego:
+def ego_at(log: Scenario, number: int) -> Ego:
     """The recorded ego at a keyframe, on the map."""
     x, y, yaw = (log.ego[number] - (*origin_of(log), 0.0)).tolist()
     k = min(number, len(log.time_s) - 2)
@@ -135,7 +101,7 @@ def _ego_at(log: Scenario, number: int) -> Ego:
     )  # fmt: skip
 
 
-def _motion_at(log: Scenario, clock: Floats) -> Motion:
+def motion_at(log: Scenario, clock: Floats) -> Motion:
     """Where the agents are at times (A,) of the log; after its end they go on straight at their last speed."""
     count, rows = len(log.label), np.arange(len(log.label))
     low, part = _between(log.time_s, clock)

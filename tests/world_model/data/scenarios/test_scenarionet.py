@@ -15,8 +15,8 @@ from tests.real_files import REAL
 from world_model.core.errors import DataError
 from world_model.core.grid import CLASS_ID, EGO_LENGTH_M, EGO_REAR_OVERHANG_M
 from world_model.data.formats.pickles import load_pickle
-from world_model.data.formats.scenario import Scenario, load_scenario
-from world_model.data.formats.scenarionet import find_scenarios, read_scenario
+from world_model.data.scenarios.scenario import Scenario, load_scenario
+from world_model.data.scenarios.scenarionet import find_scenarios, read_scenario
 
 
 def read(tmp_path: Path, scenario: dict[str, Any]) -> list[Scenario]:

@@ -8,12 +8,12 @@ from functools import partial
 import numpy as np
 
 from tests.formats.scenarionet import PLACE, STEP_S, nuscenes_like, track, write_scenario
-from world_model.data.formats.scenario import Scenario
-from world_model.data.formats.scenarionet import read_scenario
-from world_model.simulator.replay import _ego_at, _motion_at
+from world_model.data.scenarios.scenario import Scenario
+from world_model.data.scenarios.scenarionet import read_scenario
 from world_model.simulator.state import Agents, Ego, Motion
 from world_model.simulator.town.scenario_town import origin_of
-from world_model.simulator.yielding import motion_after
+from world_model.simulator.traffic.replay import ego_at, motion_at
+from world_model.simulator.traffic.yielding import motion_after
 
 BEHIND, CROSSES, ONCOMING, CONE = range(4)
 
@@ -38,7 +38,7 @@ def drive(log: Scenario, ego: Ego, steps: int, deviates: bool) -> list[Motion]:
         label=log.label, size_m=log.size_m, desired_mps=np.zeros(count), lateral_m=np.zeros(count),
         mobile=np.ones(count, bool), key=np.zeros(count, np.uint64), tractor=np.full(count, -1),
     )  # fmt: skip
-    places = partial(_motion_at, log)
+    places = partial(motion_at, log)
     motions = [places(np.zeros(count))]
     for k in range(steps):
         motions.append(motion_after(places, agents, motions[-1], 0.5 * k, ego, deviates, 0.5))
@@ -47,8 +47,8 @@ def drive(log: Scenario, ego: Ego, steps: int, deviates: bool) -> list[Motion]:
 
 def test_yielding(tmp_path) -> None:  # type: ignore[no-untyped-def]
     log = scene(tmp_path)
-    places = partial(_motion_at, log)
-    ego = _ego_at(log, 0)
+    places = partial(motion_at, log)
+    ego = ego_at(log, 0)
     logged = drive(log, ego, 18, deviates=False)
     for k, motion in enumerate(logged):
         true = places(np.full(len(log.label), 0.5 * k))
@@ -73,7 +73,7 @@ def test_yielding(tmp_path) -> None:  # type: ignore[no-untyped-def]
 
 def test_the_crossing_walker_waits(tmp_path) -> None:  # type: ignore[no-untyped-def]
     log = scene(tmp_path)
-    ego = replace(_ego_at(log, 0), x=float(9 + PLACE[0] - origin_of(log)[0] - 1.3), speed=0.0)
+    ego = replace(ego_at(log, 0), x=float(9 + PLACE[0] - origin_of(log)[0] - 1.3), speed=0.0)
     waiting = drive(log, ego, 18, deviates=True)
     y = np.array([m.xy[CROSSES, 1] for m in waiting])
     edge = ego.y - 1.85 / 2
@@ -82,7 +82,7 @@ def test_the_crossing_walker_waits(tmp_path) -> None:  # type: ignore[no-untyped
 
 def test_agents_go_on_when_the_way_is_free_again(tmp_path) -> None:  # type: ignore[no-untyped-def]
     log = scene(tmp_path)
-    ego, places = _ego_at(log, 0), partial(_motion_at, log)
+    ego, places = ego_at(log, 0), partial(motion_at, log)
     stopped = drive(log, replace(ego, speed=0.0), 12, deviates=True)
     count = len(log.label)
     agents = Agents(

@@ -1,0 +1,1 @@
+"""Recorded scenarios: traffic and maps."""
