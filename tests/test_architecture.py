@@ -22,7 +22,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         *(("worlds",), ("trust",), ("rollouts",), ("generation",), ("evaluation",), ("*",)),
     ),
     "world_model.simulator": (
-        *(("state", "polylines"), ("town",), ("traffic",), ("sensing",), ("replay",), ("simulator",), ("dataset",)),
+        *(("state", "polylines"), ("town",), ("traffic",), ("sensing",), ("simulator",), ("dataset",)),
         ("*",),
     ),
     "ii_world_env": (
