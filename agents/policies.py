@@ -36,6 +36,7 @@ class PolicyFacts:
         prior: scripted planner that it corrects; None: it acts alone.
         comfort: whether the comfort limiter has the last word.
         layers: widths of the hidden layers behind the features.
+        grouped: whether class maps are read by the `GroupMapExtractor`; policies of before read single classes.
     """
 
     action: str
@@ -43,6 +44,7 @@ class PolicyFacts:
     prior: str | None = None
     comfort: bool = False
     layers: tuple[int, ...] = (64,)
+    grouped: bool = False
 
     @staticmethod
     def of(values: Any, source: str) -> PolicyFacts:
@@ -56,7 +58,8 @@ class PolicyFacts:
         except (TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(f"{source} says {values!r}", "the facts of a policy", REMEDY) from error
         names = all(isinstance(value, str) for value in (facts.action, facts.observation, facts.prior or ""))
-        if not names or not isinstance(facts.comfort, bool) or not all(0 < n <= LARGEST_LAYER for n in facts.layers):
+        flags = isinstance(facts.comfort, bool) and isinstance(facts.grouped, bool)
+        if not names or not flags or not all(0 < n <= LARGEST_LAYER for n in facts.layers):
             raise CheckpointError(f"{source} says {values!r}", "the facts of a policy", REMEDY)
         return facts
 
@@ -78,7 +81,7 @@ def make_policy(
 def policy_keywords(facts: PolicyFacts, observation_space: spaces.Space[Any]) -> dict[str, Any]:
     """How stable-baselines3 makes the network."""
     return {
-        "features_extractor_class": extractor_for(facts.observation, observation_space),
+        "features_extractor_class": extractor_for(facts.observation, observation_space, grouped=facts.grouped),
         "net_arch": list(facts.layers),
         "log_std_init": -0.7,
     }

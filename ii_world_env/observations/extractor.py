@@ -2,6 +2,7 @@
 
 Class maps go through an embedding per class and a small convolutional net of about 0.2 M parameters: SB3's default
 would flatten 10,000 class numbers (or one-hot 640,000 voxels) into a dense layer. Token maps go through the same net.
+`GroupMapExtractor` is the fast one, for training.
 """
 
 from __future__ import annotations
@@ -11,13 +12,20 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, FlattenExtractor
 from torch import Tensor, nn
 
 from ii_world_env.observations import modes as observations
 from world_model.core.errors import ConfigError
-from world_model.core.grid import NUM_CLASSES, OCC3D
+from world_model.core.grid import FREE, NUM_CLASSES, OCC3D
+
+
+PATCH = 4
+"""Edge in cells of the squares that `GroupMapExtractor` reads at once: 3.2 m."""
+GROUPS = ((11,), (12, 13, 14), (0, 1, 8, 15, 16), (3, 4, 5, 9, 10), (2, 6, 7))
+"""Class ids that mean the same to a driver: road, other ground, what stands, vehicles, people and two-wheelers."""
 
 
 class ClassMapExtractor(BaseFeaturesExtractor):
@@ -50,12 +58,12 @@ class ClassMapExtractor(BaseFeaturesExtractor):
                 "use one of these modes",
             )
         super().__init__(observation_space, map_features + (vector_features if is_dict else 0))
-        self.embed, self._checked = nn.Embedding(NUM_CLASSES, embedding), False
+        self._checked = False
         shape = observation_space["bev"].shape if isinstance(observation_space, spaces.Dict) else (100, 100)
         assert shape is not None
-        self.map = _convolutions(embedding)
+        self._make(embedding)
         with torch.no_grad():
-            size = self.map(torch.zeros(1, embedding, *shape)).shape[1]
+            size = self._cells(torch.full((1, *shape), FREE)).shape[1]
         self.map_out = nn.Sequential(nn.Linear(size, map_features), nn.ReLU())
         self.vector: nn.Module | None = None
         if isinstance(observation_space, spaces.Dict):
@@ -74,9 +82,60 @@ class ClassMapExtractor(BaseFeaturesExtractor):
         return torch.cat((self._map(observation["bev"]), self.vector(vector)), -1)
 
     def _map(self, classes: Tensor) -> Tensor:
-        # SB3 hands over floats; class numbers up to 17 are exact in them.
-        features: Tensor = self.map_out(self.map(self.embed(classes.long()).permute(0, 3, 1, 2)))
+        features: Tensor = self.map_out(self._cells(classes))
         return features
+
+    def _make(self, embedding: int) -> None:
+        self.embed, self.map = nn.Embedding(NUM_CLASSES, embedding), _convolutions(embedding)
+
+    def _cells(self, classes: Tensor) -> Tensor:
+        """Class maps (B, W, H) -> (B, F)."""
+        # SB3 hands over floats; class numbers up to 17 are exact in them.
+        cells: Tensor = self.map(self.embed(classes.long()).permute(0, 3, 1, 2))
+        return cells
+
+
+class GroupMapExtractor(ClassMapExtractor):
+    """As `ClassMapExtractor`, four to five times faster: it tells groups of classes apart, and strides first.
+
+    Every square of 4 x 4 cells goes through one linear layer, with five numbers for each cell: which of `GROUPS` its
+    class belongs to, none where it is free. Nothing is learned for single cells, so no gradient runs to them.
+
+    Args:
+        observation_space, map_features, vector_features: as in `ClassMapExtractor`.
+        channels: width of the map behind the first layer.
+    """
+
+    groups: Tensor
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        channels: int = 32,
+        map_features: int = 96,
+        vector_features: int = 64,
+    ) -> None:
+        super().__init__(observation_space, channels, map_features, vector_features)
+
+    def _make(self, channels: int) -> None:
+        table = torch.zeros(NUM_CLASSES, len(GROUPS))
+        for number, classes in enumerate(GROUPS):
+            table[list(classes), number] = 1
+        self.register_buffer("groups", table, persistent=False)
+        self.stem = nn.Linear(PATCH**2 * len(GROUPS), channels)
+        layers = [nn.ReLU(), nn.Conv2d(channels, 32, 3, stride=2, padding=1), nn.ReLU()]
+        self.map = nn.Sequential(*layers, nn.Conv2d(32, 32, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten())
+
+    def _cells(self, classes: Tensor) -> Tensor:
+        classes = classes.to(torch.uint8)
+        over = [-size % PATCH for size in classes.shape[1:]]
+        if any(over):
+            classes = F.pad(classes, (0, over[1], 0, over[0]), value=FREE)
+        batch, rows, columns = len(classes), classes.shape[1] // PATCH, classes.shape[2] // PATCH
+        squares = classes.view(batch, rows, PATCH, columns, PATCH).transpose(2, 3).reshape(-1, PATCH**2)
+        squares = F.embedding(squares.int(), self.groups).flatten(1)
+        cells: Tensor = self.map(self.stem(squares).view(batch, rows, columns, -1).permute(0, 3, 1, 2))
+        return cells
 
 
 class TokenMapExtractor(BaseFeaturesExtractor):
@@ -113,12 +172,14 @@ class BoundedExtractor(BaseFeaturesExtractor):
         return observation * self.scale
 
 
-def extractor_for(name: str, space: spaces.Space[Any]) -> type[BaseFeaturesExtractor]:
-    """The features extractor of an observation mode; of a mode of one's own, SB3's."""
+def extractor_for(name: str, space: spaces.Space[Any], *, grouped: bool = False) -> type[BaseFeaturesExtractor]:
+    """The features extractor of an observation mode; of a mode of one's own, SB3's. ``grouped``: for class maps the
+    `GroupMapExtractor`."""
+    maps = GroupMapExtractor if grouped else ClassMapExtractor
     own: type[BaseFeaturesExtractor] = CombinedExtractor if isinstance(space, spaces.Dict) else FlattenExtractor
     known: dict[str, type[BaseFeaturesExtractor]] = {
-        "bev": ClassMapExtractor,
-        "occupancy": ClassMapExtractor,
+        "bev": maps,
+        "occupancy": maps,
         "tokens": TokenMapExtractor,
         "state": BoundedExtractor,
     }
