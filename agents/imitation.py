@@ -78,7 +78,7 @@ class Imitate(DriveOptions):
     def facts(self) -> PolicyFacts:
         """How the policy drives."""
         names = ("action", "observation", "prior", "comfort", "layers")
-        return PolicyFacts(**{name: getattr(self, name) for name in names})
+        return PolicyFacts(**{name: getattr(self, name) for name in names}, grouped=True)
 
 
 def imitate(options: Imitate) -> ActorCriticPolicy:

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from agents.policies import POLICY_FILE, PolicyFacts, policy_keywords, save_poli
 from agents.prior_env import PriorVecEnv
 from agents.resume import go_on, snapshot
 from ii_world_env.faces.options import DriveOptions
+from ii_world_env.observations.extractor import ClassMapExtractor
 from ii_world_env.sb3_vec_env import IIWorldVecEnv
 from world_model.core.errors import CheckpointError, OptionError, OutputError
 from world_model.core.files import atomic_write, check_writable, write_json, write_text
@@ -98,6 +99,7 @@ class Train(DriveOptions):
             prior=self.prior,
             comfort=self.comfort,
             layers=self.layers,
+            grouped=True,
         )
 
 
@@ -157,7 +159,10 @@ class Recorder(BaseCallback):
         with atomic_write(out / MODEL_FILE) as stream:
             stream.write(self.kept)
         self.saved = self.kept_steps
-        save_policy(out / POLICY_FILE, self.model.policy, self.options.facts())  # type: ignore[arg-type]  # PPO's
+        policy: Any = self.model.policy
+        # A run that began with an earlier version goes on with its extractor.
+        grouped = type(policy.features_extractor) is not ClassMapExtractor
+        save_policy(out / POLICY_FILE, policy, replace(self.options.facts(), grouped=grouped))
         write_text(out / CURVE_FILE, self.kept_curve)
         _draw(np.array(self.rows).reshape(-1, len(CURVE_COLUMNS)), out / PICTURE_FILE)
 

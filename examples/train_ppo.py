@@ -20,7 +20,7 @@ import tyro
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 
-from ii_world_env.observations.extractor import ClassMapExtractor
+from ii_world_env.observations.extractor import GroupMapExtractor
 from ii_world_env.sb3_vec_env import IIWorldVecEnv  # registers the environment, too
 from world_model.core.files import write_json
 
@@ -98,7 +98,7 @@ def main(args: Args) -> None:
         learning_rate=5e-4,
         gamma=0.97,
         ent_coef=0.003,
-        policy_kwargs={"features_extractor_class": ClassMapExtractor, "net_arch": [64], "log_std_init": -0.7},
+        policy_kwargs={"features_extractor_class": GroupMapExtractor, "net_arch": [64], "log_std_init": -0.7},
         seed=args.seed,
         device="cpu",
     )

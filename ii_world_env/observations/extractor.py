@@ -21,7 +21,6 @@ from ii_world_env.observations import modes as observations
 from world_model.core.errors import ConfigError
 from world_model.core.grid import FREE, NUM_CLASSES, OCC3D
 
-
 PATCH = 4
 """Edge in cells of the squares that `GroupMapExtractor` reads at once: 3.2 m."""
 GROUPS = ((11,), (12, 13, 14), (0, 1, 8, 15, 16), (3, 4, 5, 9, 10), (2, 6, 7))

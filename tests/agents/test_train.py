@@ -13,16 +13,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
+from safetensors import safe_open
+from safetensors.torch import save_file
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 
 from agents.evaluate import Evaluate, evaluate
 from agents.planners.learned import PPOPlanner
+from agents.policies import PolicyFacts, make_policy, save_policy
 from agents.training import CURVE_COLUMNS, Train, train
 from ii_world_env.ego.actions import ACTION_MODES
 from ii_world_env.engine import Engine, EngineConfig
 from ii_world_env.observations.build import build_observation
-from ii_world_env.observations.extractor import ClassMapExtractor
+from ii_world_env.observations.extractor import ClassMapExtractor, GroupMapExtractor
 from ii_world_env.sb3_vec_env import IIWorldVecEnv
 from world_model.core.errors import CheckpointError, ConfigError, OptionError
 from world_model.core.grid import OCC3D
@@ -253,10 +257,29 @@ def test_policies_of_earlier_versions_find_their_extractor() -> None:
     assert extractor.ClassMapExtractor is ClassMapExtractor
 
 
+def test_policies_of_earlier_versions_read_single_classes(tmp_path: Path) -> None:
+    mode = build_observation("bev", TransportWorld(), ACTION_MODES["kinematic"])
+    actions = spaces.Box(-1.0, 1.0, (2,), np.float32)
+    for grouped, kind in ((False, ClassMapExtractor), (True, GroupMapExtractor)):
+        facts = PolicyFacts(action="kinematic", observation="bev", grouped=grouped)
+        policy = make_policy(facts, mode.space(), actions)
+        assert type(policy.features_extractor) is kind
+        save_policy(tmp_path / "policy.safetensors", policy, facts)
+        if not grouped:  # they do not say so
+            with safe_open(str(tmp_path / "policy.safetensors"), "pt") as file:
+                meta, weights = file.metadata(), {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+            meta["facts"] = meta["facts"].replace(', "grouped": false', "")
+            assert "grouped" not in meta["facts"]
+            save_file(weights, tmp_path / "policy.safetensors", metadata=meta)
+        planner = PPOPlanner(Engine(TransportWorld(), EngineConfig()), tmp_path / "policy.safetensors")
+        assert type(planner.policy.features_extractor) is kind
+
+
+@pytest.mark.parametrize("kind", [ClassMapExtractor, GroupMapExtractor])
 @pytest.mark.parametrize("mode", ["bev", "occupancy"])
-def test_extractor_is_small_and_sees_the_classes(mode: str) -> None:
+def test_extractor_is_small_and_sees_the_classes(mode: str, kind: type[ClassMapExtractor]) -> None:
     space = build_observation(mode, TransportWorld(), ACTION_MODES["kinematic"]).space()
-    net = ClassMapExtractor(space)
+    net = kind(space)
     assert sum(p.numel() for p in net.parameters()) < 250_000
     torch.manual_seed(0)
     if mode == "bev":
