@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from agents.episodes import COLUMNS, PERCENT, Episode, markdown, summary
+from world_model.core.table import Table
 from world_model.evaluation.statistics import mean_interval
-from world_model.evaluation.table import Table
 
 DIFFERENCES = ("success", "collision", "progress", "comfort", "pdms")
 BASE, TRUTH = "idm", "simulated"

@@ -12,8 +12,8 @@ from agents.planners.planner import Planner
 from ii_world_env.engine import CAUSES, Engine
 from ii_world_env.scenes import Scenes, Start
 from ii_world_env.task.rewards import PDMScore
+from world_model.core.table import Table
 from world_model.evaluation.statistics import mean_interval
-from world_model.evaluation.table import Table
 
 COLUMNS = ("success", "collision", "off_road", "progress", "comfort", "pdms", "reward", "steps")
 PERCENT = ("success", "collision", "off_road", "progress", "comfort", "pdms")

@@ -29,6 +29,7 @@ import tyro
 from world_model import train_forecaster, train_tokenizer
 from world_model.checkpoints.checkpoint import TOKENIZER_FILE, config_to_json, save_model, tokens_hash
 from world_model.core.runtime import keep_memory
+from world_model.core.table import Table
 from world_model.data.demo import demo_root
 from world_model.data.index import SceneIndex
 from world_model.data.tokens import TokenCache
@@ -172,16 +173,19 @@ def main(args: Args) -> dict[str, Any]:
 def show(args: Args, figures: dict[str, Any], dtype: str) -> None:
     """Print the figures as a table."""
     peak = "-" if figures["peak_gpu_gb"] is None else f"{figures['peak_gpu_gb']:.2f}"
-    print(
-        "| model | device | dtype | batch | samples/s | ms a step | waiting for data | saved GB | GPU GB | process GB |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|---|")
-    print(
-        f"| {args.model} {args.preset} | {figures['processes']} x {figures['device']} | {dtype} | {figures['batch']} "
-        f"| {figures['samples_per_s']:.2f} | {figures['step_ms']:.0f} | {100 * figures['wait']:.1f} % "
-        f"| {figures['saved_gb']:.2f} | {peak} "
-        f"| {figures['peak_process_gb']:.2f} |"
-    )
+    row = {
+        "model": f"{args.model} {args.preset}",
+        "device": f"{figures['processes']} x {figures['device']}",
+        "dtype": dtype,
+        "batch": figures["batch"],
+        "samples/s": f"{figures['samples_per_s']:.2f}",
+        "ms a step": f"{figures['step_ms']:.0f}",
+        "waiting for data": f"{100 * figures['wait']:.1f} %",
+        "saved GB": f"{figures['saved_gb']:.2f}",
+        "GPU GB": peak,
+        "process GB": f"{figures['peak_process_gb']:.2f}",
+    }
+    print(Table([*row], [[*row.values()]]).markdown())
 
 
 def _plain(args: Args) -> dict[str, Any]:

@@ -25,13 +25,13 @@ from torch import Tensor
 
 from world_model.core.geometry import invert_pose
 from world_model.core.grid import OCC3D
+from world_model.core.table import Table
 from world_model.data.clips import Clips, load_clips, windows
 from world_model.data.index import SceneIndex
 from world_model.data.label_styles import LabelStyle, draw_style, draw_terrain
 from world_model.data.labels import read_labels
 from world_model.evaluation.metrics import Confusion
 from world_model.evaluation.statistics import interval_95, resampled
-from world_model.evaluation.table import Table
 from world_model.rollouts.rollout import roll
 from world_model.worlds import World, build_world
 

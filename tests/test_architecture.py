@@ -1,4 +1,4 @@
-"""The order of the house: no circle of imports, no import upwards, no crowded folder.
+"""The order of the house: no circle of imports, no import upwards, no crowded folder, no long file.
 
 Every import counts: also one inside a function, and one for type checking only.
 """
@@ -32,6 +32,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
 }
 MOST_FILES = 14
 """In one folder, beside its __init__.py; world_model/ itself holds one file for each command instead."""
+MOST_LINES = 400
 ROOT = Path(__file__).parent.parent
 PACKAGES = tuple(name for floor in FLOORS[""] for name in floor)
 
@@ -104,7 +105,13 @@ def crowded_folders() -> Iterator[str]:
             yield f"folder: {folder.relative_to(ROOT).as_posix()} ({count} files)"
 
 
-@pytest.mark.parametrize("search", [upward_imports, circles, crowded_folders])
+def long_files() -> Iterator[str]:
+    for file in modules().values():
+        if (lines := len(file.read_text().splitlines())) > MOST_LINES:
+            yield f"file: {file.relative_to(ROOT).as_posix()} ({lines} lines)"
+
+
+@pytest.mark.parametrize("search", [upward_imports, circles, crowded_folders, long_files])
 def test_the_house_is_in_order(search: Callable[[], Iterator[str]]) -> None:
     assert not sorted(search())
 

@@ -14,11 +14,11 @@ import numpy as np
 from world_model.core.command import run
 from world_model.core.errors import DataError, OptionError
 from world_model.core.files import check_writable
+from world_model.core.table import write_report
 from world_model.data.demo import demo_root
 from world_model.data.index import SceneIndex
 from world_model.evaluation.partial import PartialResults
 from world_model.evaluation.plots import write_plot
-from world_model.evaluation.table import write_report
 from world_model.evaluation.trust.fitting import ceiling_of, fit
 from world_model.evaluation.trust.report import markdown, plot_trust, score
 from world_model.evaluation.trust.samples import Samples, collect, starts_of

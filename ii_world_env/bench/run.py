@@ -23,7 +23,7 @@ from world_model.core.command import run
 from world_model.core.errors import OptionError
 from world_model.core.files import write_json
 from world_model.core.runtime import choose_device
-from world_model.evaluation.table import Table, decimal
+from world_model.core.table import Table, decimal
 
 STAGES = ("forecast", "decode", "reward", "observation", "encode", "reset", "render")
 LAST = ("forecaster alone, frames/s", "plans/s", "peak MiB")

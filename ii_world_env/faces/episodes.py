@@ -26,16 +26,14 @@ from ii_world_env.faces import forks
 from ii_world_env.faces.config import EnvConfig
 from ii_world_env.faces.infos import NOTHING_NEAR_S, Columns
 from ii_world_env.faces.render import draw_moment
-from ii_world_env.faces.resets import NoEpisode
+from ii_world_env.faces.resets import NoEpisode, kept_state
 from ii_world_env.faces.starts import StartStates
 from ii_world_env.observations.build import build_observation, check_observed, needs_before
 from ii_world_env.scenes import Start, conditions, open_scenes
 from ii_world_env.state.state import terminates
 from ii_world_env.task.rewards import check_finite, reward_function
 from ii_world_env.task.trust import Pessimistic, check_pessimism, trust_of
-from world_model.core.errors import OptionError
 from world_model.core.grid import STEP_S
-from world_model.core.tensor_state import difference
 from world_model.worlds import SelfChecking, build_world, resolve_world, untouched_gpu
 from world_model.worlds.provenance import provenance, same_source, weights_source
 
@@ -187,7 +185,7 @@ class Episodes:
         """
         forks.single_thread_after_fork()
         if any(isinstance(chosen, Mapping) and "state" in chosen for chosen in options):
-            return self._kept_state(options)
+            return self._ready(kept_state(options, self.engine, self._state))
         before = [rng.bit_generator.state for rng in rngs]
         try:
             starts = [self.scenes.choose(rng, chosen) for rng, chosen in zip(rngs, options, strict=True)]
@@ -318,29 +316,6 @@ class Episodes:
         """A state as the observation needs it: the only place that decodes for it."""
         state = self._engine.with_occupancy(state) if self.observation.needs_occupancy else state
         return self._engine.with_before(state)
-
-    def _kept_state(self, options: Sequence[Mapping[str, Any] | None]) -> State:
-        """A kept state out of the reset options."""
-        first = options[0] if isinstance(options[0], Mapping) else {}
-        state, wanted = first.get("state"), f"a State of {len(options)} environments and no other option"
-        if len(first) > 1 or not isinstance(state, State):
-            found = f"state of type {type(state).__name__}" if len(first) == 1 else f"options {list(first)}"
-            raise OptionError(found, wanted, "keep env.unwrapped.state, or State.load() one")
-        width, grid = self.engine.action_mode.width, self.engine.world.grid
-        labels = (*state.ground.shape, grid.shape[2]) if state.decoded is None else tuple(state.decoded.shape)
-        found_shapes = labels, tuple(state.last_action.shape)
-        shapes = (len(options), *grid.shape), (len(options), width)
-        if found_shapes != shapes:
-            raise OptionError(
-                f"a state with labels {found_shapes[0]} and actions {found_shapes[1]}",
-                f"{wanted}: labels {shapes[0]}, actions {shapes[1]}",
-                "index() or expand() it, or make the environment as it was when the state was kept",
-            )
-        if self._state is not None and (other := difference(self._state, state)):
-            raise OptionError(
-                f"the state of another environment: {other}", wanted, "keep it from an environment made like this one"
-            )
-        return self._ready(state)
 
     def _columns(
         self, rows: Sequence[int], state: State, result: EngineResult | None

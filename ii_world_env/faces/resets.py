@@ -1,8 +1,8 @@
-"""What a batch takes beside the options of one environment: counts, an autoreset mode, seeds, a mask of who resets."""
+"""What a reset takes beside the options of a start: a kept state, seeds, a mask of who resets, an autoreset mode."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -11,7 +11,9 @@ from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
+from ii_world_env.engine import Engine, State
 from world_model.core.errors import ConfigError, OptionError
+from world_model.core.tensor_state import difference
 
 Seeds = int | Sequence[int | None] | None
 
@@ -74,3 +76,36 @@ def autoreset_mode_of(mode: str | AutoresetMode) -> AutoresetMode:
     except ValueError as error:
         allowed = [each.value for each in AutoresetMode]
         raise OptionError(f"autoreset_mode={mode!r}", f"one of {allowed}", "choose one of them") from error
+
+
+def kept_state(options: Sequence[Mapping[str, Any] | None], engine: Engine, running: State | None) -> State:
+    """The kept state of ``options["state"]``, the same of all R environments.
+
+    Args:
+        options: (R,) reset options.
+        engine: that goes on from it.
+        running: a state of the environments now, which the kept one must resemble; None before the first reset.
+
+    Raises:
+        OptionError: no state, one of other environments, or other options beside it.
+    """
+    first = options[0] if isinstance(options[0], Mapping) else {}
+    state, wanted = first.get("state"), f"a State of {len(options)} environments and no other option"
+    if len(first) > 1 or not isinstance(state, State):
+        found = f"state of type {type(state).__name__}" if len(first) == 1 else f"options {list(first)}"
+        raise OptionError(found, wanted, "keep env.unwrapped.state, or State.load() one")
+    width, grid = engine.action_mode.width, engine.world.grid
+    labels = (*state.ground.shape, grid.shape[2]) if state.decoded is None else tuple(state.decoded.shape)
+    found_shapes = labels, tuple(state.last_action.shape)
+    shapes = (len(options), *grid.shape), (len(options), width)
+    if found_shapes != shapes:
+        raise OptionError(
+            f"a state with labels {found_shapes[0]} and actions {found_shapes[1]}",
+            f"{wanted}: labels {shapes[0]}, actions {shapes[1]}",
+            "index() or expand() it, or make the environment as it was when the state was kept",
+        )
+    if running is not None and (other := difference(running, state)):
+        raise OptionError(
+            f"the state of another environment: {other}", wanted, "keep it from an environment made like this one"
+        )
+    return state

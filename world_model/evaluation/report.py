@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from world_model.core.grid import CLASS_NAMES
+from world_model.core.table import Table, bullets, json_values, percent, write_report
 from world_model.evaluation.metrics import SEMANTIC, Confusion
 from world_model.evaluation.plots import plot_classes, plot_horizons, write_plot
 from world_model.evaluation.result import METRICS, SUBSETS, ForecastResult, ReconstructionResult, regime_of
 from world_model.evaluation.statistics import SCORES, Intervals
-from world_model.evaluation.table import Table, bullets, json_values, percent, write_report
 
 CONVENTIONS = (
     "All scores in percent, accumulated over the set, {mask}. IoU: occupied against free. mIoU: mean "

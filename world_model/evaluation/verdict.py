@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from world_model.core.errors import DataError
+from world_model.core.table import Table, bullets, write_report
 from world_model.evaluation.fidelity.result import WITHIN_DEG, WITHIN_M, mean_until
 from world_model.evaluation.report import WARP
 from world_model.evaluation.statistics import LEAST_SCENES
-from world_model.evaluation.table import Table, bullets, write_report
 
 PUBLISHED = "ii-world"
 """The published architecture, which the other worlds are held against."""

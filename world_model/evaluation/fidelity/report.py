@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from world_model.core.table import Table, bullets, decimal, json_values, percent, write_report
 from world_model.evaluation.fidelity.actions import ACTION_SETS
 from world_model.evaluation.fidelity.plots import plot_persistence, plot_response, plot_scores
 from world_model.evaluation.fidelity.result import TRUTH, WorldResult, mean_until
 from world_model.evaluation.fidelity.scene import CONTROL_ARMS
 from world_model.evaluation.plots import write_plot
-from world_model.evaluation.table import Table, bullets, decimal, json_values, percent, write_report
 
 NOTES = (
     "Scores in percent, accumulated over all drives, all voxels of the grid. IoU: occupied against free; mIoU: mean "

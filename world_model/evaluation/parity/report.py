@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from world_model.evaluation.table import Table
+from world_model.core.table import Table
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from world_model.core.grid import STEP_S
+from world_model.core.table import Table, decimal
 from world_model.evaluation.plots import new_figure
 from world_model.evaluation.statistics import Floats, spearman, spearman_interval, spearman_within
-from world_model.evaluation.table import Table, decimal
 from world_model.evaluation.trust.fitting import quality_of
 from world_model.evaluation.trust.samples import Samples
 from world_model.trust.calibration import Calibration

@@ -11,6 +11,7 @@ import numpy as np
 
 from world_model.core.files import atomic_write
 from world_model.core.grid import CLASS_COLORS, CLASS_ID, CLASS_NAMES, FREE
+from world_model.core.table import Table
 from world_model.data.labels import read_labels
 from world_model.pictures.bev import class_map
 from world_model.simulator.dataset.config import DatasetConfig
@@ -164,10 +165,8 @@ def report(s: SceneStatistics, title: str) -> str:
 Synthetic scenes beside real nuScenes / Occ3D-nuScenes statistics (two real label frames A / B;
 404 annotated keyframes; the ego motion of the validation split). Two frames are a guide, not a distribution.
 {note}
-| quantity | synthetic | real |
-|---|---|---|
 """
-    return head + "".join(f"| {a} | {b} | {c} |\n" for a, b, c in lines)
+    return head + Table(["quantity", "synthetic", "real"], lines).markdown() + "\n"
 
 
 def _bars(axes: Any, synthetic: Floats, real: Sequence[float], real_name: str, label: str) -> None:

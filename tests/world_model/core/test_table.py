@@ -6,7 +6,7 @@ import json
 import math
 from pathlib import Path
 
-from world_model.evaluation.table import Table, bullets, decimal, json_values, percent, write_report
+from world_model.core.table import Table, bullets, decimal, json_values, percent, write_report
 
 
 def test_compact_tables_leave_empty_cells_empty() -> None:
