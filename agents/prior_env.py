@@ -46,7 +46,8 @@ class PriorVecEnv(VecEnvWrapper):
     def correction(self, actions: torch.Tensor) -> torch.Tensor:
         """(N, A) corrections in [-1, 1] that come closest to actions: what a policy must answer to do the same."""
         away = actions.reshape(self._planned.shape).to(self._planned) - self._planned
-        return (away / self.residual.scale.to(away)).clamp(-1, 1)
+        share: torch.Tensor = away / self.residual.scale.to(away)
+        return share.clamp(-1, 1)
 
     def step_wait(self) -> VecEnvStepReturn:
         observed, reward, done, infos = self.venv.step_wait()
