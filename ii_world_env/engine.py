@@ -30,7 +30,8 @@ from world_model.core.geometry import compose, invert_pose, planar_pose, se2_mat
 from world_model.core.grid import STEP_S
 from world_model.core.vehicle import MAX_SPEED_MPS, Motion, along
 from world_model.data.clips import Clips
-from world_model.worlds import Populated, SelfDriving, World, WorldState
+from world_model.models.geometric.agents.tracks import Tracks
+from world_model.worlds import AgentTracking, Populated, SelfDriving, World, WorldState
 
 __all__ = ["CAUSES", "TERMINATIONS", "TTC_S", "Engine", "EngineConfig", "PlanScores", "State", "StepResult"]
 
@@ -155,6 +156,21 @@ class Engine:
             return replace(state, solid_before=None, pose_before=None)
         unknown = torch.full_like(state.pose, float("nan"))
         return replace(state, solid_before=torch.zeros_like(state.ground, dtype=torch.uint8), pose_before=unknown)
+
+    @torch.inference_mode()
+    def agents(self, state: State) -> Tracks:
+        """The other road users that the world tracks, (B, K) of each quantity in the current ego frame.
+
+        Raises:
+            OptionError: the world tracks nobody.
+        """
+        if not isinstance(self.world, AgentTracking):
+            raise OptionError(
+                f"the agents of a {type(self.world).__name__}",
+                "a world that tracks them, with a method agents(state)",
+                "use world='geometric'",
+            )
+        return self.world.agents(state.world)
 
     decoded = with_occupancy
     """The earlier name of `with_occupancy`."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from ii_world_env.task.rewards import RewardFunction
 from world_model.core.errors import KeywordError, OptionError
+from world_model.worlds.traffic import CONSTANT_VELOCITY, VOXELS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,8 @@ class EnvConfig:
             where its network is worse.
         kept_mib: memory for start states that have been reset before, so that training does not reset the same ones
             again; 0 keeps none. Some 20 to 70 kB a start, so a few hundred MiB hold all starts of 100 scenes.
+        traffic, agents: how other road users move in the geometric world, and where they are known from, see
+            `world_model.worlds.traffic.TrafficConfig`.
     """
 
     world: str = "learned"
@@ -63,9 +66,11 @@ class EnvConfig:
     faithful: bool | None = None
     self_check: bool = True
     kept_mib: float = 0.0
+    traffic: str = CONSTANT_VELOCITY
+    agents: str = VOXELS
 
     def __post_init__(self) -> None:
-        for name in ("world", "split", "dataset", "action", "observation", "device", "dtype"):
+        for name in ("world", "split", "dataset", "action", "observation", "device", "dtype", "traffic", "agents"):
             if not isinstance(getattr(self, name), str):
                 raise _wrong_type(name, getattr(self, name), "a name")
         for name in ("checkpoint", "index", "data_root"):

@@ -115,6 +115,8 @@ class Episodes:
             dtype=config.dtype,
             faithful=config.faithful,
             self_check=config.self_check,
+            traffic=config.traffic,
+            agents=config.agents,
         )
         trust, reward = trust_of(world, config.checkpoint), reward_function(config.reward)
         check_pessimism(config.pessimism, config.least_trust, trust)

@@ -77,6 +77,10 @@ def fingerprint(world: World) -> str:
     digest = hashlib.sha256(f"{kind.__module__}.{kind.__qualname__}".encode())
     source = inspect.getsourcefile(kind)
     digest.update(Path(source).read_bytes() if source else b"")
+    traffic = getattr(world, "traffic", None)
+    # Results of before traffic could be chosen keep their names.
+    if traffic is not None and traffic != type(traffic)():
+        digest.update(repr(traffic).encode())
     for model in _models(world):
         digest.update(weights_hash(model.state_dict()).encode())
         digest.update(str(next((p.dtype for p in model.parameters()), "")).encode())

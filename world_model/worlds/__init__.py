@@ -6,6 +6,7 @@ from world_model.core.tensor_state import TensorState
 from world_model.worlds.build import WORLD_NAMES, build_world, pick_device, untouched_gpu
 from world_model.worlds.kinds import LEARNED_NAMES, resolve_world
 from world_model.worlds.protocol import (
+    AgentTracking,
     Latent,
     MotionPredicting,
     Populated,
@@ -20,6 +21,7 @@ from world_model.worlds.transport import TransportWorld
 __all__ = [
     "LEARNED_NAMES",
     "WORLD_NAMES",
+    "AgentTracking",
     "Latent",
     "MotionPredicting",
     "Populated",

@@ -15,6 +15,7 @@ from world_model.worlds.ensemble import EnsembleWorld
 from world_model.worlds.kinds import GEOMETRIC, LEARNED, LEARNED_NAMES, Checkpoint, member_kind, member_paths
 from world_model.worlds.protocol import World
 from world_model.worlds.replay import ReplayWorld
+from world_model.worlds.traffic import CONSTANT_VELOCITY, VOXELS, TrafficConfig
 from world_model.worlds.transport import TransportWorld
 
 WORLD_NAMES = (*LEARNED_NAMES, "transport", "replay", "simulated")
@@ -29,6 +30,8 @@ def build_world(
     dtype: str = "auto",
     faithful: bool | None = None,
     self_check: bool = True,
+    traffic: str = CONSTANT_VELOCITY,
+    agents: str = VOXELS,
     grid: VoxelGrid = OCC3D,
 ) -> World:
     """Make a world.
@@ -45,16 +48,18 @@ def build_world(
         faithful: keep the mistakes of the published model, see `world_model.checkpoints.deviations`; None
             as the checkpoint says.
         self_check: let the geometric world test itself on the observed past at every reset (see `Belief`).
+        traffic, agents: how other road users move in the geometric world, see `TrafficConfig`.
         grid: voxel grid of the worlds that have no model.
 
     Raises:
-        OptionError: there is no such world, device or dtype, or ``faithful`` does not fit.
+        OptionError: there is no such world, device, dtype or traffic, or ``faithful`` or ``traffic`` does not fit.
         ConfigError: the class of an import path is no `World`.
         CheckpointError: the checkpoint is missing or damaged.
     """
-    place = pick_device(device)
+    place, others = pick_device(device), TrafficConfig(traffic=traffic, agents=agents)
     if name in LEARNED_NAMES:
-        return _trained(name, checkpoint, place, dtype, faithful, self_check)
+        return _trained(name, checkpoint, place, dtype, faithful, self_check, others)
+    others.check({name}, name)
     if faithful is not None:
         raise _no_switch(faithful, name)
     if name == "transport":
@@ -71,19 +76,31 @@ def build_world(
 
 
 def _trained(
-    name: str, checkpoint: Checkpoint, place: torch.device, dtype: str, faithful: bool | None, self_check: bool
+    name: str,
+    checkpoint: Checkpoint,
+    place: torch.device,
+    dtype: str,
+    faithful: bool | None,
+    self_check: bool,
+    others: TrafficConfig,
 ) -> World:
     """A learned world, or an ensemble of them."""
     if place.type == "cpu":
         keep_memory()  # a third of a step's time would go into mapping new memory
-    members = [
-        _member(member_kind(name, path), path, place, dtype, faithful, self_check) for path in member_paths(checkpoint)
-    ]
+    kinds = [(member_kind(name, path), path) for path in member_paths(checkpoint)]
+    others.check({kind for kind, _ in kinds}, name)
+    members = [_member(kind, path, place, dtype, faithful, self_check, others) for kind, path in kinds]
     return members[0] if len(members) == 1 else EnsembleWorld(members)
 
 
 def _member(
-    kind: str, path: str | Path | None, place: torch.device, dtype: str, faithful: bool | None, self_check: bool
+    kind: str,
+    path: str | Path | None,
+    place: torch.device,
+    dtype: str,
+    faithful: bool | None,
+    self_check: bool,
+    others: TrafficConfig,
 ) -> World:
     if kind == GEOMETRIC:
         from world_model.worlds.geometric import GeometricWorld
@@ -96,7 +113,7 @@ def _member(
                 "'auto' or 'float32'",
                 "leave dtype= out, or choose world='ii-world'",
             )
-        return GeometricWorld(shared_geometric(path, place)[0], self_check=self_check)
+        return GeometricWorld(shared_geometric(path, place)[0], self_check=self_check, traffic=others)
     from world_model.worlds.token import TokenWorld
 
     model = load_world(path, device=str(place), dtype=_pick_dtype(dtype, place))

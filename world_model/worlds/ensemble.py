@@ -17,6 +17,7 @@ from world_model.core.errors import ConfigError
 from world_model.core.grid import FREE
 from world_model.core.tensor_state import TensorState
 from world_model.data.clips import Clips
+from world_model.models.geometric.agents.tracks import Tracks
 from world_model.worlds.protocol import World, WorldState
 
 
@@ -74,6 +75,8 @@ class EnsembleWorld:
             self.token_shape: tuple[int, int, int] = members[0].token_shape
         if hasattr(members[0], "drive"):
             self.drive = self._drive
+        if hasattr(members[0], "agents"):
+            self.agents = self._agents
 
     @property
     def device(self) -> torch.device | None:
@@ -95,6 +98,12 @@ class EnsembleWorld:
         own, executed = leader.drive(first, command)
         pairs = zip(self.members[1:], others, strict=True)
         return self._joined([own, *(member.step(s, executed, command) for member, s in pairs)]), executed
+
+    def _agents(self, state: EnsembleState) -> Tracks:
+        """Those of the first member."""
+        first: Any = self.members[0]
+        found: Tracks = first.agents(state.members.state)
+        return found
 
     def occupancy(self, state: EnsembleState) -> Tensor:
         return state.labels

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor
@@ -11,10 +11,25 @@ from world_model.core.geometry import invert_pose
 from world_model.core.grid import STEP_S
 from world_model.core.tensor_state import TensorState
 from world_model.data.clips import Clips
-from world_model.models.geometric import GeometricForecaster, Observation
+from world_model.models.geometric import GeometricForecaster
+from world_model.models.geometric.agents.bodies import place_bodies
+from world_model.models.geometric.agents.boxes import tracks_of_boxes
+from world_model.models.geometric.agents.completion import completed
+from world_model.models.geometric.agents.state import Agents
+from world_model.models.geometric.agents.tracker import Found, find_tracks, observe_bodies
+from world_model.models.geometric.agents.tracks import Tracks
 from world_model.models.geometric.belief import Belief, absent_classes
-from world_model.models.geometric.evidence import OBSERVED, Evidence, gather_evidence, previous_forecast, remember
+from world_model.models.geometric.evidence import (
+    OBSERVED,
+    Evidence,
+    Observation,
+    gather_evidence,
+    observe,
+    previous_forecast,
+    remember,
+)
 from world_model.models.geometric.fusion import Certainty
+from world_model.worlds.traffic import BOXES, CONSTANT_VELOCITY, TrafficConfig
 
 CHECK_STEPS = 2
 """The self-check forecasts the current frame from what was known so many steps ago: 1 s."""
@@ -34,6 +49,7 @@ class GeometricState(TensorState):
         labels: (B, X, Y, Z) uint8 occupancy now; the memory of what was forecast where nothing was ever observed.
         certainty: how sure the forecast is.
         belief: how far the network is believed, found at the reset.
+        agents: the objects that were tracked at the reset.
     """
 
     seen: Observation
@@ -43,6 +59,7 @@ class GeometricState(TensorState):
     labels: Tensor
     certainty: Certainty
     belief: Belief = field(metadata={"absent": lambda like, rows: Belief.blank(rows, like.named.device)})
+    agents: Agents = field(metadata={"absent": Agents.absent})
 
 
 class GeometricWorld:
@@ -51,12 +68,16 @@ class GeometricWorld:
     Args:
         model: the forecaster.
         self_check: forecast the known past at every reset, and let the evidence win where the network is worse.
+        traffic: how others move, and where they are known from.
     """
 
     needs_future_labels = False
 
-    def __init__(self, model: GeometricForecaster, *, self_check: bool = True) -> None:
+    def __init__(
+        self, model: GeometricForecaster, *, self_check: bool = True, traffic: TrafficConfig | None = None
+    ) -> None:
         self.model, self.grid, self.self_check = model.eval(), model.config.grid, self_check
+        self.traffic = traffic or TrafficConfig()
 
     @property
     def device(self) -> torch.device:
@@ -74,7 +95,7 @@ class GeometricWorld:
         to_current = (invert_pose(pose[:, -1:]) @ pose).float().to(device)
         labels = clips.occupancy[:, rows].to(device)
         aligned = self.model.align(labels, to_current)
-        seen = self.model.observe(aligned)
+        seen, found = self._observe(aligned, clips)
         batch = len(labels)
         return GeometricState(
             seen=seen,
@@ -84,7 +105,24 @@ class GeometricWorld:
             labels=seen.labels,
             certainty=Certainty.of_observation(batch, device),
             belief=self._check(labels, aligned),
+            agents=Agents.of(found),
         )
+
+    def _observe(self, aligned: Tensor, clips: Clips) -> tuple[Observation, Found]:
+        """What stands, what moves and how fast, and the tracks of objects."""
+        motion = self.model.motion
+        speed, going = motion.by_column(aligned)
+        boxes = None if clips.index is None else [clips.index.boxes(frame) for frame in clips.frame]
+        if self.traffic.agents == BOXES and boxes is not None and any(len(one.class_id) for one in boxes):
+            found = tracks_of_boxes(aligned[:, 0], boxes, self.grid)
+        else:
+            found = find_tracks(aligned, speed.permute(0, 2, 3, 1), going[:, 0], self.grid)
+        column_mps = motion.of_movers(aligned, speed, going)
+        if self.traffic.traffic == CONSTANT_VELOCITY:
+            return observe(aligned, column_mps), found
+        seen = observe_bodies(aligned, found, column_mps)
+        movers, found = completed(seen.movers, found, self.grid)
+        return replace(seen, movers=movers), found
 
     def _check(self, labels: Tensor, aligned: Tensor) -> Belief:
         """What the network makes of the current frame, out of the frames up to one second before it.
@@ -117,10 +155,23 @@ class GeometricWorld:
         displacement = state.displacement_m + state.seen.velocity_mps * STEP_S
         elapsed = state.elapsed_s + STEP_S
         previous = previous_forecast(state.labels, next_to_curr, self.grid)
+        agents = state.agents.stepped()
+        bodies = None
+        if self.traffic.traffic != CONSTANT_VELOCITY:
+            bodies = place_bodies(state.seen.movers, agents.found, agents.now, ego_to_start, self.grid)
         evidence = gather_evidence(
-            state.seen, ego_to_start, elapsed, self.grid, displacement_m=displacement, previous=previous
+            state.seen,
+            ego_to_start,
+            elapsed,
+            self.grid,
+            displacement_m=displacement,
+            previous=previous,
+            draw=None if bodies is None else bodies.onto,
         )
         labels, certainty = self.model.fusion.forecast(evidence, state.belief if self.self_check else None)
+        if bodies is not None:
+            # A body keeps its voxels, whatever the network makes of them far ahead.
+            bodies.onto(labels)
         return GeometricState(
             seen=state.seen,
             ego_to_start=ego_to_start,
@@ -129,10 +180,15 @@ class GeometricWorld:
             labels=labels,
             certainty=certainty,
             belief=state.belief,
+            agents=agents,
         )
 
     def occupancy(self, state: GeometricState) -> Tensor:
         return state.labels
+
+    def agents(self, state: GeometricState) -> Tracks:
+        """The tracked objects now, in the current ego frame."""
+        return state.agents.seen_from(state.ego_to_start)
 
     def trust_figures(self, state: GeometricState) -> dict[str, Tensor]:
         """What the forecast trust is made of, (B,) by name; see `Certainty`, and how well the past was forecast."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from world_model.core.grid import VoxelGrid
 from world_model.data.clips import Clips
+from world_model.models.geometric.agents.tracks import Tracks
 
 WorldState = Any
 """A frozen dataclass of tensors, batch first, with ``clone()``, ``index(i)`` and ``expand(n)`` (see `TensorState`)."""
@@ -125,4 +126,13 @@ class Populated(Protocol):
             share: (B,) of the agents to drop, in [0, 1].
             seed: (B,) int64, says which.
         """
+        ...
+
+
+@runtime_checkable
+class AgentTracking(Protocol):
+    """A world that knows the other road users one by one: what `Engine.agents` asks."""
+
+    def agents(self, state: WorldState) -> Tracks:
+        """The other road users, (B, K) of each quantity in the current ego frame."""
         ...

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 import torch
 from street import street_clips
 
+from world_model.core.errors import OptionError
+from world_model.core.geometry import se2_matrix
 from world_model.core.grid import FREE, VoxelGrid
 from world_model.data.clips import Clips
 from world_model.models.geometric import GeometricForecaster, tiny
+from world_model.worlds import build_world
 from world_model.worlds.geometric import GeometricState, GeometricWorld
+from world_model.worlds.traffic import TRAFFIC, TrafficConfig
 
 GRID = VoxelGrid(shape=(96, 96, 16), lower_m=(-19.2, -19.2, -1.0))
 
@@ -68,3 +73,66 @@ def test_what_the_self_check_found_is_reported() -> None:
     assert (found["network_iou"] < found["evidence_iou"]).all()
     off = GeometricWorld(untrained(), self_check=False)
     assert (off.self_check_figures(off.reset(clips))["network_iou"] == 1).all()
+
+
+class Watching(GeometricWorld):
+    """A world whose motion network says that all movable columns go along x at one speed."""
+
+    def __init__(self, model: GeometricForecaster, speed_mps: float, **options: str) -> None:
+        super().__init__(model, traffic=TrafficConfig(**options))
+        field = torch.tensor([speed_mps, 0.0]).view(1, 2, 1, 1)
+        model.motion.by_column = (
+            lambda aligned, mirrored=True: (  # type: ignore[method-assign]  # a known velocity
+                field.expand(len(aligned), 2, *GRID.shape[:2]),
+                torch.ones(len(aligned), 1, *GRID.shape[:2], dtype=torch.bool),
+            )
+        )
+
+
+def overtaken(speed_mps: float = 2.0) -> Clips:
+    """The ego stands, and a car drives away from it."""
+    clips = street_clips(GRID, speed_mps=0.0, batch=2)
+    occupancy = clips.occupancy.clone()
+    for p in range(5):
+        at = 60 + round((p - 4) * speed_mps * 0.5 / GRID.voxel_m)
+        occupancy[:, p, at : at + 11, 46:51, 3:6] = 4
+    return replace(clips, occupancy=occupancy)
+
+
+@torch.no_grad()
+def test_a_rigid_car_stays_whole_whatever_the_network_says() -> None:
+    clips = overtaken()
+    state = driven(Watching(untrained(), 2.0, traffic="rigid"), clips, steps=4)
+    assert (state.labels == 4).sum() >= 0.8 * (clips.occupancy[:, -1] == 4).sum()
+    assert (state.labels[:, :60] == 4).sum() == 0
+
+
+@torch.no_grad()
+def test_agents_are_told_in_the_ego_frame() -> None:
+    for traffic in TRAFFIC:
+        world = Watching(untrained(), 2.0, traffic=traffic)
+        state = world.reset(overtaken())
+        first = world.agents(state)
+        assert first.alive.sum(1).tolist() == [1, 1] and (first.class_id[:, 0] == 4).all()
+        # Where it is now, seen by an ego that has gone one metre ahead.
+        ahead = se2_matrix(torch.tensor([-1.0, -1.0]), torch.zeros(2), torch.zeros(2)).float()
+        later = world.agents(world.step(state, ahead, torch.full((2,), 2)))
+        gone = first.x[:, 0] + 0.5 * first.speed[:, 0] - 1.0
+        assert torch.allclose(later.x[:, 0], gone, atol=1e-4)
+
+
+@torch.no_grad()
+def test_rigid_states_branch_to_the_bit() -> None:
+    world = Watching(untrained(), 2.0, traffic="rigid")
+    state = driven(world, overtaken(), steps=1)
+    branches = world.step(state.index(1).expand(2), torch.eye(4).repeat(2, 1, 1), torch.full((2,), 2))
+    both = world.step(state, torch.eye(4).repeat(2, 1, 1), torch.full((2,), 2))
+    assert torch.equal(branches.labels[0], both.labels[1])
+    assert torch.equal(branches.agents.now.x, both.agents.now.x)
+
+
+def test_traffic_is_checked() -> None:
+    with pytest.raises(OptionError, match="traffic='chaos'"):
+        TrafficConfig(traffic="chaos")
+    with pytest.raises(OptionError, match="own"):
+        build_world("transport", traffic="rigid", device="cpu")

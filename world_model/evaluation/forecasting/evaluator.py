@@ -25,6 +25,7 @@ from world_model.worlds import World, build_world
 from world_model.worlds.build import DTYPES
 from world_model.worlds.kinds import GEOMETRIC, II_WORLD
 from world_model.worlds.token import TokenWorld
+from world_model.worlds.traffic import CONSTANT_VELOCITY, VOXELS
 
 PROTOCOL = 4
 """Raised when the same settings would give other numbers, so that old partial results are not mixed in."""
@@ -154,7 +155,16 @@ def load_benchmark(options: Evaluate, device: torch.device) -> Benchmark:
         cards.append(_words("tokenizer", card, weights))
     grid = tokenizer.config.grid if tokenizer is not None else grid
     for name in (name for name in names if name != II_WORLD):
-        worlds[name.rpartition(":")[2]] = build_world(name, checkpoint=path, device=str(device), grid=grid)
+        tracked = name == GEOMETRIC
+        for traffic in options.traffic if tracked else (CONSTANT_VELOCITY,):
+            worlds[name.rpartition(":")[2] if traffic == CONSTANT_VELOCITY else f"{name} {traffic}"] = build_world(
+                name,
+                checkpoint=path,
+                device=str(device),
+                grid=grid,
+                traffic=traffic,
+                agents=options.agents if tracked else VOXELS,
+            )
     return Benchmark(
         grid=grid,
         tokenizer=tokenizer,

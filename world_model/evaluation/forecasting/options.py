@@ -10,6 +10,7 @@ from typing import Literal
 from world_model.core.errors import OptionError
 from world_model.evaluation.result import steps_of
 from world_model.worlds.kinds import II_WORLD, LEARNED, resolve_world
+from world_model.worlds.traffic import CONSTANT_VELOCITY, VOXELS, TrafficConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,10 @@ class Evaluate:
     world: tuple[str, ...] = ("learned",)
     """Whose forecasts to score: learned (what the checkpoint holds), geometric, ii-world, transport, replay,
     'package.module:Class'; one or more."""
+    traffic: tuple[str, ...] = (CONSTANT_VELOCITY,)
+    """How others move in the geometric world: constant-velocity, rigid; a row for each."""
+    agents: str = VOXELS
+    """Where the geometric world knows others from: voxels, or the boxes of the data set."""
     regimes: tuple[Literal["gt-ego", "pred-ego", "action"], ...] = ("gt-ego", "pred-ego")
     """Ego poses of the forecasts: the true ones, the model's own, or those of actions that follow the log."""
     action_mode: Literal["kinematic", "delta"] = "kinematic"
@@ -68,6 +73,8 @@ class Evaluate:
 
     def __post_init__(self) -> None:
         steps_of(self.horizons_s)
+        for traffic in self.traffic:
+            TrafficConfig(traffic=traffic, agents=self.agents)
         for name in ("stride", "batch", "max_windows", "max_scenes", "workers"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -76,7 +83,7 @@ class Evaluate:
             raise OptionError(
                 f"what={self.what} with models={self.models}", "something to measure", "see --help for --what, --models"
             )
-        for name in ("what", "world", "regimes"):
+        for name in ("what", "world", "regimes", "traffic"):
             value = getattr(self, name)
             if len({v.rpartition(":")[2] for v in value}) != len(value):
                 raise OptionError(f"{name}={value}", "different names", "name each of them once")

@@ -13,6 +13,7 @@ that labels come from, target the frame to fill.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -144,6 +145,7 @@ def gather_evidence(
     *,
     displacement_m: Tensor | None = None,
     previous: PreviousForecast | None = None,
+    draw: Callable[[Tensor], Tensor] | None = None,
 ) -> Evidence:
     """Move what was seen into a target frame.
 
@@ -155,14 +157,19 @@ def gather_evidence(
         displacement_m: (B, X, Y, 2) how far each source column has moved by now, source axes; None: at the observed
             velocity all the time.
         previous: the forecast of the step before, for columns that were never observed; or None.
+        draw: puts whole bodies into labels (B, X, Y, Z) of the target frame, in place, and returns how far those in
+            each column have moved by themselves (B, X, Y, 2), target axes; then only other movers have a velocity.
     """
-    moving = (seen.velocity_mps != 0).any(-1)
-    if displacement_m is None:
-        displacement_m = seen.velocity_mps * elapsed_s.view(-1, 1, 1, 1)
     still = column_move(target_to_source, grid)
     labels, memory = still.take(seen.still), still.take(seen.memory)
+    if displacement_m is None:
+        displacement_m = seen.velocity_mps * elapsed_s.view(-1, 1, 1, 1)
+    moving = (seen.velocity_mps != 0).any(-1)
     arrived = arrivals(displacement_m, moving, invert_pose(target_to_source.float()), grid)
     displacement = _place_movers(labels, seen.movers, target_to_source, arrived, grid)
+    if draw is not None:
+        bodies = draw(labels)
+        displacement = torch.where((bodies != 0).any(-1, keepdim=True), bodies, displacement)
     visibility = still.inside.to(torch.uint8) * OBSERVED
     if previous is not None:
         _fill_unobserved(labels, visibility, previous)
@@ -273,10 +280,10 @@ def _sources(
     i, j = (((at - low[axis]) / voxel + TIE).floor_().to(torch.int32) for axis, at in enumerate(source))
     inside = (i >= 0) & (i < size_x) & (j >= 0) & (j < size_y)
     index = i.clamp_(0, size_x - 1).mul_(size_y).add_(j.clamp_(0, size_y - 1)) + batch * (size_x * size_y)
-    return ColumnMove(index=index, inside=inside, lift=_lift(matrix, x, y, voxel))
+    return ColumnMove(index=index, inside=inside, lift=lift_of(matrix, x, y, voxel))
 
 
-def _lift(matrix: Tensor, x: Tensor, y: Tensor, voxel: float) -> Tensor | None:
+def lift_of(matrix: Tensor, x: Tensor, y: Tensor, voxel: float) -> Tensor | None:
     """Voxels by which tilt lifts each column, or None where it lifts none."""
     if not bool(matrix[..., 2, [0, 1, 3]].any()):
         return None
@@ -320,7 +327,7 @@ def arrivals(displacement_m: Tensor, movers: Tensor, source_to_target: Tensor, g
     place = (matrix[:, :2, :2] @ point[..., None])[..., 0] + matrix[:, :2, 3]
     x, y = ((place - low) / grid.voxel_m + TIE).floor().long().unbind(-1)
     ok = (x >= 0) & (x < size_x) & (y >= 0) & (y < size_y)
-    hit, last = _last_of(((b * size_x + x) * size_y + y)[ok])
+    hit, last = last_of(((b * size_x + x) * size_y + y)[ok])
     return _widened(Arrivals(column=hit, displacement_m=moved[ok][last]), len(movers), grid)
 
 
@@ -330,7 +337,7 @@ def _unflat(column: Tensor, grid: VoxelGrid) -> tuple[Tensor, Tensor, Tensor]:
     return column // (size_x * size_y), column // size_y % size_x, column % size_y
 
 
-def _last_of(index: Tensor) -> tuple[Tensor, Tensor]:
+def last_of(index: Tensor) -> tuple[Tensor, Tensor]:
     """Distinct values, and the last position of each: an indexed write without duplicates is deterministic."""
     values, inverse = torch.unique(index, return_inverse=True)
     position = torch.arange(len(index), device=index.device)

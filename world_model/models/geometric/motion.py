@@ -82,11 +82,18 @@ class MotionNet(nn.Module):
         Returns:
             (B, X, Y, 2) m/s, zero where nothing moves.
         """
+        return self.of_movers(aligned, *self.by_column(aligned, mirrored=mirrored))
+
+    def of_movers(self, aligned: Tensor, speed: Tensor, going: Tensor) -> Tensor:
+        """`velocity` from what `by_column` returns."""
+        mover = (going & is_movable(aligned[:, 0]).any(-1)[:, None]).to(speed.dtype)
+        return rigid(speed, mover).permute(0, 2, 3, 1)
+
+    def by_column(self, aligned: Tensor, *, mirrored: bool = True) -> tuple[Tensor, Tensor]:
+        """Velocity (B, 2, X, Y) in m/s of what moves in each column, and whether it does (B, 1, X, Y) bool."""
         speed, moves = self.mirror_average(aligned) if mirrored else self(aligned)
         patch = float(self.config.patch)
-        going = F.interpolate(moves[:, None], scale_factor=patch) > 0
-        mover = (going & is_movable(aligned[:, 0]).any(-1)[:, None]).to(speed.dtype)
-        return rigid(F.interpolate(speed, scale_factor=patch), mover).permute(0, 2, 3, 1)
+        return F.interpolate(speed, scale_factor=patch), F.interpolate(moves[:, None], scale_factor=patch) > 0
 
 
 def movable_of(aligned: Tensor, ground_relative: bool) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,174 @@
+"""Tracks: found from voxels alone, moved on circles and lines, drawn as whole bodies."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from world_model.core.geometry import se2_matrix
+from world_model.core.grid import FREE, VoxelGrid
+from world_model.models.geometric.agents.bodies import place_bodies
+from world_model.models.geometric.agents.completion import completed
+from world_model.models.geometric.agents.segments import movable_columns, segments
+from world_model.models.geometric.agents.tracker import Found, find_tracks
+from world_model.models.geometric.agents.tracks import SLOTS, Tracks
+from world_model.models.geometric.evidence import gather_evidence, observe
+
+GRID = VoxelGrid(shape=(96, 96, 16), lower_m=(-19.2, -19.2, -1.0))
+CAR, PEDESTRIAN, ROAD = 4, 7, 11
+STILL = torch.eye(4)[None]
+
+
+def frame(*boxes: tuple[int, float, float, float, float]) -> Tensor:
+    """(X, Y, Z) labels of a road with boxes of class, x, y, length and width, along x."""
+    labels = torch.full(GRID.shape, FREE, dtype=torch.uint8)
+    labels[..., 2] = ROAD
+    at = (torch.arange(96) + 0.5) * GRID.voxel_m + GRID.lower_m[0]
+    for label, x, y, length, width in boxes:
+        here = ((at - x).abs() < length / 2)[:, None] & ((at - y).abs() < width / 2)
+        labels[:, :, 3:6][here] = label
+    return labels
+
+
+def drive(label: int, size: tuple[float, float], speed_mps: float, x: float = 2.0, y: float = 0.0) -> Tensor:
+    """(1, 5, X, Y, Z) frames of one object that moves along x, newest first."""
+    return torch.stack([frame((label, x - 0.5 * p * speed_mps, y, *size)) for p in range(5)])[None]
+
+
+def found_in(aligned: Tensor, speed_mps: float, going: bool = True) -> Found:
+    """Tracks, where the network says one velocity along x everywhere."""
+    field = torch.zeros(len(aligned), 96, 96, 2)
+    field[..., 0] = speed_mps
+    return find_tracks(aligned, field, torch.full(field.shape[:3], going), GRID)
+
+
+def one(**values: float) -> Tracks:
+    """A single car."""
+    zero, first = Tracks.none(1, torch.device("cpu")), torch.arange(SLOTS)[None] == 0
+    tracks = {"length": 4.6, "width": 1.9, "height": 1.7, "confidence": 1.0, **values}
+    filled = {name: torch.where(first, value, getattr(zero, name)) for name, value in tracks.items()}
+    return replace(zero, **filled, class_id=torch.where(first, CAR, zero.class_id), alive=first)
+
+
+@pytest.mark.parametrize(("label", "size"), [(CAR, (4.4, 2.0)), (PEDESTRIAN, (0.8, 0.8))])
+def test_the_speed_is_better_than_what_the_network_says(label: int, size: tuple[float, float]) -> None:
+    true, said = (3.0, 2.2) if label == CAR else (1.4, 0.8)
+    tracks = found_in(drive(label, size, true), said).tracks
+    assert tracks.alive.sum() == 1 and tracks.class_id[0, 0] == label
+    assert abs(float(tracks.speed[0, 0]) - true) < abs(said - true)
+    assert abs(float(tracks.yaw[0, 0])) < 0.15 and tracks.confidence[0, 0] > 0.9
+    assert abs(float(tracks.x[0, 0]) - 2.0) < 0.3 and abs(float(tracks.y[0, 0])) < 0.3
+
+
+def test_what_stands_does_not_move_whatever_the_network_says() -> None:
+    assert not found_in(drive(CAR, (4.4, 2.0), 0.0), 3.0).tracks.moving.any()
+    assert not found_in(drive(PEDESTRIAN, (0.8, 0.8), 0.0), 1.0).tracks.moving.any()
+
+
+def test_neighbours_are_cut_apart_and_fragments_belong_together() -> None:
+    def count(labels: Tensor) -> int:
+        columns = movable_columns(labels[None], GRID)
+        return int(segments(columns, torch.zeros(len(columns.place), dtype=torch.bool), GRID).max()) + 1
+
+    assert count(frame((CAR, 0, 0, 4.4, 2.0))) == 1
+    assert count(frame((CAR, -2.4, 0, 4.4, 2.0), (CAR, 2.4, 0, 4.4, 2.0))) == 2
+    assert count(frame((CAR, 0, -2.4, 4.4, 2.0), (CAR, 0, 0, 4.4, 2.0), (CAR, 0, 2.4, 4.4, 2.0))) == 3
+    assert count(frame((CAR, -1.0, 0, 1.5, 2.0), (CAR, 1.2, 0, 2.3, 2.0))) == 1
+    assert count(frame((CAR, 0, 0, 4.4, 2.0), (PEDESTRIAN, 2.6, 0, 0.8, 0.8))) == 2
+
+
+def test_nothing_movable_gives_no_tracks() -> None:
+    found = found_in(frame().expand(2, 5, *GRID.shape), 1.0)
+    assert not found.tracks.alive.any() and (found.slot == SLOTS).all()
+    assert not found.velocity().any()
+
+
+def test_a_batch_equals_its_members() -> None:
+    frames = torch.cat((drive(CAR, (4.4, 2.0), 3.0), drive(PEDESTRIAN, (0.8, 0.8), 1.2, x=-3.0, y=4.0)))
+    both = found_in(frames, 1.0)
+    for row in range(2):
+        single = found_in(frames[row : row + 1], 1.0)
+        assert torch.equal(single.slot, both.slot[row : row + 1])
+        for name, value in vars(single.tracks).items():
+            assert torch.equal(value, getattr(both.tracks, name)[row : row + 1]), name
+
+
+def test_more_objects_than_slots_leave_the_farthest_out() -> None:
+    spots = [(PEDESTRIAN, x, y, 0.8, 0.8) for x in np.arange(-17, 18, 4.0) for y in np.arange(-17, 18, 4.0)]
+    found = found_in(frame(*spots).expand(1, 5, *GRID.shape), 0.0, going=False)
+    assert found.tracks.alive.all()
+    assert float(torch.hypot(found.tracks.x, found.tracks.y).max()) < 17 * math.sqrt(2) - 4
+
+
+def test_motion_is_a_line_or_a_circle() -> None:
+    line = one(x=1.0, y=2.0, yaw=0.5, speed=4.0).advanced(2.0)
+    assert torch.allclose(line.x[0, 0], torch.tensor(1 + 8 * math.cos(0.5)))
+    start = one(x=1.0, y=2.0, speed=4.0, yaw_rate=math.pi / 4)
+    quarter, whole = start.advanced(2.0), start.advanced(8.0)
+    radius = 4 / (math.pi / 4)
+    assert np.allclose((quarter.x[0, 0], quarter.y[0, 0]), (1 + radius, 2 + radius), atol=1e-4)
+    assert np.allclose((whole.x[0, 0], whole.y[0, 0]), (1, 2), atol=1e-4)
+    halves = start.advanced(1.0).advanced(1.0)
+    assert np.allclose((halves.x[0, 0], halves.y[0, 0]), (quarter.x[0, 0], quarter.y[0, 0]), atol=1e-4)
+
+
+def test_another_frame_and_back() -> None:
+    tracks = one(x=3.0, y=-2.0, yaw=1.0, speed=1.0)
+    there = se2_matrix(*(torch.tensor([value]) for value in (5.0, 1.0, 0.7)))
+    back = tracks.seen_from(there).seen_from(torch.linalg.inv(there))
+    for name in ("x", "y", "yaw"):
+        assert torch.allclose(getattr(back, name)[0, 0], getattr(tracks, name)[0, 0], atol=1e-5)
+
+
+def test_a_body_that_goes_straight_equals_its_columns() -> None:
+    found = found_in(drive(CAR, (4.4, 2.0), 4.0), 4.0)
+    exact = replace(found.tracks, speed=found.tracks.speed.round(), yaw=torch.zeros_like(found.tracks.yaw))
+    found = replace(found, tracks=exact)
+    seen, second = observe(drive(CAR, (4.4, 2.0), 4.0), found.velocity()), torch.ones(1)
+    bodies = place_bodies(seen.movers, found, exact.advanced(1.0), STILL, GRID)
+    whole = gather_evidence(seen, STILL, second, GRID, draw=bodies.onto)
+    columns = gather_evidence(seen, STILL, second, GRID)
+    assert torch.equal(whole.labels, columns.labels)
+    assert torch.allclose(bodies.displacement_m[whole.labels.eq(CAR).any(-1)][:, 0], torch.tensor(4.0), atol=1e-4)
+
+
+@pytest.mark.parametrize("turn", [0.3, math.pi / 2, 2.0])
+def test_a_body_keeps_its_voxels_however_it_turns(turn: float) -> None:
+    found = found_in(drive(CAR, (4.4, 2.0), 3.0), 3.0)
+    seen = observe(drive(CAR, (4.4, 2.0), 3.0), found.velocity())
+    turned = replace(found.tracks, yaw=found.tracks.yaw + turn)
+    bodies = place_bodies(seen.movers, found, turned, STILL, GRID)
+    before, after = (seen.movers != FREE).sum(), (bodies.body != FREE).sum()
+    assert abs(int(after) - int(before)) <= 0.15 * int(before)
+    assert len(bodies.column.unique()) == len(bodies.column)
+
+
+def test_a_shell_becomes_a_solid_and_others_stay() -> None:
+    frames = drive(CAR, (4.4, 2.0), 3.0)
+    solid = (frames == CAR).clone()
+    shell = frames.clone()
+    inner = solid[:, 0].float().cumsum(2) > 2
+    shell[:, 0][inner & solid[:, 0]] = FREE
+    found = found_in(frames, 3.0)
+    seen = observe(frames, found.velocity())
+    holes = seen.movers.masked_fill(inner, FREE)
+    other = found.slot.clone()
+    lost = (holes != FREE).any(-1)
+    movers, _ = completed(holes, replace(found, slot=other.masked_fill(~lost, SLOTS)), GRID)
+    assert (movers != FREE).sum() >= solid[:, 0].sum()
+    assert torch.equal(movers[lost & (holes != FREE).all(-1)], holes[lost & (holes != FREE).all(-1)])
+    taken = other.masked_fill(~lost, 1)
+    kept, _ = completed(holes, replace(found, slot=taken), GRID)
+    assert not (kept[taken == 1] != FREE).any()
+
+
+def test_repetition_and_choice_keep_every_bit() -> None:
+    found = found_in(torch.cat((drive(CAR, (4.4, 2.0), 3.0), drive(CAR, (4.4, 2.0), 5.0))), 3.0)
+    branched = found.expand(3).index([1, 4])
+    for name, value in vars(found.tracks).items():
+        assert torch.equal(getattr(branched.tracks, name), value), name
