@@ -19,6 +19,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
+from agents.episodes import fixed_starts
 from agents.policies import POLICY_FILE, PolicyFacts, policy_keywords, save_policy
 from agents.prior_env import PriorVecEnv
 from agents.resume import go_on, snapshot
@@ -57,6 +58,8 @@ class Train(DriveOptions):
     """Memory for start states that come again, MiB; 0 makes each of them anew, to the same numbers."""
     split: str | None = None
     """Which scenes to train in: train, val or all. If not given: train, or all of the bundled demo scenes."""
+    starts_per_scene: int | None = None
+    """Begin only at so many evenly spread frames of each scene, so that kept starts come again soon; None: at all."""
     observation: str = "bev"
     """bev, occupancy, state, traffic, traffic_timed, tokens (only in the world ii-world), or package.module:Class."""
     rollout: int = 128
@@ -87,7 +90,9 @@ class Train(DriveOptions):
     """Go on from the model in --out."""
 
     def __post_init__(self) -> None:
-        self.check_counts("timesteps", "num_envs", "horizon", "rollout", "minibatch", "epochs", "save_every")
+        self.check_counts(
+            "timesteps", "num_envs", "horizon", "starts_per_scene", "rollout", "minibatch", "epochs", "save_every"
+        )
         if self.comfort and self.prior is None:
             raise OptionError("--comfort without --prior", "a prior, such as idm", "add --prior idm")
 
@@ -245,6 +250,9 @@ def _make(options: Train) -> VecEnv:
     split = options.split or ("all" if options.index is None else "train")
     chosen = {name: getattr(options, name) for name in ("observation", "kept_mib", "pessimism")}
     venv = IIWorldVecEnv(options.num_envs, split=split, **chosen, **options.keywords())
+    if options.starts_per_scene is not None:
+        scenes = venv.vector.scenes
+        scenes.starts = [start.frame for start in fixed_starts(scenes, options.starts_per_scene)]
     return VecMonitor(venv if options.prior is None else PriorVecEnv(venv, options.prior, options.comfort))
 
 

@@ -1,0 +1,34 @@
+"""Forecasts that are made once and replayed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from agents import foreseen
+from agents.episodes import fixed_starts
+from agents.training import Train, _make
+from ii_world_env.scenes import open_scenes
+from world_model.core.geometry import invert_pose, level_poses
+from world_model.core.grid import OCC3D
+
+
+def test_along_the_recording_it_is_the_learned_world(street_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(foreseen, "STEPS", 2)
+    scenes = open_scenes(index=street_data, horizon=8)
+    clips = scenes.load(fixed_starts(scenes, 1, limit=1), 4, False)
+    world = foreseen.Foreseen(device=torch.device("cpu"), grid=OCC3D)
+    own, learned = world.reset(clips), world.learned.reset(clips)
+    poses = level_poses(clips.ego_to_global[:, clips.past :])
+    for step in range(2):
+        motion = (invert_pose(poses[:, step + 1]) @ poses[:, step]).float()
+        own, learned = (w.step(s, motion, clips.command[:, 0]) for w, s in ((world, own), (world.learned, learned)))
+        assert (world.occupancy(own) == world.learned.occupancy(learned)).float().mean() > 0.999
+
+
+def test_training_begins_at_few_frames_only(street_data: Path) -> None:
+    venv = _make(Train(world="transport", index=street_data, split="val", starts_per_scene=2, num_envs=1, device="cpu"))
+    (scenes,) = venv.get_attr("scenes", indices=0)
+    assert len(scenes.starts) == 4
