@@ -17,7 +17,7 @@ import numpy as np
 from world_model.core.errors import ConfigError, DataError
 from world_model.data.index import SceneIndex
 from world_model.simulator import SimState
-from world_model.simulator.dataset.config import START_US, STYLE_OPTIONS, DatasetConfig, Drive
+from world_model.simulator.dataset.config import START_US, STYLE_OPTIONS, DatasetConfig, SceneDrive
 from world_model.simulator.dataset.scenarios import read_config
 from world_model.simulator.simulator import SimulatorConfig
 
@@ -27,7 +27,7 @@ SCENES_KEPT = 24
 
 # States are never changed in place, so all worlds of a process share them.
 @lru_cache(maxsize=SCENES_KEPT)
-def _drive(config: DatasetConfig, scene: int) -> Drive:
+def _drive(config: DatasetConfig, scene: int) -> SceneDrive:
     return config.drive(scene)
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from world_model.core.errors import DataError
 from world_model.core.files import DAMAGED_NPZ, cause_of, write_npz
+from world_model.core.grid import CLASS_ID
 
 LEAST_KEYFRAMES, MOST_KEYFRAMES = 11, 41
 """Keyframes of a scene: four past ones, the current one and six to come; and 20 s."""
@@ -123,6 +124,10 @@ def load_scenario(path: Path) -> Scenario:
         shapes = tuple(array.shape for array in found)
         if shapes != ((n,), (n, 3), (n, a, 3), (a, 3), (a,)):
             raise ValueError(f"shapes {shapes}")
+        if n < 2 or not all(np.isfinite(array).all() for array in found) or (np.diff(scenario.time_s) <= 0).any():
+            raise ValueError("times that do not rise, or numbers that are not finite")
+        if a and (scenario.label.min() < 1 or scenario.label.max() > CLASS_ID["truck"]):
+            raise ValueError(f"classes {np.unique(scenario.label)}")
         return scenario
     except DAMAGED_NPZ as error:
         found_text = f"{path} cannot be read ({cause_of(path, error)})"

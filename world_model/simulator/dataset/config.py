@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -106,7 +106,7 @@ class DatasetConfig:
         gaps = rng.choice(GAPS_S, int(rng.integers(38, 41)), p=GAP_SHARES)
         return gaps[: NORMAL_STEPS + WILD_STEPS] if self.is_wild(scene) else gaps
 
-    def drive(self, scene: int, simulator: Simulator | None = None) -> Drive:
+    def drive(self, scene: int, simulator: Simulator | None = None) -> SceneDrive:
         """The states of a scene by keyframe."""
         return SceneDrive(self, scene, simulator)
 
@@ -130,19 +130,6 @@ def scene_states(
         yield drive.at(number), time_us
 
 
-class Drive(Protocol):
-    """A scene as it is driven."""
-
-    def at(self, keyframe: int) -> SimState:
-        """The state at a keyframe."""
-        ...
-
-    @property
-    def gaps(self) -> Floats:
-        """Seconds between the keyframes."""
-        ...
-
-
 class SceneDrive:
     """A scene of a data set, simulated as far as needed; some states are kept, so that later requests start from them.
 
@@ -161,16 +148,24 @@ class SceneDrive:
     def at(self, keyframe: int) -> SimState:
         """The state at a keyframe."""
         if not self._kept:
-            self._kept[0] = self.simulator.reset(self.config.seed, self.scene, self.config.town(self.scene))
+            self._kept[0] = self.first()
         known = self._kept | self._latest
         begin = max(k for k in known if k <= keyframe)
         state = known[begin]
         for number in range(begin + 1, keyframe + 1):
-            gap, motion = float(self.gaps[number - 1]), None
-            if number > NORMAL_STEPS and self.config.is_wild(self.scene):
-                motion = wild_motion(state, self._kept[NORMAL_STEPS], self.config.seed, gap)
-            state = self.simulator.step(state, motion, dt_s=gap)
+            gap = float(self.gaps[number - 1])
+            state = self.simulator.step(state, self.motion(state, number, gap), dt_s=gap)
             if number % KEEP_EVERY == 0 or number == NORMAL_STEPS:
                 self._kept[number] = state
         self._latest = {keyframe: state}
         return state
+
+    def first(self) -> SimState:
+        """The state at the first keyframe."""
+        return self.simulator.reset(self.config.seed, self.scene, self.config.town(self.scene))
+
+    def motion(self, state: SimState, number: int, gap_s: float) -> Floats | None:
+        """(3,) what the ego does on its way from a state to keyframe ``number``; None: what the simulator lets it."""
+        if number > NORMAL_STEPS and self.config.is_wild(self.scene):
+            return wild_motion(state, self._kept[NORMAL_STEPS], self.config.seed, gap_s)
+        return None

@@ -16,7 +16,7 @@ import numpy as np
 from world_model.core.errors import DataError, OutputError
 from world_model.data.scenarios.scenario import Scenario
 from world_model.data.scenarios.scenarionet import PATTERN, find_scenarios, read_scenario
-from world_model.simulator.dataset.config import DatasetConfig, Drive
+from world_model.simulator.dataset.config import DatasetConfig, SceneDrive
 from world_model.simulator.dataset.export import claim
 from world_model.simulator.sensing.crop import crop
 from world_model.simulator.sensing.memory import blank_memory, remember
@@ -73,11 +73,11 @@ class ScenarioConfig(DatasetConfig):
     def name(self, scene: int) -> str:
         return self.drives[scene][0]
 
-    def drive(self, scene: int, simulator: Simulator | None = None) -> Drive:
+    def drive(self, scene: int, simulator: Simulator | None = None) -> SceneDrive:
         return ScenarioDrive(self, scene, simulator)
 
 
-class ScenarioDrive:
+class ScenarioDrive(SceneDrive):
     """A recorded drive, replayed as far as needed.
 
     Args:
@@ -85,22 +85,17 @@ class ScenarioDrive:
     """
 
     def __init__(self, config: ScenarioConfig, scene: int, simulator: Simulator | None = None) -> None:
+        super().__init__(config, scene, simulator)
         self.log, self.key = _read_log(scenario_path(Path(config.root), config.name(scene)))
-        self.gaps, self.scene, self.terrain = config.gaps(scene), scene, config.simulator.terrain
-        self.simulator = simulator or Simulator(config.simulator)
         if self.log.digest != config.drives[scene][2]:
             found = f"{config.name(scene)} in {Path(config.root) / FOLDER} is another scenario"
             raise DataError(found, f"digest {config.drives[scene][2]}", "make the data set again")
-        self._states: list[SimState] = []
 
-    def at(self, keyframe: int) -> SimState:
-        """The state at a keyframe."""
-        if not self._states:
-            self._states.append(first_state(self.log, self.key, self.scene, self.terrain))
-        for number in range(len(self._states) - 1, keyframe):
-            step = logged_step(self.log, number)
-            self._states.append(self.simulator.step(self._states[-1], step, dt_s=float(self.gaps[number])))
-        return self._states[keyframe]
+    def first(self) -> SimState:
+        return first_state(self.log, self.key, self.scene, self.config.simulator.terrain)
+
+    def motion(self, state: SimState, number: int, gap_s: float) -> Floats | None:
+        return logged_step(self.log, number - 1)
 
 
 def first_state(scenario: Scenario, key: int, scene_index: int, terrain: str = "flat") -> SimState:

@@ -12,11 +12,13 @@ import torch
 
 import ii_world_env  # noqa: F401
 from tests.formats.scenarionet import PLACE, nuscenes_like, waymo_like, write_scenario
+from tests.real_files import REAL
 from world_model.core.errors import DataError, OptionError
 from world_model.core.grid import CLASS_ID, DRIVEABLE, FREE
 from world_model.data.clips import load_clips
 from world_model.data.index import SceneIndex
 from world_model.data.label_check import agreement
+from world_model.data.scenarios.scenarionet import find_scenarios, read_scenario
 from world_model.make_synthetic import Arguments
 from world_model.make_synthetic import main as make
 from world_model.prepare import DRAWN, Prepare, prepare
@@ -97,6 +99,21 @@ def test_town(index: SceneIndex) -> None:
     assert road.max() - road.min() == 19, "the ring is 8 m wide"
     truck = np.floor((PLACE + np.array((25, -6.5)) - origin_of(scenario)) / 0.4).astype(int)
     assert town.columns[truck[0], truck[1], 2] == DRIVEABLE, "a place to park"
+
+
+@pytest.mark.skipif(not find_scenarios(REAL / "scenarionet"), reason="no real scenarios here")
+def test_real_roads() -> None:
+    """Recorded egos and moving vehicles drive on road."""
+    for path in find_scenarios(REAL / "scenarionet")[2::3]:
+        (scenario,) = read_scenario(path)
+        ground = build_scenario_town(scenario).columns[..., 2]
+        i, j = np.floor((scenario.ego[:, :2] - origin_of(scenario)) / 0.4).astype(int).T
+        assert (ground[i, j] == DRIVEABLE).mean() >= 0.98, path
+        moved = np.hypot(*np.ptp(scenario.place[..., :2], 0).T) > 5
+        rows = scenario.present & moved & np.isin(scenario.label, (CLASS_ID["car"], CLASS_ID["truck"], CLASS_ID["bus"]))
+        i, j = np.floor((scenario.place[rows][:, :2] - origin_of(scenario)) / 0.4).astype(int).T
+        inside = (i >= 0) & (j >= 0) & (i < 1200) & (j < 1200)
+        assert (ground[i[inside], j[inside]] == DRIVEABLE).mean() >= 0.95, path
 
 
 def test_driving_on(index: SceneIndex) -> None:
