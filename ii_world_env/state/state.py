@@ -57,7 +57,7 @@ class State(TensorState):
         noise: (B,) float32 standard deviation of the noise on actions.
         seed: (B,) int64 what that noise depends on beside the step.
         solid_before: (B, X, Y) uint8 `solid_columns` of the occupancy one step earlier, in the ego frame of then; None
-            where nobody asks for it, see `Engine.remembers`.
+            where it is not asked for, see `Engine.remembers`.
         pose_before: (B, 3) the pose of then in the start frame; NaN where no such moment is known.
     """
 

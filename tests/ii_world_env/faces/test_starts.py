@@ -73,8 +73,8 @@ def test_the_oldest_go_first_and_memory_has_a_bound(small_data: Path) -> None:
         pool.states([start], reset)
         assert pool.bytes <= pool.limit and len(pool) <= 3
     again = pool.states([starts[-1], starts[0], starts[-1]], reset)
-    fresh = reset([starts[-1], starts[0], starts[-1]])
-    assert torch.equal(again.labels, fresh.labels) and torch.equal(again.route.points, fresh.route.points)
+    anew = reset([starts[-1], starts[0], starts[-1]])
+    assert torch.equal(again.labels, anew.labels) and torch.equal(again.route.points, anew.route.points)
 
 
 def test_varied_starts_are_made_anew(small_data: Path) -> None:

@@ -1,7 +1,7 @@
 """The town of a recorded scenario: its road from the map, everything beside it drawn around as in procedural towns.
 
 Sidewalks, buildings, fences, trees and bushes are not in such maps. They follow from the scenario's name alone, keep
-clear of every place where somebody drives or walks, and have the shares of procedural towns.
+clear of every place where an agent drives or walks, and have the shares of procedural towns.
 """
 
 from __future__ import annotations

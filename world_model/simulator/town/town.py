@@ -56,7 +56,7 @@ def build_town(seed: int, town_id: int, terrain: str = "flat") -> Town:
         terrain: "flat", or "hills": the same town on a ground with height.
 
     Raises:
-        DataError: it is that of a recorded scenario that nobody has read in this process.
+        DataError: it is that of a recorded scenario that was not read in this process.
     """
     town = _alive.get((seed, town_id, terrain))
     if town is None:

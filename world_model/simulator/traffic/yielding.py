@@ -1,7 +1,7 @@
 """Agents of a recorded scenario that yield: where the ego leaves its log, they slow down along their recorded ways.
 
 An agent's clock in the log never runs faster than time. It runs slower while its way is blocked by the ego or by others
-that wait, with the accelerations of the Intelligent Driver Model; so nobody leaves the recorded way, and without a
+that wait, with the accelerations of the Intelligent Driver Model; so no agent leaves the recorded way, and without a
 reason nothing differs from the log.
 """
 
@@ -19,7 +19,7 @@ Places = Callable[[Floats], Motion]
 """From the agents' times in the log (A,) to where they are then."""
 SUBSTEPS = 4
 AHEAD_S = np.arange(1, 15) * 0.25
-"""Times ahead at which an agent looks along its way."""
+"""Times ahead at which an agent checks its way."""
 LATE_S, SLOW_MPS, NEAR_M, SIDE_M = 0.05, 0.3, 60.0, 0.3
 """From this delay on an agent is an obstacle for others; slower ones do not yield; further ones do not matter; and the
 clearance that agents want."""
