@@ -45,7 +45,7 @@ class PriorVecEnv(VecEnvWrapper):
 
     def correction(self, actions: torch.Tensor) -> torch.Tensor:
         """(N, A) corrections in [-1, 1] that come closest to actions: what a policy must answer to do the same."""
-        away = actions.reshape(self._planned.shape).to(self._planned) - self._planned
+        away = actions.reshape(self.planned.shape).to(self.planned) - self.planned
         share: torch.Tensor = away / self.residual.scale.to(away)
         return share.clamp(-1, 1)
 

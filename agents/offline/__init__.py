@@ -1,0 +1,1 @@
+"""Drives of planners as data for offline learners."""
