@@ -61,9 +61,6 @@ class IIWorldVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
     | "SameStep"           | `step` returns the next first observation; the last one is in `infos["final_obs"]`     |
     | "Disabled"           | `reset(options={"reset_mask": mask})` is yours to call; stepping raises `ResetNeeded`  |
 
-    Gymnasium's `RecordEpisodeStatistics` counts right with "SameStep" from Gymnasium 1.4 on; with an earlier one take
-    "NextStep".
-
     Infos are arrays (N, ...) by key `k`, with a bool mask `_k` of the environments that have it; dicts are nested the
     same way.
 

@@ -109,11 +109,7 @@ def test_the_wrappers_of_gymnasium(tiny_data: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
 def test_the_vector_wrappers_of_gymnasium(tiny_data: Path, mode: str) -> None:
-    if mode == "SameStep" and tuple(map(int, gym.__version__.split(".")[:2])) < (1, 4):
-        pytest.skip("RecordEpisodeStatistics drops the first step of every later episode before Gymnasium 1.4")
     envs: Any = vector_wrappers.RecordEpisodeStatistics(batch(tiny_data, autoreset_mode=mode))
-    if mode == "SameStep" and not hasattr(envs, "_autoreset_mode"):
-        pytest.skip("the wrapper of this old gymnasium counts steps for NEXT_STEP only")
     envs = vector_wrappers.NormalizeReward(envs)
     if mode == "NextStep":  # Gymnasium's wrappers of observations take no other
         envs = vector_wrappers.FlattenObservation(envs)
