@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import tempfile
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from world_model.core.errors import DataError, OutputError
+from world_model.core.errors import ConfigError, DataError, OutputError
 from world_model.data.scenarios.scenario import Scenario
 from world_model.data.scenarios.scenarionet import PATTERN, find_scenarios, read_scenario
 from world_model.simulator.dataset.config import DatasetConfig, SceneDrive
@@ -144,13 +145,17 @@ def store_scenarios(
         options: of `DatasetConfig`.
 
     Raises:
+        ConfigError: no such share.
         DataError: there is no scenario, one of them is broken, or two have the same name; nothing is written.
         OutputError: the folder cannot be written.
     """
+    if not 0 <= val_fraction <= 1:
+        raise ConfigError(f"val_fraction={val_fraction}", "0 <= val_fraction <= 1", "correct --val-fraction")
     paths = find_scenarios(source)
     if not paths:
         raise DataError(f"{source} holds no {PATTERN}", "ScenarioNet's scenarios", "give the folder that holds them")
     draft: Path | None = None
+    new = not root.parent.exists()
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(dir=root.parent, prefix=f".{root.name}.", suffix=".tmp"))
@@ -189,6 +194,9 @@ def store_scenarios(
     finally:
         if draft is not None:
             shutil.rmtree(draft, ignore_errors=True)
+        if new and not root.exists():
+            with contextlib.suppress(OSError):
+                root.parent.rmdir()
 
 
 def _drive_of(scenario: Scenario) -> Record:

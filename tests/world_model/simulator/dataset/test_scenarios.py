@@ -13,7 +13,7 @@ import torch
 import ii_world_env  # noqa: F401
 from tests.formats.scenarionet import PLACE, nuscenes_like, waymo_like, write_scenario
 from tests.real_files import REAL
-from world_model.core.errors import DataError, OptionError
+from world_model.core.errors import ConfigError, DataError, OptionError
 from world_model.core.grid import CLASS_ID, DRIVEABLE, FREE
 from world_model.data.clips import load_clips
 from world_model.data.index import SceneIndex
@@ -82,11 +82,15 @@ def test_nothing_is_written_for_broken_scenarios(source: Path, tmp_path: Path) -
     (bad / "sd_zzz.pkl").write_bytes(b"\x80\x04]")
     for folder, match in ((bad, "sd_zzz"), (tmp_path / "none", "holds no sd_")):
         with pytest.raises(DataError, match=match):
-            make(Arguments(scenarios=folder, out=tmp_path / "out"))
+            make(Arguments(scenarios=folder, out=tmp_path / "new" / "out"))
+    with pytest.raises(ConfigError, match="val_fraction"):
+        make(Arguments(scenarios=bad, out=tmp_path / "new" / "out", val_fraction=1.5))
+    with pytest.raises(OptionError, match="--wild"):
+        make(Arguments(scenarios=bad, out=tmp_path / "new" / "out", wild=0.5))
     write_scenario(bad / "copy", nuscenes_like())
     (bad / "sd_zzz.pkl").unlink()
     with pytest.raises(DataError, match="both the scenario scene-0001"):
-        make(Arguments(scenarios=bad, out=tmp_path / "out"))
+        make(Arguments(scenarios=bad, out=tmp_path / "new" / "out"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
 
 
