@@ -321,7 +321,7 @@ class Engine:
         world, motion = self.drive(state, actions)
         after, lateral = self.arrive(state, actions, world, motion)
         result = self.score(state, motion, after, lateral)
-        return replace(after, cause=torch.where(state.cause > 0, state.cause, result.cause)), result
+        return after.with_cause(torch.where(state.cause > 0, state.cause, result.cause)), result
 
     def drive(self, state: State, actions: Tensor) -> tuple[WorldState, Motion]:
         """Move the ego and let the world answer: the one model forward of a step."""
@@ -359,7 +359,7 @@ class Engine:
         return after, lateral
 
     def _solid(self, state: State) -> Tensor:
-        return solid_columns(self.with_occupancy(state).labels, self.world.grid, self.config.footprint)
+        return solid_columns(self.with_occupancy(state).level_labels, self.world.grid, self.config.footprint)
 
     def score(self, state: State, motion: Motion, after: State, lateral_m: Tensor) -> StepResult:
         """Reward terms and ends of a step from one state to another.

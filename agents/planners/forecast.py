@@ -110,12 +110,12 @@ def _outcome(
 
     def touches(poses: Tensor, frame: State) -> Tensor:
         """(B * S, P) whether the body touches something at poses of the start frame."""
-        hit = footprint.contacts(frame.labels, seen(poses, frame), inverse(frame.pose), grid, config)
+        hit = footprint.contacts(frame.level_labels, seen(poses, frame), inverse(frame.pose), grid, config)
         return hit.view(poses.shape[:2]) >= config.min_voxels
 
     def leaves(poses: Tensor) -> Tensor:
         home = inverse(later.pose)
-        off = footprint.off_road(later.labels, later.ground, seen(poses, later), home, grid, config)
+        off = footprint.off_road(later.level_labels, later.ground, seen(poses, later), home, grid, config)
         return off.view(poses.shape[:2])
 
     path = compose(now.pose[:, None].expand_as(motion.path), motion.path)

@@ -94,7 +94,7 @@ class IDM:
         way = corridor(state.route, state.progress_m, voxel, config.look_m, config.side_m)
         local = into(state.pose, way.flatten(1, 2))
         low, high = band(self.footprint.band_m, self.grid)
-        column = columns_at(state.labels[..., low:high], local, self.grid)
+        column = columns_at(state.level_labels[..., low:high], local, self.grid)
         obstacle = torch.zeros(256, dtype=torch.float32, device=column.device)
         obstacle[list(OBSTACLE)] = 1
         solid = obstacle[column.int()].sum(-1)

@@ -1,6 +1,7 @@
 """The ego vehicle's body against the occupancy: collisions, time to collision, drivable ground under the corners.
 
-Poses are (x, y, yaw) of the rear axle in the frame of the labels. Legend: B environments, S poses, N points, K corners.
+Poses are (x, y, yaw) of the rear axle in the frame of the labels. Heights count from the local ground: labels are those
+of `State.level_labels`. Legend: B environments, S poses, N points, K corners.
 
 How doubtful labels are dealt with
     Label grids flicker and have gaps. So a contact needs several obstacle voxels whose centres lie inside the body;
@@ -40,11 +41,11 @@ class FootprintConfig:
     """What counts as touching something.
 
     Args:
-        band_m: heights (low, high) in metres above the ego frame's origin between which a voxel centre can be hit.
+        band_m: heights (low, high) in metres above the ground between which a voxel centre can be hit.
         min_voxels: obstacle voxels inside the body from which on it is a contact.
         rear_zone_m: contacts only within so many metres of the rear bumper are not the ego's fault.
         spawn_margin_m: the body at reset, grown by this, is where labels are not believed.
-        ground_top_m: ground labels above this height are not the ego's ground.
+        ground_top_m: ground labels this far above the mean ground around them are not the ego's ground.
         ground_reach_m: radius around a corner within which drivable ground excuses it.
     """
 

@@ -122,7 +122,7 @@ def features(state: State, solid: Tensor, grid: VoxelGrid, config: FootprintConf
     """
     parts = (
         free_distances(solid, grid),
-        road_margins(state.labels, state.ground, inverse(state.pose), grid, config),
+        road_margins(state.level_labels, state.ground, inverse(state.pose), grid, config),
         nearest_obstacle(solid, grid),
         beside_route(state),
     )

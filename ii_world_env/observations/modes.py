@@ -94,7 +94,7 @@ class BevObservation:
         return spaces.Dict({"bev": class_box(cells), **vector_boxes(self.width)})
 
     def observe(self, state: State) -> dict[str, Tensor]:
-        return {"bev": bev(state.labels, self.grid), "ego": ego(state), "route": route(state)}
+        return {"bev": bev(state.level_labels, self.grid), "ego": ego(state), "route": route(state)}
 
 
 class OccupancyObservation:
@@ -150,7 +150,7 @@ class FeatureObservation:
         return _joined(_box(FEATURE_BOUNDS), *vector_boxes(self.width).values())
 
     def observe(self, state: State) -> Tensor:
-        solid = solid_columns(state.labels, self.grid, self.footprint)
+        solid = solid_columns(state.level_labels, self.grid, self.footprint)
         return torch.cat((features(state, solid, self.grid, self.footprint), ego(state), route(state)), 1)
 
 
@@ -171,7 +171,7 @@ class TrafficObservation:
         return _joined(scaled, _box([(0.0, 1.0)])) if self.timed else scaled
 
     def observe(self, state: State) -> Tensor:
-        solid = solid_columns(state.labels, self.grid, self.footprint)
+        solid = solid_columns(state.level_labels, self.grid, self.footprint)
         known = features(state, solid, self.grid, self.footprint)
         others = traffic(state, solid, self.grid, self.footprint)
         values = torch.cat((known, ego(state), route(state), others), 1)

@@ -10,6 +10,7 @@ from torch import Tensor
 from ii_world_env.ego.footprint import FootprintConfig, ground_votes, solid_columns
 from world_model.core.geometry import invert_pose, level_poses, planar_pose, warp_voxels
 from world_model.core.grid import STEP_S, VoxelGrid
+from world_model.core.ground import on_level_ground
 from world_model.data.clips import Clips
 
 STEP_TOLERANCE_S = 0.1
@@ -19,7 +20,7 @@ STEP_TOLERANCE_S = 0.1
 def observed_ground(clips: Clips, grid: VoxelGrid, config: FootprintConfig) -> Tensor:
     """Votes (B, X, Y) int8 of `ground_votes` of all observed frames, laid over each other in the start frame."""
     past = clips.past
-    votes = ground_votes(clips.occupancy.flatten(0, 1), grid, config)
+    votes = ground_votes(on_level_ground(clips.occupancy.flatten(0, 1)), grid, config)
     planar = level_poses(clips.ego_to_global[:, : past + 1])
     # Start frame (the last one) -> each observed frame.
     to_observed = (invert_pose(planar) @ planar[:, -1:]).flatten(0, 1)
@@ -36,7 +37,7 @@ def observed_before(clips: Clips, grid: VoxelGrid, config: FootprintConfig) -> t
     known = clips.valid[:, before] & (clips.past > 0)
     if clips.past:
         known = known & ((clips.dt_s[:, before] - STEP_S).abs() < STEP_TOLERANCE_S)
-    return solid_columns(clips.occupancy[:, before].contiguous(), grid, config), pose.masked_fill(
+    return solid_columns(on_level_ground(clips.occupancy[:, before].contiguous()), grid, config), pose.masked_fill(
         ~known[:, None], math.nan
     )
 

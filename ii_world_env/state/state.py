@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ from ii_world_env.ego.route import Route
 from ii_world_env.state.saved import load_tree, save_tree
 from world_model.core.errors import ConfigError, DataError
 from world_model.core.grid import FREE
+from world_model.core.ground import on_level_ground
 from world_model.data.index import COMMANDS
 from world_model.worlds import TensorState, WorldState
 
@@ -101,6 +103,21 @@ class State(TensorState):
                 "take engine.occupancy(state), or engine.with_occupancy(state).labels",
             )
         return self.decoded
+
+    @cached_property
+    def level_labels(self) -> Tensor:
+        """`labels` with heights above the local ground (B, X, Y, Z), for all that asks what the body meets on its way.
+
+        A kerb or a climbing road is no obstacle then, and a car uphill is one. Flat scenes are the same to the bit.
+        """
+        return on_level_ground(self.labels)
+
+    def with_cause(self, cause: Tensor) -> State:
+        """The same state with why its episodes ended."""
+        ended = replace(self, cause=cause)
+        if "level_labels" in self.__dict__:
+            ended.__dict__["level_labels"] = self.level_labels  # it is the same, and costs a millisecond
+        return ended
 
     def put(self, rows: Sequence[int], new: State) -> State:
         """The state with some environments replaced; this one stays as it is.

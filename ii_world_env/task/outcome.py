@@ -197,7 +197,7 @@ def contact_of(before: State, motion: Motion, after: State, grid: VoxelGrid, con
     corners_at = torch.cat((arrived[:, 1::3], torch.zeros_like(arrived[:, -1:])), 1)
     return Contact(
         collision=collision(before, motion, after, arrived, home, grid, config),
-        off_road=footprint.off_road(after.labels, after.ground, corners_at, home, grid, config).any(1),
+        off_road=footprint.off_road(after.level_labels, after.ground, corners_at, home, grid, config).any(1),
         time_to_collision_s=time_to_collision(after, home, grid, config),
         plan_risk=None if motion.plan is None else plan_risk(motion.plan, after, home, grid, config),
     )
@@ -220,8 +220,8 @@ def collision(
     than its own length and 2.5 m in a step (a car at 13 m/s, a pedestrian at 6 m/s) cannot pass through the ego.
     """
     half = SUBSTEPS // 2
-    early = footprint.contacts(before.labels, motion.path[:, : half + 1], inverse(before.pose), grid, config)
-    late = footprint.contacts(after.labels, arrived[:, half - 1 :], home, grid, config)
+    early = footprint.contacts(before.level_labels, motion.path[:, : half + 1], inverse(before.pose), grid, config)
+    late = footprint.contacts(after.level_labels, arrived[:, half - 1 :], home, grid, config)
     # A vehicle that hardly moves is hit by other agents, not at fault.
     moving = motion.path[:, -1, :2].norm(dim=-1) > 0.1
     touched: Tensor = (torch.cat((early, late), 1) >= config.min_voxels).any(1)
@@ -230,8 +230,8 @@ def collision(
 
 def plan_risk(plan: Tensor, after: State, home: Tensor, grid: VoxelGrid, config: FootprintConfig) -> Tensor:
     """(B,) share of a plan (B, S, 3) behind its first contact, in a world that stands still: no forecast."""
-    hit = footprint.contacts(after.labels, plan, home, grid, config) >= config.min_voxels
-    hit = hit | footprint.off_road(after.labels, after.ground, plan, home, grid, config)
+    hit = footprint.contacts(after.level_labels, plan, home, grid, config) >= config.min_voxels
+    hit = hit | footprint.off_road(after.level_labels, after.ground, plan, home, grid, config)
     return (hit.long().cumsum(1) > 0).float().mean(1)
 
 
@@ -240,6 +240,6 @@ def time_to_collision(after: State, home: Tensor, grid: VoxelGrid, config: Footp
     times = after.speed_mps.new_tensor(TTC_S)
     ahead = after.speed_mps[:, None] * times
     poses = torch.stack((ahead, torch.zeros_like(ahead), torch.zeros_like(ahead)), -1)
-    hit = footprint.contacts(after.labels, poses, home, grid, config)
+    hit = footprint.contacts(after.level_labels, poses, home, grid, config)
     hit = (hit >= config.min_voxels) & (after.speed_mps[:, None] > 0.1)
     return torch.where(hit, times, torch.full_like(times, math.inf)).amin(1)

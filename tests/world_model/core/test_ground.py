@@ -61,3 +61,23 @@ def test_back_and_forth_is_the_identity(seed: int, most: int) -> None:
     shift = GroundShift(voxels=torch.from_numpy(rng.integers(-most, most + 1, (2, 6, 5))))
     # What leaves the canonical range comes back from the original.
     assert torch.equal(shift.raised(shift.lowered(labels), labels), labels)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**31), st.sampled_from([8, 16]))
+def test_whole_words_move_as_single_voxels_do(seed: int, size_z: int) -> None:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, FREE + 1, (1, 7, 5, size_z)).astype(np.uint8)
+    voxels = rng.integers(-size_z - 1, size_z + 2, (1, 7, 5))
+    shift = GroundShift(voxels=torch.from_numpy(voxels))
+    lowered, raised = np.full_like(labels, FREE), labels[::-1, ::-1].copy()
+    for (b, i, j), by in np.ndenumerate(voxels):
+        for z in range(size_z):
+            if 0 <= z + by < size_z:
+                lowered[b, i, j, z] = labels[b, i, j, z + by]
+            if 0 <= z - by < size_z:
+                raised[b, i, j, z] = labels[b, i, j, z - by]
+    given_labels = torch.from_numpy(labels)
+    assert torch.equal(shift.lowered(given_labels), torch.from_numpy(lowered))
+    original = torch.from_numpy(labels[::-1, ::-1].copy())
+    assert torch.equal(shift.raised(given_labels, original), torch.from_numpy(raised))

@@ -20,9 +20,9 @@ from world_model.simulator.town.painting import CELL_M, COARSE, Painter, coarse_
 from world_model.simulator.town.paths import CONNECTOR, CROSSING
 
 KINDS = ("flat", "hills")
-STEEPEST_DEG, GENTLEST_DEG = 6.0, 2.0
+STEEPEST_DEG, GENTLEST_DEG = 6.0, 1.0
 """The steepest road of a town, along it, lies between these; across, no road is more than half as steep."""
-HILL_CELLS, CREST_CELLS, CREST_SHARE = 200, 80, 0.35
+HILL_CELLS, CREST_CELLS, CREST_SHARE = 320, 80, 0.12
 """Extent of hills and of crests and dips (see ``smooth_noise``), and the height of crests, as a share of the hills'."""
 BANK_CELLS, BANK_SHARE, BANK_M = 60, 0.7, 9.0
 """Extent of the unevenness beside roads, its height at most, and the width of embankments."""
