@@ -31,7 +31,7 @@ from world_model.core.grid import STEP_S
 from world_model.core.vehicle import MAX_SPEED_MPS, Motion, along
 from world_model.data.clips import Clips
 from world_model.models.geometric.agents.tracks import Tracks
-from world_model.worlds import AgentTracking, Populated, SelfDriving, World, WorldState
+from world_model.worlds import ManyFutures, Populated, SelfDriving, World, WorldState, agents_of
 
 __all__ = ["CAUSES", "TERMINATIONS", "TTC_S", "Engine", "EngineConfig", "PlanScores", "State", "StepResult"]
 
@@ -157,20 +157,9 @@ class Engine:
         unknown = torch.full_like(state.pose, float("nan"))
         return replace(state, solid_before=torch.zeros_like(state.ground, dtype=torch.uint8), pose_before=unknown)
 
-    @torch.inference_mode()
     def agents(self, state: State) -> Tracks:
-        """The other road users that the world tracks, (B, K) of each quantity in the current ego frame.
-
-        Raises:
-            OptionError: the world tracks nobody.
-        """
-        if not isinstance(self.world, AgentTracking):
-            raise OptionError(
-                f"the agents of a {type(self.world).__name__}",
-                "a world that tracks them, with a method agents(state)",
-                "use world='geometric'",
-            )
-        return self.world.agents(state.world)
+        """The other road users, see `agents_of`."""
+        return agents_of(self.world, state.world)
 
     decoded = with_occupancy
     """The earlier name of `with_occupancy`."""
@@ -193,7 +182,7 @@ class Engine:
             command: (B,) commands for the whole episode, -1 for the recorded ones.
             action_noise: (B,) standard deviation of the noise on every component of an action; None is 0.
             drop_agents: (B,) share of the other agents that are taken out, in worlds that can; None is 0.
-            seed: (B,) int64, what the noise depends on beside the step, and which agents go; None is 0.
+            seed: (B,) int64, of the noise, of which agents go, and of drawn traffic; None is 0.
 
         Raises:
             OptionError: no future frame, agents to drop in a world that cannot, noise on discrete actions.
@@ -289,6 +278,8 @@ class Engine:
             raise OptionError(
                 f"action_noise with action={self.config.action!r}", "a continuous action mode", "leave the noise out"
             )
+        if seed is not None and isinstance(self.world, ManyFutures):
+            world = self.world.draw_traffic(world, seed)
         if drop_agents is None or not bool((drop_agents > 0).any()):
             return world
         if not isinstance(self.world, Populated):

@@ -51,7 +51,7 @@ class Start:
         speed_mps: start speed, or NaN for the recorded one.
         action_noise: standard deviation of the noise on every number of an action.
         drop_agents: share of the other agents that are taken out.
-        seed: of the noise and of the choice of agents.
+        seed: of the noise, of the choice of agents, and of drawn traffic.
     """
 
     scene: int
@@ -71,7 +71,12 @@ class Scenes:
         split: "train", "val" or "all".
         horizon: steps of an episode; starts have that much recorded future, or else the most that the scenes offer.
         demo: the data are the bundled demo scenes.
+
+    Attributes:
+        seeded: every start gets a seed, since the world's traffic depends on it.
     """
+
+    seeded = False
 
     def __init__(self, index: SceneIndex, split: str, horizon: int, demo: bool = False) -> None:
         self.index, self.split, self.demo = index, split, demo
@@ -98,7 +103,7 @@ class Scenes:
         varied = _variation(options)
         scene = self._scene(options["scene"]) if "scene" in options else None
         frame = self._frame(rng, scene, options.get("frame"))
-        random = varied.get("action_noise") or varied.get("drop_agents")
+        random = varied.get("action_noise") or varied.get("drop_agents") or self.seeded
         # Drawn only where it matters: the same seed chooses the same scenes with and without variations.
         seed = int(rng.integers(2**62)) if random else 0
         return Start(scene=frame[0], frame=frame[1], seed=seed, **varied)

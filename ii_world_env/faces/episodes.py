@@ -36,6 +36,7 @@ from ii_world_env.task.trust import Pessimistic, check_pessimism, trust_of
 from world_model.core.grid import STEP_S
 from world_model.worlds import SelfChecking, build_world, resolve_world, untouched_gpu
 from world_model.worlds.provenance import provenance, same_source, weights_source
+from world_model.worlds.traffic import DRAWN
 
 TIME_LIMIT = len(CAUSES)
 """Number of a truncation by ``max_episode_steps``, which the engine knows nothing of."""
@@ -87,6 +88,7 @@ class Episodes:
             horizon=config.horizon,
             dataset=config.dataset,
         )
+        self.scenes.seeded = config.traffic in DRAWN
         mode = self._engine.action_mode
         self.action_space: spaces.Space[Any] = (
             spaces.Discrete(len(mode.choices)) if mode.choices else spaces.Box(-1.0, 1.0, mode.shape, np.float32)

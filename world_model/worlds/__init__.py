@@ -8,12 +8,14 @@ from world_model.worlds.kinds import LEARNED_NAMES, resolve_world
 from world_model.worlds.protocol import (
     AgentTracking,
     Latent,
+    ManyFutures,
     MotionPredicting,
     Populated,
     SelfChecking,
     SelfDriving,
     World,
     WorldState,
+    agents_of,
 )
 from world_model.worlds.replay import ReplayWorld
 from world_model.worlds.transport import TransportWorld
@@ -23,6 +25,7 @@ __all__ = [
     "WORLD_NAMES",
     "AgentTracking",
     "Latent",
+    "ManyFutures",
     "MotionPredicting",
     "Populated",
     "ReplayWorld",
@@ -32,6 +35,7 @@ __all__ = [
     "TransportWorld",
     "World",
     "WorldState",
+    "agents_of",
     "build_world",
     "pick_device",
     "resolve_world",

@@ -15,6 +15,7 @@ from world_model.models.geometric import GeometricForecaster
 from world_model.models.geometric.agents.bodies import place_bodies
 from world_model.models.geometric.agents.boxes import tracks_of_boxes
 from world_model.models.geometric.agents.completion import completed
+from world_model.models.geometric.agents.drivers import Styles, road_of
 from world_model.models.geometric.agents.state import Agents
 from world_model.models.geometric.agents.tracker import Found, find_tracks, observe_bodies
 from world_model.models.geometric.agents.tracks import Tracks
@@ -29,7 +30,7 @@ from world_model.models.geometric.evidence import (
     remember,
 )
 from world_model.models.geometric.fusion import Certainty
-from world_model.worlds.traffic import BOXES, CONSTANT_VELOCITY, TrafficConfig
+from world_model.worlds.traffic import BOXES, CONSTANT_VELOCITY, DRAWN, LOG_LIKE, TrafficConfig
 
 CHECK_STEPS = 2
 """The self-check forecasts the current frame from what was known so many steps ago: 1 s."""
@@ -105,7 +106,7 @@ class GeometricWorld:
             labels=seen.labels,
             certainty=Certainty.of_observation(batch, device),
             belief=self._check(labels, aligned),
-            agents=Agents.of(found),
+            agents=Agents.of(found, road_of(seen.still, seen.memory, self.grid)),
         )
 
     def _observe(self, aligned: Tensor, clips: Clips) -> tuple[Observation, Found]:
@@ -155,7 +156,10 @@ class GeometricWorld:
         displacement = state.displacement_m + state.seen.velocity_mps * STEP_S
         elapsed = state.elapsed_s + STEP_S
         previous = previous_forecast(state.labels, next_to_curr, self.grid)
-        agents = state.agents.stepped()
+        if self.traffic.traffic == LOG_LIKE or self.traffic.traffic in DRAWN:
+            agents = state.agents.reacted(state.ego_to_start, next_to_curr, self.grid)
+        else:
+            agents = state.agents.stepped()
         bodies = None
         if self.traffic.traffic != CONSTANT_VELOCITY:
             bodies = place_bodies(state.seen.movers, agents.found, agents.now, ego_to_start, self.grid)
@@ -185,6 +189,14 @@ class GeometricWorld:
 
     def occupancy(self, state: GeometricState) -> Tensor:
         return state.labels
+
+    def draw_traffic(self, state: GeometricState, seed: Tensor) -> GeometricState:
+        """A reset's state with drivers drawn from seeds (B,) int64, where the traffic is of that sort."""
+        kind = DRAWN.get(self.traffic.traffic)
+        if kind is None:
+            return state
+        styles = Styles.drawn(state.agents.found.tracks, seed, kind)
+        return replace(state, agents=replace(state.agents, styles=styles))
 
     def agents(self, state: GeometricState) -> Tracks:
         """The tracked objects now, in the current ego frame."""

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
+from world_model.core.errors import OptionError
 from world_model.core.grid import VoxelGrid
 from world_model.data.clips import Clips
 from world_model.models.geometric.agents.tracks import Tracks
@@ -135,4 +137,29 @@ class AgentTracking(Protocol):
 
     def agents(self, state: WorldState) -> Tracks:
         """The other road users, (B, K) of each quantity in the current ego frame."""
+        ...
+
+
+def agents_of(world: World, state: WorldState) -> Tracks:
+    """The other road users that a world tracks, (B, K) of each quantity in the current ego frame.
+
+    Raises:
+        OptionError: the world tracks nobody.
+    """
+    if not isinstance(world, AgentTracking):
+        raise OptionError(
+            f"the agents of a {type(world).__name__}",
+            "a world that tracks them, with a method agents(state)",
+            "use world='geometric'",
+        )
+    with torch.inference_mode():
+        return world.agents(state)
+
+
+@runtime_checkable
+class ManyFutures(Protocol):
+    """A world whose traffic differs from seed to seed."""
+
+    def draw_traffic(self, state: WorldState, seed: Tensor) -> WorldState:
+        """The state of a reset, with other road users as seeds (B,) int64 say: the same seed, the same future."""
         ...

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from world_model.core.errors import OptionError
+from world_model.models.geometric.agents.drivers import AGGRESSIVE, StyleKind
 
-CONSTANT_VELOCITY, RIGID = "constant-velocity", "rigid"
-TRAFFIC = (CONSTANT_VELOCITY, RIGID)
+CONSTANT_VELOCITY, RIGID, LOG_LIKE = "constant-velocity", "rigid", "log-like"
+DRAWN = {"sampled": StyleKind(), "aggressive": AGGRESSIVE}
+"""Traffic whose drivers differ from seed to seed."""
+TRAFFIC = (CONSTANT_VELOCITY, RIGID, LOG_LIKE, *DRAWN)
 VOXELS, BOXES = "voxels", "boxes"
 AGENT_SOURCES = (VOXELS, BOXES)
 
@@ -18,7 +21,9 @@ class TrafficConfig:
 
     Args:
         traffic: how they move. "constant-velocity": every observed column at the velocity that the network gives it.
-            "rigid": objects are tracked, near ones completed to solids, and each moves as a whole body.
+            "rigid": objects are tracked, near ones completed to solids, and each moves as a whole body. "log-like": so,
+            and vehicles follow the road and keep a gap to what is ahead, the ego included. "sampled": so, and every
+            driver differs by the seed. "aggressive": faster and closer, and half of them do not brake for the ego.
         agents: where they are known from: the observed "voxels", or the annotated "boxes" of the current frame, where
             the data set has some.
 

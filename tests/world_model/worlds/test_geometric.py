@@ -15,7 +15,7 @@ from world_model.data.clips import Clips
 from world_model.models.geometric import GeometricForecaster, tiny
 from world_model.worlds import build_world
 from world_model.worlds.geometric import GeometricState, GeometricWorld
-from world_model.worlds.traffic import TRAFFIC, TrafficConfig
+from world_model.worlds.traffic import TrafficConfig
 
 GRID = VoxelGrid(shape=(96, 96, 16), lower_m=(-19.2, -19.2, -1.0))
 
@@ -109,7 +109,7 @@ def test_a_rigid_car_stays_whole_whatever_the_network_says() -> None:
 
 @torch.no_grad()
 def test_agents_are_told_in_the_ego_frame() -> None:
-    for traffic in TRAFFIC:
+    for traffic in ("constant-velocity", "rigid"):
         world = Watching(untrained(), 2.0, traffic=traffic)
         state = world.reset(overtaken())
         first = world.agents(state)
@@ -136,3 +136,34 @@ def test_traffic_is_checked() -> None:
         TrafficConfig(traffic="chaos")
     with pytest.raises(OptionError, match="own"):
         build_world("transport", traffic="rigid", device="cpu")
+
+
+def followed() -> Clips:
+    """The ego stands, and a car comes from behind it."""
+    clips = street_clips(GRID, speed_mps=0.0, batch=2)
+    occupancy = clips.occupancy.clone()
+    for p in range(5):
+        at = 8 + round((p - 4) * 4.0 * 0.5 / GRID.voxel_m)
+        occupancy[:, p, max(at, 0) : at + 11, 46:51, 3:6] = 4
+    return replace(clips, occupancy=occupancy)
+
+
+@torch.no_grad()
+def test_a_follower_stops_behind_the_ego_in_log_like_traffic_only() -> None:
+    reacting, rigid = (Watching(untrained(), 4.0, traffic=traffic) for traffic in ("log-like", "rigid"))
+    first = reacting.agents(reacting.reset(followed()))
+    assert first.speed[0, 0] > 2
+    assert reacting.agents(driven(reacting, followed(), 8)).speed[0, 0] < 0.5
+    assert torch.allclose(rigid.agents(driven(rigid, followed(), 8)).speed[0, 0], first.speed[0, 0])
+
+
+@torch.no_grad()
+def test_drawn_traffic_depends_on_the_seed_alone() -> None:
+    world, log_like = (Watching(untrained(), 4.0, traffic=traffic) for traffic in ("sampled", "log-like"))
+    start = world.reset(followed())
+    same = world.draw_traffic(start, torch.tensor([3, 3])).agents.styles
+    other = world.draw_traffic(start, torch.tensor([3, 4])).agents.styles
+    assert torch.equal(same.desired_mps[0], same.desired_mps[1])
+    assert not torch.equal(other.desired_mps[0], other.desired_mps[1])
+    plain = log_like.reset(followed())
+    assert log_like.draw_traffic(plain, torch.tensor([3, 4])) is plain

@@ -10,7 +10,7 @@ from typing import Literal
 from world_model.core.errors import OptionError
 from world_model.evaluation.result import steps_of
 from world_model.worlds.kinds import II_WORLD, LEARNED, resolve_world
-from world_model.worlds.traffic import CONSTANT_VELOCITY, VOXELS, TrafficConfig
+from world_model.worlds.traffic import CONSTANT_VELOCITY, DRAWN, VOXELS, TrafficConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class Evaluate:
     """Whose forecasts to score: learned (what the checkpoint holds), geometric, ii-world, transport, replay,
     'package.module:Class'; one or more."""
     traffic: tuple[str, ...] = (CONSTANT_VELOCITY,)
-    """How others move in the geometric world: constant-velocity, rigid; a row for each."""
+    """How others move in the geometric world: constant-velocity, rigid, log-like; a row for each."""
     agents: str = VOXELS
     """Where the geometric world knows others from: voxels, or the boxes of the data set."""
     regimes: tuple[Literal["gt-ego", "pred-ego", "action"], ...] = ("gt-ego", "pred-ego")
@@ -75,6 +75,8 @@ class Evaluate:
         steps_of(self.horizons_s)
         for traffic in self.traffic:
             TrafficConfig(traffic=traffic, agents=self.agents)
+            if traffic in DRAWN:
+                raise OptionError(f"traffic={traffic!r}", "traffic without a seed", "score log-like instead")
         for name in ("stride", "batch", "max_windows", "max_scenes", "workers"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from world_model.core.geometry import invert_pose
-from world_model.core.grid import STEP_S
+from world_model.core.geometry import invert_pose, planar_pose
+from world_model.core.grid import STEP_S, VoxelGrid
 from world_model.core.tensor_state import TensorState
+from world_model.models.geometric.agents.drivers import EgoMotion, Road, Styles, react
 from world_model.models.geometric.agents.tracker import Found
 from world_model.models.geometric.agents.tracks import SLOTS, Tracks
 
@@ -25,25 +26,42 @@ class Agents(TensorState):
     Attributes:
         found: as they were at the reset, with their columns.
         now: as they are now.
+        styles: how they drive.
+        road: where they can drive.
     """
 
     found: Found
     now: Tracks
+    styles: Styles
+    road: Road
 
     @classmethod
-    def of(cls, found: Found) -> Agents:
+    def of(cls, found: Found, road: Road) -> Agents:
         """Agents at the moment of the reset."""
-        return cls(found=found, now=found.tracks)
+        return cls(found=found, now=found.tracks, styles=Styles.observed(found.tracks), road=road)
 
     @classmethod
     def absent(cls, like: Any, rows: int) -> Agents:
         """Nobody: what states of versions without agents hold."""
         slot = torch.full((rows, *like.found.slot.shape[1:]), SLOTS, dtype=torch.uint8, device=like.found.slot.device)
-        return cls.of(Found(tracks=Tracks.none(rows, slot.device), slot=slot))
+        road = Road(off=torch.zeros(slot.shape, dtype=torch.bool, device=slot.device))
+        return cls.of(Found(tracks=Tracks.none(rows, slot.device), slot=slot), road)
 
     def stepped(self) -> Agents:
         """One step later, at constant speed and turn rate."""
         return replace(self, now=self.now.advanced(STEP_S))
+
+    def reacted(self, ego_to_start: Tensor, next_to_curr: Tensor, grid: VoxelGrid) -> Agents:
+        """One step later, when drivers have answered to each other and to the ego.
+
+        Args:
+            ego_to_start: (B, 4, 4) ego frame at the beginning of the step -> ego frame of the reset.
+            next_to_curr: (B, 4, 4) next ego frame -> that ego frame.
+            grid: the voxel grid.
+        """
+        x, y, yaw = planar_pose(ego_to_start).unbind(-1)
+        ego = EgoMotion(x=x, y=y, yaw=yaw, speed=next_to_curr[:, 0, 3].clamp(min=0) / STEP_S)
+        return replace(self, now=react(self.now, self.styles, ego, self.road, grid))
 
     def seen_from(self, ego_to_start: Tensor) -> Tracks:
         """The agents in an ego frame, by transforms (B, 4, 4) from it to the frame of the reset."""
