@@ -322,7 +322,7 @@ def arrivals(displacement_m: Tensor, movers: Tensor, source_to_target: Tensor, g
     b, i, j = _unflat(column, grid)
     moved = displacement_m.reshape(-1, 2).index_select(0, column)
     low = moved.new_tensor(grid.lower_m[:2])
-    point = torch.stack((i, j), -1) * grid.voxel_m + grid.voxel_m / 2 + low + moved
+    point = torch.stack((i, j), -1).to(moved) * grid.voxel_m + grid.voxel_m / 2 + low + moved
     matrix = source_to_target.float()[b]
     place = (matrix[:, :2, :2] @ point[..., None])[..., 0] + matrix[:, :2, 3]
     x, y = ((place - low) / grid.voxel_m + TIE).floor().long().unbind(-1)

@@ -115,7 +115,7 @@ def columns_in(tracks: Tracks, which: Tensor, grid: VoxelGrid, margin_m: float) 
     low = middle.new_tensor(grid.lower_m[:2])
     own = ((middle - low) / voxel).floor().long()
     i, j = own[:, :1] + line, own[:, 1:] + line
-    x, y = (low[axis] + voxel * (part + 0.5) - middle[:, axis, None] for axis, part in enumerate((i, j)))
+    x, y = (low[axis] + voxel * (part.to(low) + 0.5) - middle[:, axis, None] for axis, part in enumerate((i, j)))
     c, s = yaw.cos()[:, None, None], yaw.sin()[:, None, None]
     fits = (c * x[:, :, None] + s * y[:, None]).abs() <= half_l
     fits &= (c * y[:, None] - s * x[:, :, None]).abs() <= half_w
@@ -123,5 +123,5 @@ def columns_in(tracks: Tracks, which: Tensor, grid: VoxelGrid, margin_m: float) 
     hit, side = nonzero_indices(fits), len(line)
     row = hit // side**2
     i, j = i[row, hit // side % side], j[row, hit % side]
-    place = low + voxel * (torch.stack((i, j), 1) + 0.5)
+    place = low + voxel * (torch.stack((i, j), 1).to(low) + 0.5)
     return BoxColumns(column=(which[row] // SLOTS * size_x + i) * size_y + j, row=row, place=place)

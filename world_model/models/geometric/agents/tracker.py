@@ -191,7 +191,7 @@ def _odd(candidates: Tensor, base: Tensor) -> Tensor:
 def _lattice(reach: float, step: float, device: torch.device) -> Tensor:
     """(C, 2) points of a square lattice around zero."""
     count = round(reach / step)
-    line = torch.arange(-count, count + 1, device=device) * step
+    line = torch.arange(-count, count + 1, dtype=torch.float32, device=device) * step
     return torch.cartesian_prod(line, line)
 
 
