@@ -44,7 +44,7 @@ LEVEL_M, LEVEL_SLOPE = 3.0, 0.05
 """Lanes and agents lie on the ego's level if their height differs from that of its drive by less than this, and this
 share of the distance from it: what is under or on a bridge does not."""
 SIZE_M, MOST_HEIGHT_M = (0.05, 40.0), 8.0
-FAR_M = 1e7
+FAR_M, MOST_LETTERS = 1e7, 80
 CLOCK_SLACK = 0.3
 """Share by which time steps may differ from their median."""
 DRIFT_FRAMES, SLOWEST_M, MOST_DRIFT = 7, 0.15, 6.0
@@ -90,9 +90,8 @@ class _Reader:
 
     def __init__(self, path: Path, found: Mapping[str, Any]) -> None:
         self.path, self.meta, self.tracks, self.map = path, *(found[key] for key in KEYS)
-        identity = str(self.meta.get("scenario_id") or found.get("id") or path.stem)
-        self.name = re.sub(r"[^A-Za-z0-9._-]+", "-", identity).strip(".-") or path.stem
-        self.source = re.sub(r"[^A-Za-z0-9._-]+", "-", str(self.meta.get("dataset") or "unknown"))[:40]
+        self.name = _word(self.meta.get("scenario_id"), found.get("id"), path.stem)
+        self.source = _word(self.meta.get("dataset"), "unknown")
         self.nominal = self.source.startswith("nuscenes")  # and positions are those of the rear axle
         self.clock = self._clock()
         self.count = len(self.clock)
@@ -129,8 +128,7 @@ class _Reader:
         yield from whole.cut(first, last)
 
     def _clock(self) -> NDArray[Any]:
-        given = self.meta.get("ts")
-        clock = np.asarray(given, np.float64) if isinstance(given, (np.ndarray, list)) else np.zeros(())
+        clock = _numbers(self.meta.get("ts"))
         if clock.ndim != 1 or not np.isfinite(clock).all() or (np.diff(clock) <= 0).any():
             raise self.fail(f"metadata ts of shape {clock.shape}", "(T,) rising seconds")
         if len(clock) < 2:
@@ -155,10 +153,9 @@ class _Reader:
             raise self.fail(f"track {who} has no state", "a dict with position, heading, valid, ...")
         out = {}
         for name, shape in SHAPES.items():
-            value = state.get(name)
-            array = np.asarray(value) if value is not None else np.zeros(0)
+            array = _numbers(state.get(name))
             fits = array.shape == (self.count, *shape) or (shape == () and array.shape == (self.count, 1))
-            if array.dtype.kind not in "fiub" or not fits:
+            if not fits:
                 expected = f"numbers of shape {(self.count, *shape)}, as there are times"
                 raise self.fail(f"{name} of track {who} is {array.dtype} of shape {array.shape}", expected)
             out[name] = np.array(array, np.float64).reshape(self.count, *shape)
@@ -260,12 +257,9 @@ class _Reader:
 
     def _points(self, value: Any, key: Any) -> NDArray[Any]:
         """(n, 3) of a polyline or polygon; heights that are not there, or not known, are NaN."""
-        if value is None or len(value) == 0:
+        if value is None or (isinstance(value, (list, tuple, np.ndarray)) and np.size(_numbers(value)) == 0):
             return np.zeros((0, 3))
-        try:
-            points = np.array(value, np.float64)
-        except (TypeError, ValueError):
-            points = np.zeros(0)
+        points = _numbers(value)
         fits = points.ndim == 2 and points.shape[1] in (2, 3)
         if not fits or not np.isfinite(points).all() or np.abs(points).max() > FAR_M:
             raise self.fail(f"map feature {key} has points of shape {points.shape}", "finite numbers (n, 2) or (n, 3)")
@@ -306,6 +300,21 @@ class _Level:
     def covers(self, points: NDArray[Any]) -> bool:
         """Whether most of a line lies on the ego's level."""
         return bool(self.holds(points).mean() > 0.5)
+
+
+def _word(*values: object) -> str:
+    """The first value that is a name or number, as something that a file can be called."""
+    words = (re.sub(r"[^A-Za-z0-9._-]+", "-", str(v)).strip(".-") for v in values if isinstance(v, (str, int)))
+    return next(filter(None, words), "unknown")[:MOST_LETTERS]
+
+
+def _numbers(value: Any) -> NDArray[Any]:
+    """An array or nested lists of numbers as float64; of anything else an array without axes."""
+    try:
+        array = np.asarray(value)
+        return np.array(array, np.float64) if array.dtype.kind in "fiub" else np.zeros(())
+    except (TypeError, ValueError, OverflowError):
+        return np.zeros(())
 
 
 def _longest_run(valid: NDArray[Any]) -> tuple[int, int]:
@@ -356,7 +365,8 @@ def _band(line: NDArray[Any], width: Any, kind: str) -> list[NDArray[Any]]:
     if len(points) < 2:
         return []
     half = np.full((len(line), 2), HALF_BIKE_LANE_M if kind == BIKE_LANE else HALF_LANE_M)
-    given = np.asarray(width, np.float64) if width is not None and np.shape(width) == (len(line), 2) else half
+    given = _numbers(width)
+    given = given if given.shape == half.shape else half
     typical = [float(np.median(side[side > 0.5])) if (side > 0.5).any() else half[0, 0] for side in given.T]
     direction = np.gradient(points, axis=0)
     normal = np.column_stack([-direction[:, 1], direction[:, 0]]) / np.hypot(*direction.T)[:, None].clip(1e-9)

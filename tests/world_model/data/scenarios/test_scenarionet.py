@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from world_model.data.scenarios.scenarionet import find_scenarios, read_scenario
 
 
 def read(tmp_path: Path, scenario: dict[str, Any]) -> list[Scenario]:
-    return read_scenario(write_scenario(tmp_path, scenario))
+    return read_scenario(write_scenario(tmp_path, scenario, "x"))
 
 
 def test_nuscenes(tmp_path: Path) -> None:
@@ -178,6 +179,32 @@ def test_truncated(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(DataError, match="intact pickle"):
         read_scenario(path)
+
+
+def _places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    for key, inside in value.items() if isinstance(value, dict) else ():
+        yield (*path, key)
+        yield from _places(inside, (*path, key))
+
+
+@pytest.mark.parametrize("made", [nuscenes_like, waymo_like])
+def test_nonsense_anywhere_is_refused_or_not_needed(tmp_path: Path, made: Callable[[], dict[str, Any]]) -> None:
+    """One value after another is replaced: the scenario is still read, or it is a `DataError`."""
+    junk: list[Any] = [None, "x", {}, [], 2**70, [[1, 2], [3]], np.array(["a"]), np.full((40, 3), np.inf), [None] * 40]
+    whole = pickle.dumps(made())
+    refused = 0
+    for number, place in enumerate(_places(made())):
+        scenario = pickle.loads(whole)
+        inner = scenario
+        for key in place[:-1]:
+            inner = inner[key]
+        for value in (junk[number % len(junk)], junk[(number + 4) % len(junk)]):
+            inner[place[-1]] = value
+            try:
+                read(tmp_path, {"id": "scene", **scenario})
+            except DataError:
+                refused += 1
+    assert refused > number
 
 
 REAL_SCENARIOS = find_scenarios(REAL / "scenarionet")
