@@ -225,7 +225,7 @@ class _Reader:
     def _shapes(self, level: _Level) -> dict[str, Any]:
         """The map near the drive, by what it is used for."""
         found: dict[str, list[NDArray[Any]]] = {name: [] for name in ("areas", "rings", "edges", "walks", "lanes")}
-        seen, tall = 0, False
+        seen, near_lanes, tall = 0, 0, False
         for key, feature in self.map.items():
             if not isinstance(feature, Mapping) or not isinstance(feature.get("type"), str):
                 raise self.fail(f"map feature {key} is no dict with a type", "type, polyline or polygon")
@@ -239,6 +239,7 @@ class _Reader:
                 tall = True
                 continue
             if kind.startswith(LANE):
+                near_lanes += 1
                 found["areas"] += [area[:, :2]] if len(area) > 2 else _band(line, feature.get("width"), kind)
                 found["lanes"] += [line[:, :2]] if len(line) > 1 and kind != BIKE_LANE else []
             elif kind in AREAS and len(area) > 2:
@@ -250,9 +251,11 @@ class _Reader:
                 found["rings" if closed and self.nominal else "edges"].append(line[:, :2])
         if not seen:
             raise self.fail("a map without lanes", "map_features with types LANE_...", "convert it with its map")
-        if not found["lanes"]:
+        if not near_lanes:
             found_text = "no lane at the ego's height" if tall else "no lane near the ego's drive"
             raise self.fail(found_text, f"lanes within {OCC3D.upper_m[0]:g} m of the drive and on its level")
+        if not found["lanes"]:  # polygons alone: the drive itself is the way that is known
+            found["lanes"].append(level.line[:, :2])
         return {name: pack_lines(lines) for name, lines in found.items()}
 
     def _points(self, value: Any, key: Any) -> NDArray[Any]:

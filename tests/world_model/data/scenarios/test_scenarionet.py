@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.formats.scenarionet import FRAMES, PLACE, nuscenes_like, track, waymo_like, write_scenario
+from tests.formats.scenarionet import FRAMES, PLACE, box, line, nuscenes_like, track, waymo_like, write_scenario
 from tests.real_files import REAL
 from world_model.core.errors import DataError
 from world_model.core.grid import CLASS_ID, EGO_LENGTH_M, EGO_REAR_OVERHANG_M
@@ -71,6 +71,27 @@ def nuplan_like(frames: int) -> dict[str, Any]:
     for feature in scenario["map_features"].values():
         feature["polyline"] = np.asarray(feature["polyline"])[:, :2]
     return scenario
+
+
+def test_types_of_other_conversions(tmp_path: Path) -> None:
+    """nuPlan: junctions without middle lines, sidewalks; Argoverse 2: types that name classes, bicycle lanes."""
+    scenario = nuplan_like(FRAMES)
+    scenario["map_features"] = {
+        "1": {"type": "LANE_SURFACE_UNSTRUCTURE", "polygon": box(-40, 100, -4, 4)},
+        "2": {"type": "ROAD_EDGE_SIDEWALK", "polygon": box(-40, 100, 4, 7)},
+        "3": {"type": "LANE_BIKE_LANE", "polyline": line(-40, 100, -5)},
+        "4": {"type": "SOMETHING_NEW", "polyline": line(-40, 100, -5)},
+    }  # fmt: skip
+    x = 10.0 + 0 * np.arange(FRAMES)
+    kinds = ("bus", "MOTORCYCLIST", "CYCLIST", "OTHER", "VEHICLE", "VEHICLE", "VEHICLE", "TRAFFIC_BARRIER")
+    sizes = [(4, 2, 2)] * 4 + [(12, 2.5, 3), (7, 2.3, 3), (2, 0.8, 1.5), (0.5, 2, 1)]
+    tracks = {str(n): track(x, 2.0, size, kind) for n, (kind, size) in enumerate(zip(kinds, sizes))}
+    scenario["tracks"] = {"ego": scenario["tracks"]["ego"], **tracks}
+    (found,) = read(tmp_path, scenario)
+    names = ("bus", "motorcycle", "bicycle", "bus", "truck", "motorcycle", "barrier")
+    np.testing.assert_array_equal(found.label, [CLASS_ID[name] for name in names])
+    assert (len(found.areas[1]), len(found.walks[1]), len(found.lanes[1])) == (3, 2, 2)
+    np.testing.assert_array_equal(found.lanes[0], found.ego[:, :2])
 
 
 @pytest.mark.parametrize(("rate", "keep"), [(0.05, 1), (0.1, 2), (0.5, 10)])
