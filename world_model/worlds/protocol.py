@@ -144,7 +144,7 @@ def agents_of(world: World, state: WorldState) -> Tracks:
     """The other road users that a world tracks, (B, K) of each quantity in the current ego frame.
 
     Raises:
-        OptionError: the world tracks nobody.
+        OptionError: the world tracks no road users.
     """
     if not isinstance(world, AgentTracking):
         raise OptionError(

@@ -1,6 +1,6 @@
 """Drivers that answer: others keep a gap to whatever is ahead of them, the ego included, and follow the road.
 
-Gap keeping is the Intelligent Driver Model (Treiber, Hennecke, Helbing, Phys. Rev. E 62, 2000). Nobody knows lanes:
+Gap keeping is the Intelligent Driver Model (Treiber, Hennecke, Helbing, Phys. Rev. E 62, 2000). Lanes are not known:
 what is ahead is what lies in the strip that an object's own path sweeps. On a free road the observed speed is kept.
 
 Legend: B grids, K slots, J = K + 1 things to meet (the last is the ego), C curvatures, S points along a path.

@@ -42,7 +42,7 @@ class Agents(TensorState):
 
     @classmethod
     def absent(cls, like: Any, rows: int) -> Agents:
-        """Nobody: what states of versions without agents hold."""
+        """No agents: what states of versions without them hold."""
         slot = torch.full((rows, *like.found.slot.shape[1:]), SLOTS, dtype=torch.uint8, device=like.found.slot.device)
         road = Road(off=torch.zeros(slot.shape, dtype=torch.bool, device=slot.device))
         return cls.of(Found(tracks=Tracks.none(rows, slot.device), slot=slot), road)
