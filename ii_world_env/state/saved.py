@@ -130,6 +130,11 @@ def _build(like: Any, name: str, leaves: dict[str, Any], path: str | Path) -> An
 
 def _fill_absent(like: Any, name: str, leaves: dict[str, Any], rows: int) -> None:
     """Add the leaves of fields that files of earlier versions do not have yet, each by the rule of its field."""
+    if isinstance(like, (list, tuple)):
+        count = leaves.get(name)
+        # Where a length is wrong, the leaves that it asks for are missed later.
+        for i in range(min(count, len(leaves)) if type(count) is int and like else 0):
+            _fill_absent(like[min(i, len(like) - 1)], _join(name, str(i)), leaves, rows)
     if not is_dataclass(like) or isinstance(like, type):
         return
     for field in fields(like):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,13 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 import ii_world_env
 from agents.planners.idm import IDM
 from ii_world_env.engine import Engine, EngineConfig
+from ii_world_env.state.state import State
 from world_model.core.grid import CLASS_ID
 from world_model.data.clips import load_clips
 from world_model.data.index import SceneIndex
@@ -46,6 +50,21 @@ def test_frames_are_taken_up_exactly(index: SceneIndex) -> None:
     for row, frame in enumerate((5, 9)):
         alone = world.reset(load_clips(index, [frame], 4, 6, False))
         assert torch.equal(world.occupancy(alone)[0], both[row])
+
+
+def test_states_are_saved_and_those_of_before_the_hills_load(index: SceneIndex, tmp_path: Path) -> None:
+    engine = Engine(SimulatedWorld(), EngineConfig(horizon=4))
+    state = engine.reset(load_clips(index, [5, 9], 4, 6, False))
+    state.save(tmp_path / "state")
+    again = State.load(tmp_path / "state", like=state.index(0))
+    steps = [engine.step(one, torch.zeros(2, 2)) for one in (state, again)]
+    assert torch.equal(steps[0][0].labels, steps[1][0].labels) and torch.equal(steps[0][1].reward, steps[1][1].reward)
+    with safe_open(str(tmp_path / "state"), "pt") as file:
+        meta, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    plain = {name: value for name, value in json.loads(meta["plain"]).items() if not name.endswith(".terrain")}
+    save_file(tensors, str(tmp_path / "old"), {**meta, "plain": json.dumps(plain)})
+    old = State.load(tmp_path / "old", like=state)
+    assert [scene.terrain for scene in old.world.scenes] == ["flat", "flat"]
 
 
 def test_a_drive_of_ten_steps(index: SceneIndex) -> None:

@@ -82,7 +82,13 @@ class Terrain:
 
 
 def terrain_of(kind: str, network: Network, painter: Painter, seed: list[int]) -> Terrain | None:
-    """The ground of a painted town, one of ``KINDS``; it follows from the seed. None is flat."""
+    """The ground of a painted town, one of ``KINDS``; it follows from the seed. None is flat.
+
+    Raises:
+        ConfigError: there is no such kind.
+    """
+    if kind not in KINDS:
+        raise ConfigError(f"terrain={kind!r}", f"one of {KINDS}", "choose one of them")
     return None if kind == "flat" else _hills(network, painter, np.random.default_rng([*seed, 505]))
 
 
