@@ -185,3 +185,12 @@ def test_mark_is_checked(index: SceneIndex, tmp_path: Path) -> None:
         object.__setattr__(changed, "root", tmp_path)
         with pytest.raises(DataError, match="does not describe"):
             dataset_config(changed)
+
+
+def test_scenarios_on_hills_are_driven_on(source: Path, tmp_path: Path) -> None:
+    make(Arguments(scenarios=source / "a", out=tmp_path / "hills", val_fraction=0.0, terrain="hills"))
+    index = prepare(Prepare(data_root=tmp_path / "hills"))
+    clips, world = load_clips(index, [6], 4, 4, False), SimulatedWorld()
+    labels = world.occupancy(world.reset(clips))
+    assert torch.equal(labels, clips.occupancy[:, -1])
+    assert len(torch.nonzero(labels == DRIVEABLE)[:, 3].unique()) > 1
