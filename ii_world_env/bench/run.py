@@ -241,7 +241,10 @@ def _dtype(envs: IIWorldVectorEnv) -> str:
     """Number format of a world's weights."""
     world = envs.engine.world
     model = getattr(world, "forecaster", None) or getattr(world, "model", None)
-    return "-" if model is None else str(next(model.parameters()).dtype).removeprefix("torch.")
+    if model is None:
+        return "-"
+    kinds = {weight.dtype for weight in model.parameters()}
+    return "bfloat16" if torch.bfloat16 in kinds else str(next(iter(kinds))).removeprefix("torch.")
 
 
 def _free_mib() -> float:

@@ -60,12 +60,14 @@ class Sight:
     Attributes:
         ray: (R, N) int64 columns x * Y + y along each ray, each once, without those inside the body.
         ray_m: (R, N) where a ray enters them, metres from the middle of the body; `REACH_M` for what only fills up.
+        edge_m: (R,) where each ray leaves the grid; `REACH_M` where it does not.
         rank: (X * Y) int32 number of each column from the nearest on; more than all where it is out of reach.
         place: (M + 1, 3) distance, x, y of the column of each rank; the last is out of reach.
     """
 
     ray: Tensor
     ray_m: Tensor
+    edge_m: Tensor
     rank: Tensor
     place: Tensor
 
@@ -96,6 +98,7 @@ def sight(grid: VoxelGrid, device: torch.device) -> Sight:
     return Sight(
         ray=flat.gather(1, order),
         ray_m=ray_m,
+        edge_m=first(~inside, distance),
         rank=rank,
         place=torch.cat((torch.cat((far[nearest, None], away[nearest]), 1), none)),
     )
@@ -157,7 +160,7 @@ def road_margins(labels: Tensor, ground: Tensor, home: Tensor, grid: VoxelGrid, 
     ]
     points = torch.cat(places)[None].expand(len(labels), -1, 2)
     drivable, other = ground_at(labels, ground, points, home, grid, config)
-    return _first((other & ~drivable).view(len(labels), len(places), -1), distance, ROAD_REACH_M)
+    return first((other & ~drivable).view(len(labels), len(places), -1), distance, ROAD_REACH_M)
 
 
 def nearest_obstacle(solid: Tensor, grid: VoxelGrid) -> Tensor:
@@ -182,7 +185,6 @@ def beside_route(state: State) -> Tensor:
     return torch.stack((lateral.clamp(-LATERAL_BOUND_M, LATERAL_BOUND_M), heading), 1)
 
 
-def _first(hit: Tensor, distance: Tensor, reach: float) -> Tensor:
-    """Distance (B, R) of the first hit along each of (B, R, N) samples; ``reach`` where there is none."""
-    first = distance[hit.byte().argmax(-1)]
-    return torch.where(hit.any(-1), first, torch.full_like(first, reach))
+def first(hit: Tensor, distance: Tensor, reach: float = REACH_M) -> Tensor:
+    """Distance (..., R) of the first hit along each of (..., R, N) samples; ``reach`` where there is none."""
+    return distance[hit.byte().argmax(-1)].masked_fill(~hit.any(-1), reach)

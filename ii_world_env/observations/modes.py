@@ -16,7 +16,7 @@ from torch import Tensor
 from ii_world_env.ego.actions import ActionMode
 from ii_world_env.ego.footprint import FootprintConfig, band, solid_columns
 from ii_world_env.ego.route import points_at
-from ii_world_env.observations.features import FEATURE_BOUNDS, features
+from ii_world_env.observations.features import FEATURE_BOUNDS, RAYS, features
 from ii_world_env.observations.traffic import TRAFFIC_BOUNDS, traffic
 from ii_world_env.state.state import State
 from world_model.core.errors import ConfigError
@@ -173,7 +173,7 @@ class TrafficObservation:
     def observe(self, state: State) -> Tensor:
         solid = solid_columns(state.level_labels, self.grid, self.footprint)
         known = features(state, solid, self.grid, self.footprint)
-        others = traffic(state, solid, self.grid, self.footprint)
+        others = traffic(state, solid, known[:, :RAYS], self.grid, self.footprint)
         values = torch.cat((known, ego(state), route(state), others), 1)
         scaled = values / torch.from_numpy(self._bounds.high).to(values.device)
         if not self.timed:

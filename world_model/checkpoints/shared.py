@@ -40,21 +40,31 @@ class WorldModel:
 
 
 @functools.lru_cache(maxsize=4)
-def _geometric(path: str, stamp: tuple[int, ...], device: str) -> tuple[GeometricForecaster, dict[str, Any]]:
+def _geometric(
+    path: str, stamp: tuple[int, ...], device: str, dtype: torch.dtype
+) -> tuple[GeometricForecaster, dict[str, Any]]:
     model, card = load_geometric(path, device)
+    # The convolutions take most of the time; all else, and whatever is read out of the maps, needs the precision.
+    model.fusion.body.to(dtype)
+    model.motion.body.to(dtype)
     return model.requires_grad_(False), card
 
 
 def shared_geometric(
-    checkpoint: str | Path | None = None, device: torch.device | str = "cpu"
+    checkpoint: str | Path | None = None, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> tuple[GeometricForecaster, dict[str, Any]]:
-    """`load_geometric` for forecasting only: loaded once per process for each (checkpoint, device).
+    """`load_geometric` for forecasting only: loaded once per process for each (checkpoint, device, dtype).
+
+    Args:
+        checkpoint: folder; None is the bundled one.
+        device: where the model is put.
+        dtype: number format of the two U-Nets.
 
     Raises:
         CheckpointError: as `load_geometric`.
     """
     path = Path(checkpoint) if checkpoint is not None else bundled_path()
-    return _geometric(str(path), _stamp(path, GEOMETRIC_FILE), str(device))
+    return _geometric(str(path), _stamp(path, GEOMETRIC_FILE), str(device), dtype)
 
 
 def _stamp(path: Path, *names: str) -> tuple[int, ...]:

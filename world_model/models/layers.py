@@ -80,6 +80,11 @@ class UNet(nn.Module):
         self.fine_up = ResidualBlock(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        # Weights in half precision stay in here: what goes in and comes out is as the rest of the network is.
+        kind = self.fine.weight.dtype
+        return self._levels(x) if kind == torch.float32 else self._levels(x.to(kind)).to(x.dtype)
+
+    def _levels(self, x: Tensor) -> Tensor:
         fine = x + self.fine(F.silu(x))
         middle = self.middle(self.down_1(fine))
         coarse = self.coarse(self.down_2(middle))

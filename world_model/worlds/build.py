@@ -44,7 +44,7 @@ def build_world(
             commas) make an ensemble, see `EnsembleWorld`.
         device: "auto" (a GPU when there is one), "cpu", "cuda", "cuda:1", ...
         dtype: of the model, "auto", "float32" or "bfloat16". Auto is float32, and bfloat16 for "ii-world" on a GPU that
-            has it; "geometric" runs in float32 only.
+            has it. In "geometric" bfloat16 concerns the convolutions alone.
         faithful: keep the mistakes of the published model, see `world_model.checkpoints.deviations`; None
             as the checkpoint says.
         self_check: let the geometric world test itself on the observed past at every reset (see `Belief`).
@@ -107,13 +107,8 @@ def _member(
 
         if faithful is not None:
             raise _no_switch(faithful, kind)
-        if dtype not in ("auto", "float32"):
-            raise OptionError(
-                f"dtype={dtype!r} for world={GEOMETRIC!r}",
-                "'auto' or 'float32'",
-                "leave dtype= out, or choose world='ii-world'",
-            )
-        return GeometricWorld(shared_geometric(path, place)[0], self_check=self_check, traffic=others)
+        numbers = torch.float32 if dtype == "auto" else _pick_dtype(dtype, place)
+        return GeometricWorld(shared_geometric(path, place, numbers)[0], self_check=self_check, traffic=others)
     from world_model.worlds.token import TokenWorld
 
     model = load_world(path, device=str(place), dtype=_pick_dtype(dtype, place))

@@ -19,7 +19,7 @@ from ii_world_env.ego.actions import ACTION_MODES
 from ii_world_env.ego.footprint import FRONT_M, FootprintConfig, solid_columns
 from ii_world_env.engine import Engine, EngineConfig, State
 from ii_world_env.observations.build import build_observation
-from ii_world_env.observations.features import FEATURES
+from ii_world_env.observations.features import FEATURES, free_distances
 from ii_world_env.observations.traffic import TRAFFIC, traffic
 from ii_world_env.sb3_vec_env import IIWorldVecEnv
 from world_model.worlds import TransportWorld
@@ -35,7 +35,8 @@ def remembering(**options: object) -> Engine:
 
 
 def read(state: State) -> dict[str, float]:
-    values = traffic(state, solid_columns(state.labels, SMALL, CONFIG), SMALL, CONFIG)
+    solid = solid_columns(state.labels, SMALL, CONFIG)
+    values = traffic(state, solid, free_distances(solid, SMALL), SMALL, CONFIG)
     return dict(zip(TRAFFIC, values[0].tolist(), strict=True))
 
 
@@ -127,6 +128,7 @@ def test_the_horizon_terminates_or_truncates(street_data: Path, finite: bool) ->
             assert (terminated, truncated) == ((finite, not finite) if info["end"] else (False, False))
     assert info["end"] == "horizon" and math.isfinite(seen.sum())
     sb3 = IIWorldVecEnv(1, observation="traffic", device="cpu", **options)
+    sb3.seed(0)
     sb3.reset()
     infos = [sb3.step(np.array([(-1, 0)], np.float32))[3][0] for _ in range(3)]
     assert infos[-1]["end"] == "horizon" and infos[-1]["TimeLimit.truncated"] is not finite

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_checkpoints import write_geometric, write_tokens
 
 from world_model.core.errors import CheckpointError, OptionError
@@ -80,8 +81,14 @@ def test_what_a_folder_holds(tokens: Path, both: Path, tmp_path: Path) -> None:
 
 
 def test_precision_of_each_kind(moved: Path, tokens: Path) -> None:
-    with pytest.raises(OptionError, match="world='ii-world'"):
-        build_world("learned", checkpoint=moved, dtype="bfloat16", device="cpu")
+    half = build_world("learned", checkpoint=moved, dtype="bfloat16", device="cpu").model  # type: ignore[attr-defined]
+    own = build_world("learned", checkpoint=moved, device="cpu").model  # type: ignore[attr-defined]
+    assert half.fusion.body.fine.weight.dtype == torch.bfloat16 and half.fusion.scores.weight.dtype == torch.float32
+    assert {weight.dtype for weight in own.parameters()} == {torch.float32}
+    maps = torch.randn(1, half.config.width, 8, 8)
+    rounded, exact = half.fusion.body(maps), own.fusion.body(maps)
+    away = (rounded - exact).norm() / exact.norm()
+    assert rounded.dtype == torch.float32 and 0 < away < 0.05
     with pytest.raises(OptionError, match="dtype="):
         build_world("learned", checkpoint=tokens, dtype="float64", device="cpu")
 
