@@ -25,7 +25,7 @@ from world_model.simulator.sensing.sensor import cast_rays
 from world_model.simulator.simulator import Simulator, SimulatorConfig
 from world_model.simulator.state import Agents, Floats, SimState
 from world_model.simulator.town.town import RECORDED, town_of
-from world_model.simulator.traffic.replay import ego_at, logged_step, motion_at, read_log
+from world_model.simulator.traffic.replay import announce_log, ego_at, logged_step, motion_at, read_log
 
 FOLDER = "scenarios"
 """Where the scenarios lie in a data set, one npz a scene."""
@@ -216,6 +216,8 @@ def read_config(found: dict[str, Any], root: Path) -> ScenarioConfig:
         raise ValueError("drives without keyframes")
     if any("/" in name or "\\" in name or name.startswith(".") for name, *_ in drives):
         raise ValueError("names of scenes that lead elsewhere")
+    for name, _, digest, _ in drives:  # states of any of its scenes may be restored
+        announce_log(scenario_path(root, name), digest)
     return ScenarioConfig(
         scenes=len(drives), root=str(root), drives=drives, held_out_scenes=int(found["held_out_scenes"]),
         val_fraction=0.0, simulator=SimulatorConfig(terrain=found["simulator"].get("terrain", "flat")),

@@ -36,6 +36,15 @@ def read_log(path: Path) -> tuple[Scenario, int]:
     return scenario, key
 
 
+def announce_log(path: Path, digest: str) -> None:
+    """Let the town of a scenario be built from its file when a state asks for it."""
+    add_recorded_town(int(digest, 16), partial(_town_from, path))
+
+
+def _town_from(path: Path, terrain: str) -> Town:
+    return build_scenario_town(load_scenario(path), terrain)
+
+
 def logged_step(scenario: Scenario, number: int) -> Floats:
     """(3,) dx, dy, dyaw of the recorded ego from one keyframe to the next, in its earlier frame."""
     return _motion_between(scenario.ego[number], scenario.ego[number + 1])

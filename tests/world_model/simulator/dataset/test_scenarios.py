@@ -23,8 +23,10 @@ from world_model.make_synthetic import Arguments
 from world_model.make_synthetic import main as make
 from world_model.prepare import DRAWN, Prepare, prepare
 from world_model.simulator.dataset.scenarios import scenario_path
+from world_model.simulator.town import town
 from world_model.simulator.town.scenario_town import build_scenario_town, origin_of
 from world_model.simulator.traffic.replay import read_log
+from world_model.worlds import rebuild
 from world_model.worlds.rebuild import dataset_config, recorded_state
 from world_model.worlds.simulated import SimulatedWorld
 
@@ -165,6 +167,20 @@ def test_prepare_draws(source: Path, index: SceneIndex, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="--version"):
         prepare(Prepare(data_root=source, out=tmp_path / "other" / "index.npz", version="v1.0-mini"))
     assert not (tmp_path / "other").exists()
+
+
+def test_states_of_scenes_not_read_yet(index: SceneIndex) -> None:
+    """A state that was saved elsewhere can be driven on as soon as its data set is known."""
+    frame = index.frames(index.scene_name.tolist().index("scene-0001"))[4]
+    state = recorded_state(index, frame)
+    town._recorded.clear()
+    town._alive.clear()
+    town._build_town.cache_clear()
+    with pytest.raises(DataError, match="not read yet"):
+        town.town_of(state)
+    rebuild._read.cache_clear()
+    dataset_config(index)
+    assert town.town_of(state).log is not None
 
 
 def test_environment(index: SceneIndex) -> None:
