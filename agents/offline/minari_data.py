@@ -69,6 +69,7 @@ def write_minari(root: Path, facts: DataSetFacts, episodes: Iterable[Recorded]) 
     """
     minari: Any = importlib.import_module("minari")
     storage_kind: Any = importlib.import_module("minari.dataset.minari_storage").MinariStorage
+    root = root.absolute()  # Minari joins relative paths twice
     partial, final = root / f".{facts.name.replace('/', '-')}.partial", root / facts.name
     # Class ids are no pictures: JPEG would change them.
     lossless = {"jpeg_encoding": False} if "jpeg_encoding" in inspect.signature(storage_kind.new).parameters else {}

@@ -137,10 +137,11 @@ def test_minari_loads_it(observation: str, small_data: Path, tmp_path: Path, mon
     pytest.importorskip("h5py")
     run = Collect(
         index=small_data, world="small_worlds:Transport", split="all", device="cpu", observation=observation, horizon=3,
-        per_scene=2, batch=3, out=tmp_path,
+        per_scene=2, batch=3, out=Path("there"),
     )  # fmt: skip
+    monkeypatch.chdir(tmp_path)
     collect(run)
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "there"))
     data = minari.load_dataset("iiworld-drives-v0")
     assert data.total_episodes == 8 and data.total_steps == sum(len(episode.rewards) for episode in data)
     facts = list(data.storage.get_episode_metadata(range(8)))
