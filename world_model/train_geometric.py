@@ -29,6 +29,8 @@ class Args(TrainArgs):
 
     preset: Preset = "nano"
     """Sizes: nano runs on two CPU cores, base wants a GPU. With --init, the checkpoint's own count."""
+    also: tuple[Path, ...] = ()
+    """Further prepared data sets whose split is learned from as well."""
     init: Path | None = None
     """Checkpoint (file or folder) to start from instead of random weights: to go on, or to adapt to other data."""
     learn: Learn = "all"
@@ -56,8 +58,11 @@ def job(args: Args, index: SceneIndex, context: DistributedContext) -> Job:
     optim = OptimConfig(learning_rate=args.learning_rate, schedule="cosine", warmup=50, ema=0.99)
     config, loss = args.config(optim), GeometricLossConfig(learn=args.learn, styled_ratio=args.styled)
     shard = config.shard(context)
+    indexes = [index, *(SceneIndex.load(path) for path in args.also)]
+    if args.also:
+        origin["also"] = ", ".join(each.fingerprint for each in indexes[1:])
     task = GeometricTask(
-        model, index, args.split, loss, seed=args.seed, shard=shard, context=context, workers=args.workers
+        model, indexes, args.split, loss, seed=args.seed, shard=shard, context=context, workers=args.workers
     )
     return Job(
         task=task,

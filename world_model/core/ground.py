@@ -115,14 +115,20 @@ def _counts(masks: Tensor) -> list[int]:
     return found
 
 
-def _cell_heights(ground: Tensor, cell: int, sloping: bool = False) -> Tensor:
-    """(B, 1, X / cell, Y / cell) mean height over `CANONICAL_Z`, in voxels, of the lowest of (B, X, Y, Z) bool."""
+def lowest_index(ground: Tensor) -> tuple[Tensor, Tensor]:
+    """Height indices (B, X, Y) float32 of the lowest voxel of each column of (B, X, Y, Z) bool, and 1 where there is
+    one, else 0 (a height without ground means nothing)."""
     size_z = ground.shape[-1]
     z = torch.arange(size_z, 0, -1, device=ground.device, dtype=torch.uint8)
     # The lowest ground voxel has the largest weight; no ground gives 0.
     lowest = (ground.to(torch.uint8) * z).amax(-1)
-    known = (lowest > 0).float()
-    height = (size_z - lowest.float() - CANONICAL_Z) * known
+    return size_z - lowest.float(), (lowest > 0).float()
+
+
+def _cell_heights(ground: Tensor, cell: int, sloping: bool = False) -> Tensor:
+    """(B, 1, X / cell, Y / cell) mean height over `CANONICAL_Z`, in voxels, of the lowest of (B, X, Y, Z) bool."""
+    lowest, known = lowest_index(ground)
+    height = (lowest - CANONICAL_Z) * known
     sums = F.avg_pool2d(torch.stack((height, known), 1), cell)
     if not sloping:
         return _filled(sums)

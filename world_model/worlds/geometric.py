@@ -30,6 +30,7 @@ from world_model.models.geometric.evidence import (
     remember,
 )
 from world_model.models.geometric.fusion import Certainty
+from world_model.models.geometric.riding import RoadPlane
 from world_model.worlds.traffic import BOXES, CONSTANT_VELOCITY, DRAWN, LOG_LIKE, TrafficConfig
 
 CHECK_STEPS = 2
@@ -51,6 +52,7 @@ class GeometricState(TensorState):
         certainty: how sure the forecast is.
         belief: how far the network is believed, found at the reset.
         agents: the objects that were tracked at the reset.
+        road: the ground at the reset, on which the ego rides.
     """
 
     seen: Observation
@@ -61,6 +63,7 @@ class GeometricState(TensorState):
     certainty: Certainty
     belief: Belief = field(metadata={"absent": lambda like, rows: Belief.blank(rows, like.named.device)})
     agents: Agents = field(metadata={"absent": Agents.absent})
+    road: RoadPlane = field(metadata={"absent": lambda like, rows: like.blank(rows)})
 
 
 class GeometricWorld:
@@ -95,6 +98,8 @@ class GeometricWorld:
         # Relative poses before float32: global coordinates run to kilometres.
         to_current = (invert_pose(pose[:, -1:]) @ pose).float().to(device)
         labels = clips.occupancy[:, rows].to(device)
+        road = RoadPlane.of(labels[:, -1], self.grid)
+        to_current = torch.stack([road.ride(one, self.grid) for one in to_current.unbind(1)], 1)
         aligned = self.model.align(labels, to_current)
         seen, found = self._observe(aligned, clips)
         batch = len(labels)
@@ -107,6 +112,7 @@ class GeometricWorld:
             certainty=Certainty.of_observation(batch, device),
             belief=self._check(labels, aligned),
             agents=Agents.of(found, road_of(seen.still, seen.memory, self.grid)),
+            road=road,
         )
 
     def _observe(self, aligned: Tensor, clips: Clips) -> tuple[Observation, Found]:
@@ -155,17 +161,23 @@ class GeometricWorld:
         ego_to_start = state.ego_to_start @ next_to_curr
         displacement = state.displacement_m + state.seen.velocity_mps * STEP_S
         elapsed = state.elapsed_s + STEP_S
-        previous = previous_forecast(state.labels, next_to_curr, self.grid)
+        here, there = (state.road.ride(pose, self.grid) for pose in (state.ego_to_start, ego_to_start))
+        # Rounded once, not twice, where the road is level.
+        level = (here == state.ego_to_start) & (there == ego_to_start)
+        level = level.flatten(1).all(1)[:, None, None]
+        previous = previous_forecast(
+            state.labels, torch.where(level, next_to_curr, invert_pose(here) @ there), self.grid
+        )
         if self.traffic.traffic == LOG_LIKE or self.traffic.traffic in DRAWN:
             agents = state.agents.reacted(state.ego_to_start, next_to_curr, self.grid)
         else:
             agents = state.agents.stepped()
         bodies = None
         if self.traffic.traffic != CONSTANT_VELOCITY:
-            bodies = place_bodies(state.seen.movers, agents.found, agents.now, ego_to_start, self.grid)
+            bodies = place_bodies(state.seen.movers, agents.found, agents.now, there, self.grid)
         evidence = gather_evidence(
             state.seen,
-            ego_to_start,
+            there,
             elapsed,
             self.grid,
             displacement_m=displacement,
@@ -185,6 +197,7 @@ class GeometricWorld:
             certainty=certainty,
             belief=state.belief,
             agents=agents,
+            road=state.road,
         )
 
     def occupancy(self, state: GeometricState) -> Tensor:

@@ -24,6 +24,8 @@ from world_model.models.layers import LabelStem, UNet, best_class, from_cells, g
 
 TIME_SCALE_S = 3.0
 SHIFT_SCALE_M = 5.0
+BELIEVED = 5.0
+"""Logit of gates and class trust with which training starts: what was seen is believed."""
 GRIDS_AT_ONCE = {"cpu": 8}
 """Grids that pass through the network together; more only take more memory."""
 
@@ -82,7 +84,7 @@ class FusionNet(nn.Module):
         heights = config.grid.shape[2]
         self.classes = nn.Linear(width, heights * config.class_embed)
         self.table = nn.Parameter(torch.randn(NUM_CLASSES - 1, config.class_embed) * 0.3)
-        self.trust_class = nn.Parameter(torch.full((NUM_CLASSES,), 5.0))
+        self.trust_class = nn.Parameter(torch.full((NUM_CLASSES,), BELIEVED))
         self.trust_memory = nn.Parameter(torch.full((NUM_CLASSES,), 2.0))
         self._expect_what_was_seen()
         x, y = (torch.linspace(-1 + 1 / n, 1 - 1 / n, n) for n in config.cells)
@@ -95,7 +97,11 @@ class FusionNet(nn.Module):
         slots = self.slots
         assert self.scores.bias is not None
         self.scores.weight.mul_(0.1)
-        self.scores.bias[:slots], self.scores.bias[slots : 2 * slots], self.scores.bias[2 * slots :] = -4.0, 5.0, 2.0
+        self.scores.bias[:slots], self.scores.bias[slots : 2 * slots], self.scores.bias[2 * slots :] = (
+            -4.0,
+            BELIEVED,
+            2.0,
+        )
 
     def forward(self, evidence: Evidence) -> Fused:
         patch = self.config.patch
@@ -150,6 +156,18 @@ class FusionNet(nn.Module):
         voxel = nonzero_indices((logits > 0) | (fused.labels != FREE))
         names[voxel] = best_class(self._class_logits(fused, voxel)[:FREE])
         return find_belief(logits, names.view(logits.shape), fused.labels, target, self.config.grid.shape[2])
+
+    def doubt(self, fused: Fused) -> Tensor:
+        """How far gates and class trust are below belief in what was seen: the mean square of what is missing to the
+        values that they start from, as a share of these."""
+        slots = self.slots
+        gate = F.linear(
+            fused.features, self.scores.weight[slots : 2 * slots, :, 0, 0], self.scores.bias[slots : 2 * slots]
+        )
+        seen = (fused.labels != FREE).float()
+        missing = F.relu(1 - gate.float() / BELIEVED) ** 2
+        trust = F.relu(1 - self.trust_class[:FREE] / BELIEVED) ** 2
+        return (missing * seen).sum() / seen.sum().clamp(min=1) + trust.mean()
 
     def occupied_logits(self, fused: Fused) -> Tensor:
         """Logits (B, Xc, Yc, slots) that the voxels are occupied."""

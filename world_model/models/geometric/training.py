@@ -6,6 +6,7 @@ steps before it, and training costs one forward pass per sample whatever the hor
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -16,12 +17,14 @@ from torch import Tensor, nn
 
 from world_model.core.errors import ConfigError, DataError
 from world_model.core.geometry import invert_pose
+from world_model.core.grid import VoxelGrid
 from world_model.data.index import SceneIndex
 from world_model.data.label_styles import draw_style
 from world_model.models.geometric.evidence import align_past, gather_evidence, is_movable, observe, previous_forecast
 from world_model.models.geometric.forecaster import GeometricForecaster
 from world_model.models.geometric.fusion import Fused
 from world_model.models.geometric.moments import MomentBatch, read_moment
+from world_model.models.geometric.riding import RoadPlane
 from world_model.models.losses import lovasz_softmax_binned
 from world_model.models.tokenizer.embedding import patch_index
 from world_model.models.voxel_sample import sample_voxels
@@ -51,6 +54,8 @@ class GeometricLossConfig:
         voxels: voxels per grid in the loss, beside all those of objects.
         velocity_weight: weight of the error of velocities (per m/s).
         moving_weight: weight of the decision whether something moves.
+        belief_weight: weight of the pull of gates and class trust towards belief in what was seen. It decides where
+            the data say little: labels and textures that are rare in training.
     """
 
     learn: Learn = "all"
@@ -64,6 +69,7 @@ class GeometricLossConfig:
     voxels: int = 24_000
     velocity_weight: float = 0.15
     moving_weight: float = 1.0
+    belief_weight: float = 0.02
 
     def __post_init__(self) -> None:
         if not 1 <= self.near_steps <= self.far_steps:
@@ -77,7 +83,7 @@ class GeometricTask(Task):
 
     Args:
         model: the forecaster.
-        index: the data set.
+        indexes: the data sets; every moment of all of them is as likely.
         split: the split to learn from.
         config: what to learn.
         seed: fixes the samples.
@@ -89,7 +95,7 @@ class GeometricTask(Task):
     def __init__(
         self,
         model: GeometricForecaster,
-        index: SceneIndex,
+        indexes: Sequence[SceneIndex],
         split: str,
         config: GeometricLossConfig,
         *,
@@ -99,11 +105,16 @@ class GeometricTask(Task):
         workers: int = 2,
     ) -> None:
         super().__init__(model, seed=seed, shard=shard, context=context, workers=workers)
-        self.index, self.config = index, config
+        self.indexes, self.config = tuple(indexes), config
         model.motion.requires_grad_(config.learn != "fusion")
         model.fusion.requires_grad_(config.learn != "motion")
         past = model.config.observed - 1
-        moments = [(f, index.frames(s).stop - 1 - f) for s in index.scenes(split) for f in index.frames(s)[past:-1]]
+        moments = [
+            (n, f, index.frames(s).stop - 1 - f)
+            for n, index in enumerate(self.indexes)
+            for s in index.scenes(split)
+            for f in index.frames(s)[past:-1]
+        ]
         if not moments:
             raise DataError(
                 f"split {split!r} has no scene of more than {past + 1} frames", "longer scenes", "use another data set"
@@ -122,17 +133,19 @@ class GeometricTask(Task):
 
     def _sample(self, rng: np.random.Generator) -> dict[str, Tensor]:
         config, model = self.config, self.model.config
-        frame, left = self.moments[rng.integers(len(self.moments))].tolist()
+        number, frame, left = self.moments[rng.integers(len(self.moments))].tolist()
+        index = self.indexes[number]
         near = rng.random() < config.near_share
         low, high = (1, config.near_steps) if near else (config.near_steps, config.far_steps)
         steps = min(int(rng.integers(low, high + 1)), left)
         if rng.random() >= config.styled_ratio:
-            return read_moment(self.index, frame, steps, model.observed, model.grid)
+            return read_moment(index, frame, steps, model.observed, model.grid)
         style, planar, held = draw_style(rng), rng.random() < 0.6, rng.random() < config.held_ratio
-        return read_moment(self.index, frame, steps, model.observed, model.grid, style, planar=planar, held=held)
+        return read_moment(index, frame, steps, model.observed, model.grid, style, planar=planar, held=held)
 
     def loss(self, batch: MomentBatch, iteration: int, micro: int = 0) -> Loss:
         """Likelihood and Lovász of the later labels, and the velocities of what moves."""
+        batch = ridden(batch, self.model.config.grid)
         aligned = align_past(batch.observed, batch.frame_to_current, self.model.config.grid)
         loss = torch.zeros((), device=self.device)
         logs: dict[str, Tensor] = {}
@@ -170,7 +183,9 @@ class GeometricTask(Task):
         groups = self.groups(iteration, micro, fused.features, fused.labels, fused.memory, target)
         parts = [self._label_loss(Fused(features=f, labels=x, memory=m), *rest) for f, x, m, *rest in groups]
         likelihood, lovasz = (torch.stack(values).mean() for values in zip(*parts, strict=True))
-        return likelihood + lovasz, {"likelihood": likelihood.detach(), "lovasz": lovasz.detach()}
+        doubt = model.fusion.doubt(fused)
+        logs = {"likelihood": likelihood.detach(), "lovasz": lovasz.detach(), "doubt": doubt.detach()}
+        return likelihood + lovasz + config.belief_weight * doubt, logs
 
     def _label_loss(self, fused: Fused, target: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         grid, patch = self.model.config.grid, self.model.config.patch
@@ -195,6 +210,18 @@ class GeometricTask(Task):
         moving = (decision.sum((1, 2)) / column.sum((1, 2)).clamp(min=1)).mean()
         loss = config.velocity_weight * velocity + config.moving_weight * moving
         return loss, {"velocity": velocity.detach(), "moving": moving.detach()}
+
+
+def ridden(batch: MomentBatch, grid: VoxelGrid) -> MomentBatch:
+    """The batch with ego frames as they stand on the road; see `RoadPlane`."""
+    road = RoadPlane.of(batch.observed[:, -1], grid)
+    past = [road.ride(pose, grid) for pose in batch.frame_to_current.unbind(1)]
+    return replace(
+        batch,
+        frame_to_current=torch.stack(past, 1),
+        target_to_current=road.ride(batch.target_to_current, grid),
+        before_to_current=road.ride(batch.before_to_current, grid),
+    )
 
 
 def rotate(aligned: Tensor, velocity_mps: Tensor, how: Tensor) -> tuple[Tensor, Tensor]:
