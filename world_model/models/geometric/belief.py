@@ -26,6 +26,12 @@ CHANGE_COST = 0.15
 """What the change of one voxel has to gain, in right voxels: what one frame says is uncertain."""
 ENOUGH = 0.9
 """Share of the best level's gain with which a stronger one is taken."""
+LEAST_GAIN = 0.02
+"""Share of the voxels of a group that have to be gained before its evidence is held against the network: one frame
+also shows gaps that close again."""
+DRAWN_PRICE = 0.25
+"""Highest price of a wrong voxel among those that are drawn, in right ones. Little that comes into view shows within
+the second of the self-check, so only a network that draws nearly nothing right is restrained."""
 POOLED = 40.0
 """Voxels' worth of what all groups together say, for groups with few voxels."""
 
@@ -36,7 +42,8 @@ class Belief(TensorState):
 
     Attributes:
         kept: (B, 18 * BANDS) float32 added to the logits of voxels with evidence, by its class and height band.
-        drawn: (B, 18) float32 logit that a voxel without evidence needs, by the class it would get.
+        drawn: (B, 18) float32 logit that a voxel without evidence needs, by the class it would get; infinite for
+            classes that the data do not have.
         named: (B, 18) float32 added to the score of the class that the evidence has.
         network_iou, evidence_iou: (B,) float32 IoU of both with the known frame; 1 where nothing was checked.
     """
@@ -55,8 +62,8 @@ class Belief(TensorState):
         return cls(kept=zero.repeat(1, BANDS), drawn=zero, named=zero, network_iou=one, evidence_iou=one)
 
     def without(self, absent: Tensor) -> Belief:
-        """Classes (B, 18) bool that are never drawn."""
-        return replace(self, drawn=self.drawn.masked_fill(absent, LEVELS[-1]))
+        """Classes (B, 18) bool that are never drawn: the likeliest other one is drawn instead."""
+        return replace(self, drawn=self.drawn.masked_fill(absent, torch.inf))
 
 
 def find_belief(logits: Tensor, classes: Tensor, labels: Tensor, truth: Tensor, heights: int) -> Belief:
@@ -79,7 +86,8 @@ def find_belief(logits: Tensor, classes: Tensor, labels: Tensor, truth: Tensor, 
         number = voxel // per_grid * groups + group
         good, bad = _by_level(number, logit[voxel], right, batch * groups, asked)
         cost = price.repeat_interleave(groups // NUM_CLASSES, 1)[..., None]
-        return best_level(good.view(batch, groups, -1), bad.view(batch, groups, -1), cost)
+        cost, least = (cost.clamp(max=DRAWN_PRICE), 0.0) if asked else (cost, LEAST_GAIN)
+        return best_level(good.view(batch, groups, -1), bad.view(batch, groups, -1), cost, least)
 
     here = evidence[seen].long()
     right = evidence[seen] == true[seen]
@@ -98,12 +106,13 @@ def find_belief(logits: Tensor, classes: Tensor, labels: Tensor, truth: Tensor, 
     )
 
 
-def best_level(right: Tensor, wrong: Tensor, price: Tensor) -> Tensor:
+def best_level(right: Tensor, wrong: Tensor, price: Tensor, least: float) -> Tensor:
     """The levels at which most is gained.
 
     Args:
         right, wrong: (B, K, L) voxels that are occupied at each level, and truly so or not.
         price: (B, K, 1) IoU of the evidence: a wrong voxel costs as much as so many right ones.
+        least: share of the voxels at the last level that another level than the first has to gain.
 
     Returns:
         (B, K) values of `LEVELS`.
@@ -114,7 +123,7 @@ def best_level(right: Tensor, wrong: Tensor, price: Tensor) -> Tensor:
     gain = gain + POOLED * gain.sum(1, keepdim=True) / most
     # Of the levels that gain about as much, the one that believes the evidence most.
     best, start = gain.amax(2, keepdim=True), gain[:, :, :1]
-    enough = (gain >= start + ENOUGH * (best - start)) & (best > start)
+    enough = (gain >= start + ENOUGH * (best - start)) & (best > start + least * voxels[:, :, -1:])
     return gain.new_tensor(LEVELS)[(enough * torch.arange(len(LEVELS), device=gain.device)).amax(2)]
 
 

@@ -37,11 +37,13 @@ class Fused:
     Attributes:
         features: (B, Xc, Yc, C).
         labels, memory: (B, Xc, Yc, slots) uint8 evidence.
+        visibility: (B, Xc, Yc, columns of a cell) uint8, as in `Evidence`.
     """
 
     features: Tensor
     labels: Tensor
     memory: Tensor
+    visibility: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +120,9 @@ class FusionNet(nn.Module):
         seen = (self.stem(labels) + self.memory_stem(memory)).permute(0, 3, 1, 2)
         x = self.enter(torch.cat((maps, place, clock), 1)) + seen
         features = F.silu(self.norm(self.body(x))).permute(0, 2, 3, 1).contiguous()
-        return Fused(features=features, labels=labels, memory=memory)
+        return Fused(
+            features=features, labels=labels, memory=memory, visibility=to_cells(evidence.visibility[..., None], patch)
+        )
 
     def forecast(self, evidence: Evidence, belief: Belief | None = None) -> tuple[Tensor, Certainty]:
         """The most probable labels (B, X, Y, Z) uint8, and how sure they are: both read the same logits.
@@ -203,12 +207,17 @@ class FusionNet(nn.Module):
             out[voxel] = best_class(scores[:FREE])
         else:
             evidence = fused.labels.view(-1).index_select(0, voxel).long()
-            row = _row(voxel, logits) * NUM_CLASSES
+            grid_of = _row(voxel, logits)
+            row = grid_of * NUM_CLASSES
             scores.scatter_add_(0, evidence[None], belief.named.view(-1).index_select(0, row + evidence)[None])
+            barred = belief.drawn.isinf() * -LEVELS[-1]
+            if bool(barred.any()):
+                scores += barred.t() if len(barred) == 1 else barred.index_select(0, grid_of).t()
             name = best_class(scores[:FREE])
             asked = belief.drawn.view(-1).index_select(0, row + name.long())
-            # What is never drawn is not what was seen, either.
-            name = torch.where((evidence != FREE) & (asked == LEVELS[-1]), evidence.to(torch.uint8), name)
+            # The self-check says nothing of columns that were not seen: there everything is drawn.
+            column = quotient(voxel, self.config.grid.shape[2])[0]
+            asked = asked * (fused.visibility.reshape(-1).index_select(0, column) == OBSERVED)
             kept = (evidence != FREE) | (flat[voxel] > asked)
             out[voxel[kept]] = name[kept]
         return from_cells(out.view(fused.labels.shape), self.config.patch, self.config.grid)

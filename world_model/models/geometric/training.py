@@ -180,8 +180,10 @@ class GeometricTask(Task):
         evidence, shift = model.fusion.canonical(evidence)
         fused, target = model.fusion(evidence), shift.lowered(batch.target)
         # Voxels are drawn, and Lovász is taken, within a group of samples: see world_model.training.distributed.
-        groups = self.groups(iteration, micro, fused.features, fused.labels, fused.memory, target)
-        parts = [self._label_loss(Fused(features=f, labels=x, memory=m), *rest) for f, x, m, *rest in groups]
+        groups = self.groups(iteration, micro, *vars(fused).values(), target)
+        parts = [
+            self._label_loss(Fused(features=f, labels=x, memory=m, visibility=v), *rest) for f, x, m, v, *rest in groups
+        ]
         likelihood, lovasz = (torch.stack(values).mean() for values in zip(*parts, strict=True))
         doubt = model.fusion.doubt(fused)
         logs = {"likelihood": likelihood.detach(), "lovasz": lovasz.detach(), "doubt": doubt.detach()}
