@@ -197,7 +197,7 @@ def test_training_reads_them_and_learns_nothing_there(tmp_path: Path, monkeypatc
     forecaster = train_forecaster(index, cache, tmp_path / "f", config_of(2))
     assert np.isfinite([row["loss"] for row in forecaster.rows]).all()
     loss = GeometricLossConfig(near_steps=2, far_steps=4, voxels=2000, styled_ratio=0.5)
-    task = GeometricTask(GeometricForecaster(tiny()), index, "all", loss, seed=0, shard=BatchShard(micro_batch=4))
+    task = GeometricTask(GeometricForecaster(tiny()), [index], "all", loss, seed=0, shard=BatchShard(micro_batch=4))
     drawn = []
 
     def sampled(labels: Tensor, count: int, generator: torch.Generator) -> VoxelSample:

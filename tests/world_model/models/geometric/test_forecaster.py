@@ -52,7 +52,7 @@ def task(index: SceneIndex, shard: BatchShard | None = None) -> GeometricTask:
     torch.manual_seed(0)
     loss = GeometricLossConfig(near_steps=2, far_steps=4, voxels=2000)
     shard = shard or BatchShard(micro_batch=4)
-    return GeometricTask(GeometricForecaster(CONFIG), index, "all", loss, seed=0, shard=shard)
+    return GeometricTask(GeometricForecaster(CONFIG), [index], "all", loss, seed=0, shard=shard)
 
 
 class TestNetwork:
@@ -178,7 +178,7 @@ class TestTraining:
     @pytest.mark.parametrize("learn", ["motion", "fusion"])
     def test_one_network_learns_while_the_other_stays(self, index: SceneIndex, tmp_path: Path, learn: Learn) -> None:
         loss, shard = GeometricLossConfig(learn=learn, voxels=500), BatchShard(micro_batch=2)
-        trained = GeometricTask(model(4), index, "all", loss, seed=0, shard=shard)
+        trained = GeometricTask(model(4), [index], "all", loss, seed=0, shard=shard)
         before = {k: v.clone() for k, v in trained.model.state_dict().items()}
         Trainer(trained, config_of(2), tmp_path, {}).run()
         changed = {k.split(".")[0] for k, v in trained.model.state_dict().items() if not torch.equal(v, before[k])}
@@ -213,7 +213,7 @@ class TestTraining:
     def test_too_short_scenes_are_refused(self, index: SceneIndex) -> None:
         forecaster = GeometricForecaster(replace(CONFIG, observed=30))
         with pytest.raises(DataError, match="no scene of more than"):
-            GeometricTask(forecaster, index, "all", GeometricLossConfig(), seed=0, shard=BatchShard(micro_batch=1))
+            GeometricTask(forecaster, [index], "all", GeometricLossConfig(), seed=0, shard=BatchShard(micro_batch=1))
 
 
 def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
