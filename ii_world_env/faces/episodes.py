@@ -200,7 +200,7 @@ class Episodes:
             raise
 
     def _reset(self, starts: Sequence[Start]) -> State:
-        world = self._engine.world
+        world = self.engine.world  # from the first reset on, a GPU is used
         clips = self.scenes.load(starts, self._engine.frames_ahead, world.needs_future_labels, world.grid)
         return self._engine.reset(clips, **conditions(starts))
 
