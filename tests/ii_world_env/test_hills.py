@@ -22,8 +22,9 @@ from world_model.core.grid import CLASS_ID
 from world_model.data.clips import load_clips
 from world_model.data.index import SceneIndex
 from world_model.prepare import Prepare, prepare
+from world_model.simulator.dataset.calibration import report
 from world_model.simulator.dataset.config import DatasetConfig
-from world_model.simulator.dataset.export import make_dataset
+from world_model.simulator.dataset.export import make_dataset, statistics_of
 from world_model.simulator.simulator import SimulatorConfig
 from world_model.worlds.simulated import SimulatedWorld
 
@@ -36,7 +37,12 @@ def index(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     patch, gaps = pytest.MonkeyPatch(), DatasetConfig.gaps
     patch.setattr(DatasetConfig, "gaps", lambda self, scene: gaps(self, scene)[:17])
     request.addfinalizer(patch.undo)
-    make_dataset(root, replace(HILLS, exported_poses=request.param))
+    config = replace(HILLS, exported_poses=request.param)
+    make_dataset(root, config)
+    text = report(statistics_of(root, config), "hills")
+    assert all(
+        row in text for row in ("driveable voxels by z", "road slope", "ego pitch", "3 s windows", "occupied voxels")
+    )
     return prepare(Prepare(data_root=root))
 
 

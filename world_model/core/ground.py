@@ -9,7 +9,7 @@ Legend: B grids, (X, Y, Z) voxels.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -38,7 +38,7 @@ class GroundShift:
     """How far the columns of B grids are moved down.
 
     Attributes:
-        voxels: (B, X, Y) int64, positive where the ground lies above `CANONICAL_Z`; None where nothing moves.
+        voxels: (B, X, Y) integers, positive where the ground lies above `CANONICAL_Z`; None where nothing moves.
     """
 
     voxels: Tensor | None
@@ -63,16 +63,9 @@ class GroundShift:
         return _shifted(labels, self._moves, -1, original)
 
 
-def ground_shift(labels: Tensor, every: int = 1, sloping: bool = False) -> GroundShift:
-    """The smoothed height of the ground under every column.
-
-    Args:
-        labels: (B, X, Y, Z) uint8.
-        every: only every so-manieth column along x and y is read, a divisor of `CELL`.
-        sloping: where no ground is known it goes on along the plane that fits all of it, else it is that of the
-            surroundings. Roads leave the grid downhill, but what stands on them does not.
-    """
-    cells = _cell_heights(member(_sampled(labels, every), GROUND), CELL // every, sloping)
+def ground_shift(labels: Tensor) -> GroundShift:
+    """The smoothed height of the ground under every column, out of labels (B, X, Y, Z)."""
+    cells = _filled(_cell_sums(member(labels, GROUND), CELL))
     if not bool((cells.abs() >= 0.5).any()):
         return GroundShift(voxels=None)
     fine = F.interpolate(cells, size=labels.shape[1:3], mode="bilinear", align_corners=False)[:, 0]
@@ -83,21 +76,33 @@ def ground_shift(labels: Tensor, every: int = 1, sloping: bool = False) -> Groun
 def on_level_ground(labels: Tensor) -> Tensor:
     """Labels (B, X, Y, Z) uint8 with heights above the local ground, for a body that drives on it.
 
-    Grids whose road lies at `CANONICAL_Z` all over stay as they are, to the bit, whatever lies beside the road.
+    Grids whose road lies at `CANONICAL_Z` all over stay as they are, to the bit, whatever lies beside the road. Where
+    no ground is known it goes on along the plane that fits all of it: roads leave the grid downhill, but what stands on
+    them does not.
     """
-    road = member(_sampled(labels, EVERY), (DRIVEABLE,))
+    some = _sampled(labels, EVERY)
+    road = member(some, (DRIVEABLE,))
     level = _counts(road[..., CANONICAL_Z])
     uneven = [k for k, count in enumerate(_counts(road)) if count != level[k]]
     if uneven:
-        heights = _cell_heights(road[uneven], CELL // EVERY).abs().amax((1, 2, 3)).tolist()
+        heights = _filled(_cell_sums(road[uneven], CELL // EVERY)).abs().amax((1, 2, 3)).tolist()
         uneven = [k for k, height in zip(uneven, heights, strict=True) if height >= 0.5]
     if not uneven:
         return labels
-    if len(uneven) == len(labels):
-        return ground_shift(labels, EVERY, sloping=True).lowered(labels)
-    some, mixed = labels[uneven], labels.clone()
-    mixed[uneven] = ground_shift(some, EVERY, sloping=True).lowered(some)
-    return mixed
+    sums = _cell_sums(member(some[uneven], GROUND), CELL // EVERY)
+    plane = _plane(sums)
+    cells = (plane + _filled(torch.cat((sums[:, :1] - plane * sums[:, 1:], sums[:, 1:]), 1)))[:, 0]
+    to_x, to_y = (_between(*sizes).to(cells) for sizes in zip(cells.shape[1:], labels.shape[1:3], strict=True))
+    voxels = torch.zeros(labels.shape[:3], dtype=torch.int8, device=labels.device)
+    voxels[uneven] = (to_x @ cells @ to_y.T).round().to(torch.int8)
+    return GroundShift(voxels=voxels).lowered(labels)
+
+
+@lru_cache(maxsize=8)
+def _between(cells: int, columns: int) -> Tensor:
+    """(columns, cells) weights of linear interpolation, as in `ground_shift` but along one axis."""
+    one = torch.eye(cells, device="cpu", dtype=torch.float32)[None]
+    return F.interpolate(one, size=columns, mode="linear", align_corners=False)[0].T.contiguous()
 
 
 def _sampled(labels: Tensor, every: int) -> Tensor:
@@ -125,15 +130,12 @@ def lowest_index(ground: Tensor) -> tuple[Tensor, Tensor]:
     return size_z - lowest.float(), (lowest > 0).float()
 
 
-def _cell_heights(ground: Tensor, cell: int, sloping: bool = False) -> Tensor:
-    """(B, 1, X / cell, Y / cell) mean height over `CANONICAL_Z`, in voxels, of the lowest of (B, X, Y, Z) bool."""
+def _cell_sums(ground: Tensor, cell: int) -> Tensor:
+    """(B, 2, X / cell, Y / cell) means over cells of the lowest ground of (B, X, Y, Z) bool: its height over
+    `CANONICAL_Z` in voxels, 0 where there is none, and whether there is any."""
     lowest, known = lowest_index(ground)
     height = (lowest - CANONICAL_Z) * known
-    sums = F.avg_pool2d(torch.stack((height, known), 1), cell)
-    if not sloping:
-        return _filled(sums)
-    plane = _plane(sums)
-    return plane + _filled(torch.cat((sums[:, :1] - plane * sums[:, 1:], sums[:, 1:]), 1))
+    return F.avg_pool2d(torch.stack((height, known), 1), cell)
 
 
 def _plane(sums: Tensor) -> Tensor:
