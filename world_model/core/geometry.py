@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from world_model.core.grid import FREE, OCC3D, VoxelGrid
-from world_model.core.sparse import nonzero_indices
+from world_model.core.sparse import nonzero_indices, within
 
 
 def quat_multiply(a: Tensor, b: Tensor) -> Tensor:
@@ -268,12 +268,14 @@ def warp_voxels(labels: Tensor, target_to_source: Tensor, grid: VoxelGrid = OCC3
     if (matrix[:, (0, 1, 2, 2, 2), (2, 2, 0, 1, 3)].abs() < 1e-6).all():
         # Whole columns move together: one index per column instead of one per voxel.
         column = matrix[..., None, None]
-        x, y = (column[:, n, 0] * axes[0][:, None] + column[:, n, 1] * axes[1] + column[:, n, 3] for n in (0, 1))
-        i = ((x - lower[0]) / grid.voxel_m + TIE).floor().long()
-        j = ((y - lower[1]) / grid.voxel_m + TIE).floor().long()
-        inside = (i >= 0) & (i < size_x) & (j >= 0) & (j < size_y)
-        row = torch.arange(batch, device=device)[:, None, None] * size_x
-        flat = (row + i.clamp(0, size_x - 1)) * size_y + j.clamp(0, size_y - 1)
+        cells = []
+        for n in (0, 1):
+            at = column[:, n, 0] * axes[0][:, None] + column[:, n, 1] * axes[1]
+            at.add_(column[:, n, 3]).sub_(lower[n]).div_(grid.voxel_m).add_(TIE)
+            cells.append(at.floor_().to(torch.int32))
+        inside = within(cells[0], size_x) & within(cells[1], size_y)
+        row = torch.arange(batch, dtype=torch.int32, device=device)[:, None, None] * (size_x * size_y)
+        flat = cells[0].clamp_(0, size_x - 1).mul_(size_y).add_(cells[1].clamp_(0, size_y - 1)).add_(row)
         return take_columns(labels, flat, inside, fill)
     points = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).view(-1, 3)
     source = points @ matrix[:, :3, :3].transpose(1, 2) + matrix[:, None, :3, 3]
@@ -291,7 +293,7 @@ def take_columns(labels: Tensor, index: Tensor, inside: Tensor, fill: int = FREE
 
     Args:
         labels: (B, X, Y, Z) integer labels.
-        index: (...) int64 positions (b * X + x) * Y + y of columns in all grids.
+        index: (...) int32 or int64 positions (b * X + x) * Y + y of columns in all grids.
         inside: (...) bool, False where a column is filled instead.
         fill: label of such columns, 0..127.
 
@@ -299,7 +301,12 @@ def take_columns(labels: Tensor, index: Tensor, inside: Tensor, fill: int = FREE
         (..., Z), same dtype.
     """
     size_z = labels.shape[-1]
-    moved = packed(labels.reshape(-1, size_z)).index_select(0, index.reshape(-1)).view(labels.dtype).view(-1, size_z)
+    columns, at = packed(labels.reshape(-1, size_z)), index.reshape(-1)
+    if columns.device.type == "cpu" and columns.shape[1] == 1 and len(at):
+        moved = torch.from_numpy(columns.numpy()[:, 0].take(at.numpy()))  # half the time of index_select
+    else:
+        moved = columns.index_select(0, at)
+    moved = moved.view(labels.dtype).view(-1, size_z)
     words = packed(moved, most=8)
     word = fill if words.dtype == labels.dtype else int.from_bytes(bytes([fill] * 8), "little")
     words.index_fill_(0, nonzero_indices(~inside), word)

@@ -39,6 +39,13 @@ def positive_indices(values: Tensor) -> Tensor:
     return (values.reshape(-1) > 0).nonzero()[:, 0]
 
 
+def within(numbers: Tensor, size: int) -> Tensor:
+    """Whether int32 numbers (...) lie in 0..size-1: (...) bool."""
+    if numbers.device.type == "cpu":
+        return torch.from_numpy(numbers.numpy().view(np.uint32) < size)  # negative ones are large without a sign
+    return (numbers >= 0) & (numbers < size)
+
+
 def member(labels: Tensor, classes: Sequence[int]) -> Tensor:
     """Whether labels (...), class ids below 256, are of some classes: (...) bool."""
     labels = labels.to(torch.uint8)

@@ -22,7 +22,7 @@ from world_model.simulator.dataset.scenarios import read_config
 from world_model.simulator.simulator import SimulatorConfig
 
 MARK_NAME = "synthetic.json"
-SCENES_KEPT = 24
+SCENES_KEPT = 64
 
 
 # States are never changed in place, so all worlds of a process share them.

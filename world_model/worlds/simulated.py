@@ -29,7 +29,7 @@ from world_model.simulator.town.paths import CONNECTOR
 from world_model.simulator.town.town import Town, town_of
 from world_model.worlds.rebuild import generator_of, recorded_state
 
-TOWNS_KEPT = 16
+TOWNS_KEPT = 32
 """Towns of 25 MB each that stay in memory: a town that is needed again and again is not built again and again."""
 POSE_TOLERANCE_M = 0.05
 LABEL_TOLERANCE = 0.02
