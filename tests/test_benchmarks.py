@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,12 +15,18 @@ from world_model.data.index import SceneIndex
 ROOT = Path(__file__).parents[1]
 
 
-def test_labels_never_seen(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = importlib.util.spec_from_file_location("unseen_labels", ROOT / "benchmarks" / "unseen_labels.py")
+def program(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A file of benchmarks/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "unseen_labels", module)
+    monkeypatch.setitem(sys.modules, name, module)
     spec.loader.exec_module(module)
+    return module
+
+
+def test_labels_never_seen(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    module = program("unseen_labels", monkeypatch)
     index = SceneIndex.load(demo_root())
     frame = index.root / str(index.label_path[0])
     module.main(module.Args(frames=(frame,), index=demo_root(), world="transport", scenes=2))
@@ -27,3 +34,10 @@ def test_labels_never_seen(capsys: pytest.CaptureFixture[str], monkeypatch: pyte
     # The warp keeps all of a frame that is held still, and has no lead over itself.
     assert text.count("100.0 / 100.0 / 100.0") == 3 and text.count("| 100.0 |") == 3
     assert text.count("0.0 .. 0.0 , 0.0 .. 0.0 , 0.0 .. 0.0") == 8
+
+
+def test_traffic(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    module = program("traffic", monkeypatch)
+    module.main(module.Args(index=demo_root(), split="all", scenes=1, stride=40))
+    text = capsys.readouterr().out
+    assert text.count("whole: ") == 3 and text.count("displacement: ") == 4 and text.count("F1") == 4

@@ -18,6 +18,7 @@ from ii_world_env.observations import modes as observations
 from ii_world_env.scenes import PAST, open_scenes
 from world_model.core.errors import ActionError, ConfigError, OptionError
 from world_model.core.geometry import se2_matrix
+from world_model.core.grid import VoxelGrid
 from world_model.data.clips import Clips, load_clips
 from world_model.models.forecaster import Forecaster
 from world_model.models.forecaster import tiny as tiny_forecaster
@@ -29,6 +30,7 @@ from world_model.worlds import ReplayWorld, TransportWorld, World
 from world_model.worlds.geometric import GeometricWorld
 from world_model.worlds.simulated import SimulatedWorld
 from world_model.worlds.token import TokenWorld
+from world_model.worlds.traffic import TrafficConfig
 
 
 def engine(horizon: int = 8, action: str = "kinematic", **options: object) -> Engine:
@@ -319,3 +321,24 @@ def test_start_frame_ground_is_gathered_over_the_observed_frames() -> None:
 def _turned(clips: Clips) -> torch.Tensor:
     turn = se2_matrix(*(torch.tensor(v, dtype=torch.float64) for v in (5.0, -3.0, 1.2)))
     return turn @ clips.ego_to_global
+
+
+EVEN = VoxelGrid(shape=(96, 96, 16), lower_m=(-19.2, -19.2, -1.0))
+"""A grid whose bird's-eye map can be halved twice."""
+
+
+def test_agents_come_from_worlds_that_track_them() -> None:
+    clips = street_clips(EVEN, batch=2)
+    transport = Engine(TransportWorld(EVEN))
+    with pytest.raises(OptionError, match="TransportWorld"):
+        transport.agents(transport.reset(clips))
+    geometric = Engine(GeometricWorld(GeometricForecaster(tiny_geometric_config(EVEN))))
+    assert geometric.agents(geometric.reset(clips)).x.shape == (2, 32)
+
+
+def test_a_seed_draws_the_traffic() -> None:
+    clips, model = street_clips(EVEN, batch=2), GeometricForecaster(tiny_geometric_config(EVEN))
+    engine = Engine(GeometricWorld(model, traffic=TrafficConfig(traffic="sampled")))
+    states = [engine.reset(clips, seed=torch.tensor(seeds)) for seeds in ([1, 2], [1, 3])]
+    one, other = (state.world.agents.styles.headway_s for state in states)
+    assert torch.equal(one[0], other[0]) and not torch.equal(one[1], other[1])

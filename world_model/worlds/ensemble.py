@@ -7,7 +7,7 @@ After the ensembles of PETS (Chua et al., NeurIPS 2018) and the penalty on their
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -77,6 +77,8 @@ class EnsembleWorld:
             self.drive = self._drive
         if hasattr(members[0], "agents"):
             self.agents = self._agents
+        if hasattr(members[0], "draw_traffic"):
+            self.draw_traffic = self._draw_traffic
 
     @property
     def device(self) -> torch.device | None:
@@ -98,6 +100,13 @@ class EnsembleWorld:
         own, executed = leader.drive(first, command)
         pairs = zip(self.members[1:], others, strict=True)
         return self._joined([own, *(member.step(s, executed, command) for member, s in pairs)]), executed
+
+    def _draw_traffic(self, state: EnsembleState, seed: Tensor) -> EnsembleState:
+        """The same seeds for every member."""
+        worlds: Any = self.members
+        pairs = zip(worlds, _listed(state.members), strict=True)
+        drawn = [world.draw_traffic(own, seed) if hasattr(world, "draw_traffic") else own for world, own in pairs]
+        return replace(state, members=_linked(drawn))
 
     def _agents(self, state: EnsembleState) -> Tracks:
         """Those of the first member."""

@@ -108,7 +108,7 @@ class GeometricWorld:
             ego_to_start=torch.eye(4, dtype=torch.float32, device=device).repeat(batch, 1, 1),
             displacement_m=torch.zeros_like(seen.velocity_mps),
             elapsed_s=torch.zeros(batch, dtype=torch.float32, device=device),
-            labels=seen.labels,
+            labels=seen.labels if self.traffic.traffic == CONSTANT_VELOCITY else aligned[:, 0].clone(),
             certainty=Certainty.of_observation(batch, device),
             belief=self._check(labels, aligned),
             agents=Agents.of(found, road_of(seen.still, seen.memory, self.grid)),
