@@ -342,3 +342,18 @@ def test_a_seed_draws_the_traffic() -> None:
     states = [engine.reset(clips, seed=torch.tensor(seeds)) for seeds in ([1, 2], [1, 3])]
     one, other = (state.world.agents.styles.headway_s for state in states)
     assert torch.equal(one[0], other[0]) and not torch.equal(one[1], other[1])
+
+
+def test_a_world_begins_anew_where_the_car_of_another_engine_is() -> None:
+    """The plan of a world that stands still knows what has moved in the world that is driven in."""
+    driven, planned = Engine(TransportWorld(SMALL), EngineConfig()), Engine(TransportWorld(SMALL), EngineConfig())
+    state, _ = driven.step(driven.reset(street_clips(SMALL)), torch.zeros(1, 2))
+    car = torch.from_numpy(street(SMALL, 3.0, (3.0 + 9.0,)))[None]
+    seen = planned.observe(state, car[:, None], state.pose[:, None])
+    assert torch.equal(planned.occupancy(seen), car) and not torch.equal(planned.occupancy(state), car)
+    assert torch.equal(seen.pose, state.pose) and torch.equal(seen.progress_m, state.progress_m)
+    plans = torch.zeros(1, 4, 2)
+    assert planned.rollout(seen, plans).cause.item() == CAUSES.index("collision")
+    assert driven.rollout(state, plans).cause.item() != CAUSES.index("collision")
+    again = planned.observe(seen, car[:, None], state.pose[:, None])
+    assert torch.equal(planned.rollout(again, plans).reward, planned.rollout(seen, plans).reward)
