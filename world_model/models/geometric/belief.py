@@ -123,7 +123,7 @@ def best_level(right: Tensor, wrong: Tensor, price: Tensor, least: float) -> Ten
     gain = gain + POOLED * gain.sum(1, keepdim=True) / most
     # Of the levels that gain about as much, the one that believes the evidence most.
     best, start = gain.amax(2, keepdim=True), gain[:, :, :1]
-    enough = (gain >= start + ENOUGH * (best - start)) & (best > start + least * voxels[:, :, -1:])
+    enough = (gain >= start + ENOUGH * (best - start)) & (best > start + least * (voxels[:, :, -1:] + POOLED))
     return gain.new_tensor(LEVELS)[(enough * torch.arange(len(LEVELS), device=gain.device)).amax(2)]
 
 

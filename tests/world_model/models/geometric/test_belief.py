@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from world_model.core.grid import FREE
 from world_model.core.ground import BANDS, band_of
 from world_model.models.geometric.belief import LEVELS, Belief, find_belief
+from world_model.models.geometric.config import tiny
+from world_model.models.geometric.evidence import OBSERVED, UNKNOWN, Evidence
+from world_model.models.geometric.fusion import FusionNet
 
 ROAD, WALL, TREE = 11, 15, 16
 SLOTS, HEIGHTS = 64, 16
@@ -81,3 +86,57 @@ def test_samples_of_a_batch_do_not_mix() -> None:
 
 def test_bands() -> None:
     assert band_of(torch.arange(16)).tolist() == [0, 0, 1, 1, 2, 2, 2, 2] + [3] * 8
+
+
+def test_a_few_lost_voxels_are_left_to_the_network() -> None:
+    labels = cells(WALL, 0.2, 1)
+    few, many = (torch.rand(labels.shape, generator=torch.Generator().manual_seed(2)) < share for share in (0.005, 0.1))
+    for erased, corrected in ((few, False), (many, True)):
+        logits = torch.where((labels != FREE) & ~erased, 5.0, -3.0)
+        assert bool(belief(logits, labels, labels, labels).kept.any()) == corrected
+
+
+def test_half_wrong_drawings_are_left_to_the_network() -> None:
+    labels, trees = cells(ROAD, 0.2, 0), cells(TREE, 0.1, 3)
+    half = torch.where(torch.rand(trees.shape, generator=torch.Generator().manual_seed(5)) < 0.5, trees, FREE)
+    logits = torch.where(merged(labels, trees) != FREE, 1.5, -5.0)
+    found = belief(logits, merged(labels, trees), labels, merged(labels, half.to(torch.uint8)))
+    assert not found.drawn.any()
+
+
+def drawn(belief_of: Belief, visible: int) -> Tensor:
+    """Labels of a network that draws everywhere, in columns of a visibility."""
+    torch.manual_seed(0)
+    config = tiny()
+    net = FusionNet(config).eval()
+    with torch.no_grad():
+        assert net.scores.bias is not None
+        net.scores.bias[: net.slots] = 1.0
+        empty = torch.full((1, *config.grid.shape), FREE, dtype=torch.uint8)
+        columns = torch.full((1, *config.grid.shape[:2]), visible, dtype=torch.uint8)
+        evidence = Evidence(
+            labels=empty,
+            memory=empty,
+            visibility=columns,
+            displacement_m=torch.zeros(*columns.shape, 2),
+            elapsed_s=torch.ones(1),
+        )
+        return net.forecast(evidence, belief_of)[0]
+
+
+def test_classes_that_the_data_do_not_have_are_called_by_the_next_name() -> None:
+    blank = Belief.blank(1, torch.device("cpu"))
+    plain = drawn(blank, OBSERVED)
+    name = int(plain[plain != FREE].mode().values)
+    absent = torch.zeros(1, 18, dtype=torch.bool)
+    absent[0, name] = True
+    other = drawn(blank.without(absent), OBSERVED)
+    assert torch.equal(other != FREE, plain != FREE) and not (other == name).any()
+    assert torch.equal(other[plain != name], plain[plain != name])
+
+
+def test_columns_that_were_not_seen_are_drawn_whatever_the_self_check_found() -> None:
+    blank = Belief.blank(1, torch.device("cpu"))
+    wary = replace(blank, drawn=torch.full_like(blank.drawn, LEVELS[-1]))
+    assert (drawn(wary, OBSERVED) == FREE).all()
+    assert torch.equal(drawn(wary, UNKNOWN), drawn(blank, UNKNOWN)) and (drawn(wary, UNKNOWN) != FREE).any()
