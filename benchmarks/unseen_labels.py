@@ -6,14 +6,18 @@ Two measurements, each beside the ego warp and, as an ablation, without the self
   mIoU with the frame itself 1, 2 and 3 s ahead, 100 is ideal, and the least share of the road that is kept at any
   height with 80 road voxels or more.
 - other label makers: windows of held-out synthetic scenes, each redrawn in a style and on ground of its own
-  (`world_model.data.label_styles`; the draws of this benchmark are those of no training).
+  (`world_model.data.label_styles`; the draws of this benchmark are those of no training); and of further data sets as
+  they are (towns with hills, ScenarioNet, recordings).
+
+From all windows together: does the forecast trust say where the world is worse than the ego warp?
 
     python benchmarks/unseen_labels.py --frames a/labels.npz b/labels.npz
-    python benchmarks/unseen_labels.py --index data/synthetic
+    python benchmarks/unseen_labels.py --index data/synthetic --others data/hills data/scenarionet
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -32,7 +36,8 @@ from world_model.data.label_styles import LabelStyle, draw_style, draw_terrain
 from world_model.data.labels import read_labels
 from world_model.evaluation.metrics import Confusion
 from world_model.evaluation.statistics import interval_95, resampled
-from world_model.rollouts.rollout import roll
+from world_model.rollouts.rollout import Rollout, roll
+from world_model.trust import calibrated_trust
 from world_model.worlds import World, build_world
 
 PAST, STEPS, SHOWN, ROAD, LEAST_ROAD = 4, 6, (2, 4, 6), 11, 80
@@ -47,6 +52,8 @@ class Args:
     """Label files (semantics of Occ3D's convention) to hold still."""
     index: Path | None = None
     """Prepared flat synthetic data set whose held-out scenes are redrawn."""
+    others: tuple[Path, ...] = ()
+    """Prepared data sets whose held-out scenes are taken as they are."""
     checkpoint: Path | None = None
     """Folder of a trained model; None: the bundled one."""
     world: str = "learned"
@@ -67,11 +74,11 @@ def worlds(args: Args) -> dict[str, World]:
     }
 
 
-def forecast(world: World, clips: Clips) -> dict[int, Tensor]:
-    """Labels by step along the poses of one clip."""
+def forecast(world: World, clips: Clips) -> Rollout:
+    """Along the poses of one clip."""
     pose = clips.ego_to_global[:, PAST:]
     motions = invert_pose(pose[:, 1 : STEPS + 1]) @ pose[:, :STEPS]
-    return roll(world, clips, clips.command[:, PAST : PAST + STEPS], motions, decode=SHOWN).occupancy
+    return roll(world, clips, clips.command[:, PAST : PAST + STEPS], motions, decode=SHOWN, keep_states=True)
 
 
 def still_clips(labels: NDArray[np.uint8]) -> Clips:
@@ -97,7 +104,7 @@ def hold_still(args: Args, rows: dict[str, World]) -> Table:
         clips = still_clips(labels)
         road = [z for z in range(OCC3D.shape[2]) if (labels[:, :, z] == ROAD).sum() >= LEAST_ROAD]
         for name, world in rows.items():
-            shown = forecast(world, clips)
+            shown = forecast(world, clips).occupancy
             scores = []
             for k in SHOWN:
                 confusion = Confusion()
@@ -133,28 +140,83 @@ def redrawn(index: SceneIndex, frame: int, style: LabelStyle, planar: bool) -> t
     return changed, {k: labels[None, PAST + k] for k in SHOWN}
 
 
-def other_makers(args: Args, rows: dict[str, World]) -> Table:
-    """Scores of every kind of labels, and 95 % intervals of the lead over the warp, over the scenes."""
-    assert args.index is not None
-    index, rng, cells = SceneIndex.load(args.index), np.random.default_rng(args.seed), []
+@dataclass(frozen=True, kw_only=True)
+class Windows:
+    """Held-out windows that are told apart by a name.
+
+    Attributes:
+        name: of the table's rows.
+        index: the data set.
+        frames, scenes: current frame and scene of each window.
+        styles: in which each is redrawn.
+        planar: whether its poses stay level.
+    """
+
+    name: str
+    index: SceneIndex
+    frames: list[int]
+    scenes: list[int]
+    styles: list[LabelStyle]
+    planar: list[bool]
+
+    def read(self, n: int) -> tuple[Clips, dict[int, Tensor]]:
+        """Window n, and its true labels by step."""
+        return redrawn(self.index, self.frames[n], self.styles[n], self.planar[n])
+
+
+def windows_of(path: Path, most: int, least: int, rng: np.random.Generator) -> tuple[SceneIndex, list[int], list[int]]:
+    """The data set, frames and scenes: one window of each scene, more of each where there are few scenes."""
+    index = SceneIndex.load(path)
     starts = windows(index, "val", PAST, STEPS)
-    by_scene = [[f for f in starts if f in index.frames(scene)] for scene in index.scenes("val")[: args.scenes]]
-    chosen = [int(rng.choice(frames)) for frames in by_scene if frames]
-    for kind in KINDS:
-        counts = np.zeros((len(rows), len(chosen), len(SHOWN), *Confusion().table.shape))
-        for n, frame in enumerate(chosen):
+    by_scene = {scene: [f for f in starts if f in index.frames(scene)] for scene in index.scenes("val")[:most]}
+    by_scene = {scene: frames for scene, frames in by_scene.items() if frames}
+    each = -(-least // max(len(by_scene), 1))
+    chosen = [
+        (int(frame), scene)
+        for scene, frames in by_scene.items()
+        for frame in rng.choice(frames, min(each, len(frames)), replace=False)
+    ]
+    return index, [frame for frame, _ in chosen], [scene for _, scene in chosen]
+
+
+def sets(args: Args) -> Iterator[Windows]:
+    """All windows that the options ask for."""
+    rng = np.random.default_rng(args.seed)
+    if args.index is not None:
+        index, frames, scenes = windows_of(args.index, args.scenes, 1, rng)
+        for kind in KINDS:
             # Three in five as nuScenes writes its poses, after `prepare --poses auto`; the rest follow the ground.
-            planar = bool(rng.random() < 0.6)
-            clips, truth = redrawn(index, frame, style_of(kind, args.seed + 1000 * n), planar)
-            for row, world in enumerate(rows.values()):
+            planar = (rng.random(len(frames)) < 0.6).tolist()
+            styles = [style_of(kind, args.seed + 1000 * n) for n in range(len(frames))]
+            yield Windows(name=kind, index=index, frames=frames, scenes=scenes, styles=styles, planar=planar)
+    for path in args.others:
+        index, frames, scenes = windows_of(path, args.scenes, args.scenes, rng)
+        same, level = [LabelStyle()] * len(frames), [True] * len(frames)
+        yield Windows(name=path.name, index=index, frames=frames, scenes=scenes, styles=same, planar=level)
+
+
+def other_makers(args: Args, rows: dict[str, World]) -> list[Table]:
+    """Scores of every kind of labels, and 95 % intervals of the lead over the warp, over the scenes; then the trust."""
+    trust = calibrated_trust(rows[args.world], None if args.checkpoint is None else str(args.checkpoint))
+    cells: list[list[str]] = []
+    trusted: list[tuple[float, float]] = []
+    for some in sets(args):
+        counts = np.zeros((len(rows), len(some.frames), len(SHOWN), *Confusion().table.shape))
+        for n in range(len(some.frames)):
+            clips, truth = some.read(n)
+            for row, (name, world) in enumerate(rows.items()):
                 shown = forecast(world, clips)
                 for h, k in enumerate(SHOWN):
                     confusion = Confusion()
-                    confusion.add(shown[k], truth[k])
+                    confusion.add(shown.occupancy[k], truth[k])
                     counts[row, n, h] = confusion.table
-            print(f"\r{kind}: {n + 1}/{len(chosen)} windows", end="", flush=True)
+                    if name == args.world and trust is not None:
+                        above = confusion.iou() - Confusion(counts[0, n, h]).iou()
+                        trusted.append((float(trust(shown.states[k])[0]), above))
+            print(f"\r{some.name}: {n + 1}/{len(some.frames)} windows", end="", flush=True)
         print("\r\033[K", end="")
-        lead = drawn_leads(counts, args.seed)
+        scene = np.array(some.scenes)
+        lead = drawn_leads(np.stack([counts[:, scene == one].sum(1) for one in np.unique(scene)], 1), args.seed)
         for row, name in enumerate(rows):
             sums = [Confusion(counts[row, :, h].sum(0)) for h in range(len(SHOWN))]
             low_high = (
@@ -162,14 +224,32 @@ def other_makers(args: Args, rows: dict[str, World]) -> Table:
             )
             cells.append(
                 [
-                    kind,
+                    some.name,
                     name,
                     " / ".join(f"{100 * each.miou():.1f}" for each in sums),
                     " / ".join(f"{100 * each.iou():.1f}" for each in sums),
                     low_high,
                 ]
             )
-    return Table(["labels", "world", "mIoU 1 / 2 / 3 s", "IoU 1 / 2 / 3 s", "mIoU - ego warp, 95 %"], cells)
+    table = Table(["labels", "world", "mIoU 1 / 2 / 3 s", "IoU 1 / 2 / 3 s", "mIoU - ego warp, 95 %"], cells)
+    return [table, trust_table(np.array(trusted))] if trusted else [table]
+
+
+def trust_table(trusted: NDArray[np.float64]) -> Table:
+    """How well mistrust ranks the forecasts (N, 2: trust, lead in IoU) that are worse than the warp before the others."""
+    cells = []
+    for margin in (0.0, 0.005, 0.01):
+        worse = trusted[:, 1] < -margin
+        cells.append([f"> {100 * margin:g}", f"{worse.sum()} of {len(worse)}", f"{auroc(-trusted[:, 0], worse):.2f}"])
+    return Table(["IoU below the ego warp, points", "forecasts", "AUROC of 1 - trust"], cells)
+
+
+def auroc(score: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
+    """Area under the receiver operating characteristic; NaN without both kinds."""
+    if positive.all() or not positive.any():
+        return float("nan")
+    above = score[positive][:, None] - score[~positive][None]
+    return float((above > 0).mean() + 0.5 * (above == 0).mean())
 
 
 def drawn_leads(counts: NDArray[np.float64], seed: int, draws: int = 500) -> NDArray[np.float64]:
@@ -188,10 +268,11 @@ def main(args: Args) -> None:
     rows = worlds(args)
     if args.frames:
         print(hold_still(args, rows).markdown())
-    if args.index is not None:
-        print(other_makers(args, rows).markdown())
-    if not args.frames and args.index is None:
-        print("nothing to do: give --frames or --index")
+    if args.index is not None or args.others:
+        for table in other_makers(args, rows):
+            print(table.markdown())
+    if not args.frames and args.index is None and not args.others:
+        print("nothing to do: give --frames, --index or --others")
 
 
 if __name__ == "__main__":

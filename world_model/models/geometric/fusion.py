@@ -164,10 +164,9 @@ class FusionNet(nn.Module):
     def doubt(self, fused: Fused) -> Tensor:
         """How far gates and class trust are below belief in what was seen: the mean square of what is missing to the
         values that they start from, as a share of these."""
-        slots = self.slots
-        gate = F.linear(
-            fused.features, self.scores.weight[slots : 2 * slots, :, 0, 0], self.scores.bias[slots : 2 * slots]
-        )
+        part, bias = slice(self.slots, 2 * self.slots), self.scores.bias
+        assert bias is not None
+        gate = F.linear(fused.features, self.scores.weight[part, :, 0, 0], bias[part])
         seen = (fused.labels != FREE).float()
         missing = F.relu(1 - gate.float() / BELIEVED) ** 2
         trust = F.relu(1 - self.trust_class[:FREE] / BELIEVED) ** 2
@@ -207,12 +206,12 @@ class FusionNet(nn.Module):
             out[voxel] = best_class(scores[:FREE])
         else:
             evidence = fused.labels.view(-1).index_select(0, voxel).long()
-            grid_of = _row(voxel, logits)
-            row = grid_of * NUM_CLASSES
+            row = _row(voxel, logits) * NUM_CLASSES
             scores.scatter_add_(0, evidence[None], belief.named.view(-1).index_select(0, row + evidence)[None])
-            barred = belief.drawn.isinf() * -LEVELS[-1]
-            if bool(barred.any()):
-                scores += barred.t() if len(barred) == 1 else barred.index_select(0, grid_of).t()
+            absent = belief.drawn.isinf()
+            if bool(absent.any()):
+                barred = absent.float() * -LEVELS[-1]
+                scores += barred.t() if len(barred) == 1 else barred.index_select(0, voxel // logits[0].numel()).t()
             name = best_class(scores[:FREE])
             asked = belief.drawn.view(-1).index_select(0, row + name.long())
             # The self-check says nothing of columns that were not seen: there everything is drawn.
