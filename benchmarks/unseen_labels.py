@@ -236,7 +236,7 @@ def other_makers(args: Args, rows: dict[str, World]) -> list[Table]:
 
 
 def trust_table(trusted: NDArray[np.float64]) -> Table:
-    """How well mistrust ranks the forecasts (N, 2: trust, lead in IoU) that are worse than the warp before the others."""
+    """How well mistrust ranks forecasts (N, 2: trust, lead in IoU) that are worse than the warp before the others."""
     cells = []
     for margin in (0.0, 0.005, 0.01):
         worse = trusted[:, 1] < -margin

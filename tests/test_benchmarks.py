@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from world_model.data.demo import demo_root
@@ -29,7 +30,7 @@ def test_labels_never_seen(capsys: pytest.CaptureFixture[str], monkeypatch: pyte
     module = program("unseen_labels", monkeypatch)
     index = SceneIndex.load(demo_root())
     frame = index.root / str(index.label_path[0])
-    module.main(module.Args(frames=(frame,), index=demo_root(), world="transport", scenes=2))
+    module.main(module.Args(frames=(frame,), index=demo_root(), others=(demo_root(),), world="transport", scenes=2))
     text = capsys.readouterr().out
     # The warp keeps all of a frame that is held still, and has no lead over itself.
     assert text.count("100.0 / 100.0 / 100.0") == 3 and text.count("| 100.0 |") == 3
