@@ -34,7 +34,7 @@ def test_labels_never_seen(capsys: pytest.CaptureFixture[str], monkeypatch: pyte
     text = capsys.readouterr().out
     # The warp keeps all of a frame that is held still, and has no lead over itself.
     assert text.count("100.0 / 100.0 / 100.0") == 3 and text.count("| 100.0 |") == 3
-    assert text.count("0.0 .. 0.0 , 0.0 .. 0.0 , 0.0 .. 0.0") == 8
+    assert text.count("0.0 .. 0.0 , 0.0 .. 0.0 , 0.0 .. 0.0") == 10
 
 
 def test_traffic(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,3 +42,11 @@ def test_traffic(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyP
     module.main(module.Args(index=demo_root(), split="all", scenes=1, stride=40))
     text = capsys.readouterr().out
     assert text.count("whole: ") == 3 and text.count("displacement: ") == 4 and text.count("F1") == 4
+
+
+def test_area_under_the_curve(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = program("unseen_labels", monkeypatch)
+    worse = np.array([True, True, False, False])
+    assert module.auroc(np.array([0.9, 0.8, 0.2, 0.1]), worse) == 1.0
+    assert module.auroc(np.array([0.9, 0.1, 0.9, 0.1]), worse) == 0.5
+    assert np.isnan(module.auroc(np.ones(4), np.zeros(4, np.bool_)))
