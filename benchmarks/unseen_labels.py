@@ -1,6 +1,6 @@
 """Labels and ground that a world has never seen: is its forecast ever worse than moving what was observed?
 
-Two measurements, each beside the ego warp and, as an ablation, without the self-check:
+Two measurements, each beside the ego warp and, as ablations, without the self-check and without riding on the road:
 
 - frames held still: a keyframe of any label maker stands for all observed frames, the ego stands, nothing may change:
   mIoU with the frame itself 1, 2 and 3 s ahead, 100 is ideal, and the least share of the road that is kept at any
@@ -39,6 +39,7 @@ from world_model.evaluation.statistics import interval_95, resampled
 from world_model.rollouts.rollout import Rollout, roll
 from world_model.trust import calibrated_trust
 from world_model.worlds import World, build_world
+from world_model.worlds.geometric import GeometricWorld
 
 PAST, STEPS, SHOWN, ROAD, LEAST_ROAD = 4, 6, (2, 4, 6), 11, 80
 KINDS = ("plain", "hills", "styled", "styled hills")
@@ -67,11 +68,12 @@ class Args:
 def worlds(args: Args) -> dict[str, World]:
     """The rows of all tables."""
     checkpoint = None if args.checkpoint is None else str(args.checkpoint)
-    return {
-        "ego warp": build_world("transport", device="cpu"),
-        args.world: build_world(args.world, checkpoint=checkpoint, device="cpu"),
-        f"{args.world}, no self-check": build_world(args.world, checkpoint=checkpoint, device="cpu", self_check=False),
-    }
+    world = build_world(args.world, checkpoint=checkpoint, device="cpu")
+    rows = {"ego warp": build_world("transport", device="cpu"), args.world: world}
+    if isinstance(world, GeometricWorld):
+        rows["no self-check"] = GeometricWorld(world.model, self_check=False)
+        rows["level ego frames"] = GeometricWorld(world.model, rides=False)
+    return rows
 
 
 def forecast(world: World, clips: Clips) -> Rollout:

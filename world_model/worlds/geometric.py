@@ -73,15 +73,21 @@ class GeometricWorld:
         model: the forecaster.
         self_check: forecast the known past at every reset, and let the evidence win where the network is worse.
         traffic: how others move, and where they are known from.
+        rides: level motions follow the observed road (see `RoadPlane`).
     """
 
     needs_future_labels = False
 
     def __init__(
-        self, model: GeometricForecaster, *, self_check: bool = True, traffic: TrafficConfig | None = None
+        self,
+        model: GeometricForecaster,
+        *,
+        self_check: bool = True,
+        traffic: TrafficConfig | None = None,
+        rides: bool = True,
     ) -> None:
         self.model, self.grid, self.self_check = model.eval(), model.config.grid, self_check
-        self.traffic = traffic or TrafficConfig()
+        self.traffic, self.rides = traffic or TrafficConfig(), rides
 
     @property
     def device(self) -> torch.device:
@@ -99,6 +105,7 @@ class GeometricWorld:
         to_current = (invert_pose(pose[:, -1:]) @ pose).float().to(device)
         labels = clips.occupancy[:, rows].to(device)
         road = RoadPlane.of(labels[:, -1], self.grid)
+        road = road if self.rides else road.blank(len(labels))
         to_current = torch.stack([road.ride(one, self.grid) for one in to_current.unbind(1)], 1)
         aligned = self.model.align(labels, to_current)
         seen, found = self._observe(aligned, clips)
