@@ -30,8 +30,11 @@ LEAST_GAIN = 0.02
 """Share of the voxels of a group that have to be gained before its evidence is held against the network: one frame
 also shows gaps that close again."""
 DRAWN_PRICE = 0.25
-"""Highest price of a wrong voxel among those that are drawn, in right ones. Little that comes into view shows within
-the second of the self-check, so only a network that draws nearly nothing right is restrained."""
+"""Highest price of a wrong voxel among those that are drawn, in right ones. Within the second of the self-check little
+comes into view, so only a network that draws nearly nothing right is restrained..."""
+INVENTED = 0.05
+"""... and only where it draws that many voxels of a class, as a share of what was observed. A vehicle that stands sees
+nothing come into view: the few voxels that are drawn then are wrong, and say nothing of the drive ahead."""
 POOLED = 40.0
 """Voxels' worth of what all groups together say, for groups with few voxels."""
 
@@ -94,6 +97,8 @@ def find_belief(logits: Tensor, classes: Tensor, labels: Tensor, truth: Tensor, 
     kept = levels(seen, here * BANDS + band_of(seen % heights), NUM_CLASSES * BANDS, right, asked=False)
     blank = nonzero_indices((evidence == FREE) & (name != FREE))
     drawn = levels(blank, name[blank].long(), NUM_CLASSES, name[blank] == true[blank], asked=True)
+    invented = torch.bincount(blank // per_grid * NUM_CLASSES + name[blank], minlength=drawn.numel()).view(drawn.shape)
+    drawn = drawn * (invented > INVENTED * (labels != FREE).flatten(1).sum(1, keepdim=True))
     gain = logit.new_zeros(batch * NUM_CLASSES)
     better = ((name[seen] == true[seen]).float() - right.float()) * (true[seen] != FREE)
     gain.index_add_(0, seen // per_grid * NUM_CLASSES + here, better)
