@@ -12,7 +12,7 @@ from world_model.core.grid import STEP_S
 from world_model.core.tensor_state import TensorState
 from world_model.data.clips import Clips
 from world_model.models.geometric import GeometricForecaster
-from world_model.models.geometric.agents.bodies import place_bodies
+from world_model.models.geometric.agents.bodies import place_bodies, without_bodies
 from world_model.models.geometric.agents.boxes import tracks_of_boxes
 from world_model.models.geometric.agents.completion import completed
 from world_model.models.geometric.agents.drivers import Styles, road_of
@@ -172,9 +172,10 @@ class GeometricWorld:
         # Rounded once, not twice, where the road is level.
         level = (here == state.ego_to_start) & (there == ego_to_start)
         level = level.flatten(1).all(1)[:, None, None]
-        previous = previous_forecast(
-            state.labels, torch.where(level, next_to_curr, invert_pose(here) @ there), self.grid
-        )
+        before = state.labels
+        if self.traffic.traffic != CONSTANT_VELOCITY:
+            before = without_bodies(before, state.agents.found, state.agents.now, here, self.grid)
+        previous = previous_forecast(before, torch.where(level, next_to_curr, invert_pose(here) @ there), self.grid)
         if self.traffic.traffic == LOG_LIKE or self.traffic.traffic in DRAWN:
             agents = state.agents.reacted(state.ego_to_start, next_to_curr, self.grid)
         else:

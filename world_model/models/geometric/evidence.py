@@ -167,12 +167,13 @@ def gather_evidence(
     moving = (seen.velocity_mps != 0).any(-1)
     arrived = arrivals(displacement_m, moving, invert_pose(target_to_source.float()), grid)
     displacement = _place_movers(labels, seen.movers, target_to_source, arrived, grid)
-    if draw is not None:
-        bodies = draw(labels)
-        displacement = torch.where((bodies != 0).any(-1, keepdim=True), bodies, displacement)
     visibility = still.inside.to(torch.uint8) * OBSERVED
     if previous is not None:
         _fill_unobserved(labels, visibility, previous)
+    if draw is not None:
+        # After the forecast of the step before: a body is also where nothing was ever observed.
+        bodies = draw(labels)
+        displacement = torch.where((bodies != 0).any(-1, keepdim=True), bodies, displacement)
     return Evidence(
         labels=labels, memory=memory, visibility=visibility, displacement_m=displacement, elapsed_s=elapsed_s
     )

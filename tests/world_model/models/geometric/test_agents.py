@@ -12,12 +12,12 @@ from torch import Tensor
 
 from world_model.core.geometry import se2_matrix
 from world_model.core.grid import FREE, VoxelGrid
-from world_model.models.geometric.agents.bodies import place_bodies
+from world_model.models.geometric.agents.bodies import place_bodies, without_bodies
 from world_model.models.geometric.agents.completion import completed
 from world_model.models.geometric.agents.segments import movable_columns, segments
 from world_model.models.geometric.agents.tracker import Found, find_tracks
 from world_model.models.geometric.agents.tracks import SLOTS, Tracks
-from world_model.models.geometric.evidence import gather_evidence, observe
+from world_model.models.geometric.evidence import gather_evidence, observe, previous_forecast
 
 GRID = VoxelGrid(shape=(96, 96, 16), lower_m=(-19.2, -19.2, -1.0))
 CAR, PEDESTRIAN, ROAD = 4, 7, 11
@@ -135,6 +135,33 @@ def test_a_body_that_goes_straight_equals_its_columns() -> None:
     columns = gather_evidence(seen, STILL, second, GRID)
     assert torch.equal(whole.labels, columns.labels)
     assert torch.allclose(bodies.displacement_m[whole.labels.eq(CAR).any(-1)][:, 0], torch.tensor(4.0), atol=1e-4)
+
+
+def test_a_body_leaves_no_ghost_where_nothing_was_observed() -> None:
+    found = found_in(drive(CAR, (4.4, 2.0), 8.0), 8.0)
+    seen = observe(drive(CAR, (4.4, 2.0), 8.0), found.velocity())
+    # The ego has driven 30 m: its surroundings, and the car at 26 m and 30 m, lie mostly beyond what was observed.
+    there = se2_matrix(*(torch.tensor([value]) for value in (30.0, 0.0, 0.0)))
+    then, now = (found.tracks.advanced(seconds) for seconds in (3.0, 3.5))
+    before = place_bodies(seen.movers, found, then, there, GRID)
+    forecast = torch.full((1, *GRID.shape), FREE, dtype=torch.uint8)
+    before.onto(forecast)
+    pedestrian = frame((PEDESTRIAN, 8.0, 8.0, 0.8, 0.8))[None]
+    forecast = torch.where(pedestrian != FREE, pedestrian, forecast)
+    bodies = place_bodies(seen.movers, found, now, there, GRID)
+
+    def cars(remembered: Tensor) -> Tensor:
+        previous = previous_forecast(remembered, STILL, GRID)
+        return gather_evidence(seen, there, torch.tensor([3.5]), GRID, previous=previous, draw=bodies.onto).labels
+
+    alone = torch.full_like(forecast, FREE)
+    bodies.onto(alone)
+    cleared = without_bodies(forecast, found, then, there, GRID)
+    assert int((forecast == CAR).sum()) > 100 and not (cleared == CAR).any()
+    assert torch.equal(cleared == PEDESTRIAN, forecast == PEDESTRIAN), "others stay"
+    assert torch.equal(cleared == ROAD, forecast == ROAD)
+    assert torch.equal(cars(cleared) == CAR, alone == CAR), "the car is at its new place alone, and whole"
+    assert int((cars(forecast) == CAR).sum()) > int((alone == CAR).sum()), "else it would be at the old one, too"
 
 
 @pytest.mark.parametrize("turn", [0.3, math.pi / 2, 2.0])

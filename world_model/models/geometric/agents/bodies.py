@@ -19,7 +19,7 @@ from world_model.core.grid import FREE, VoxelGrid
 from world_model.core.sparse import nonzero_indices
 from world_model.models.geometric.agents.tracker import Found
 from world_model.models.geometric.agents.tracks import SLOTS, Tracks
-from world_model.models.geometric.evidence import ColumnMove, last_of, lift_of
+from world_model.models.geometric.evidence import ColumnMove, is_movable, last_of, lift_of
 
 MARGIN_M = 0.6
 """Columns of an object lie up to so far outside its box."""
@@ -78,6 +78,22 @@ def place_bodies(movers: Tensor, found: Found, now: Tracks, target_to_source: Te
     old = (back[b, :2, :2] @ source[..., None])[..., 0] + back[b, :2, 3]
     shift = place.new_zeros(found.slot.numel(), 2).index_copy_(0, column, place - old)
     return Drawn(column=column, body=body, displacement_m=shift.view(*found.slot.shape, 2))
+
+
+def without_bodies(labels: Tensor, found: Found, now: Tracks, target_to_source: Tensor, grid: VoxelGrid) -> Tensor:
+    """Labels (B, X, Y, Z) of the target frame, a copy without the objects that `place_bodies` draws there.
+
+    What was forecast is remembered where nothing was observed. A moving object that is remembered with it would stay
+    there as a ghost, one at each step.
+    """
+    which = nonzero_indices(found.tracks.moving | now.moving)
+    seen = now.seen_from(invert_pose(target_to_source.float()))
+    # The network draws some a voxel too wide.
+    column = columns_in(seen, which, grid, MARGIN_M + grid.voxel_m).column
+    cleared = labels.clone()
+    rows = cleared.view(-1, labels.shape[-1])
+    rows[column] = rows[column].masked_fill(is_movable(rows[column]), FREE)
+    return cleared
 
 
 def _middles(tracks: Tracks, k: Tensor) -> Tensor:
