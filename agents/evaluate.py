@@ -15,7 +15,7 @@ from ii_world_env.faces.options import DriveOptions
 from ii_world_env.scenes import Scenes, open_scenes
 from ii_world_env.task.rewards import reward_function
 from world_model.core.command import run
-from world_model.core.files import write_json, write_text
+from world_model.core.files import check_writable, write_json, write_text
 from world_model.worlds import build_world, resolve_world
 from world_model.worlds.provenance import provenance, weights_source
 
@@ -56,6 +56,7 @@ def evaluate(options: Evaluate) -> dict[str, list[Episode]]:
     Returns:
         The episodes of every planner.
     """
+    check_writable(options.out)
     world = build_world(options.world, checkpoint=options.checkpoint, device=options.device)
     config = EngineConfig(action=options.action, horizon=options.horizon)
     # Collisions belong into the table whatever the reward asks for, and planners read the occupancy.

@@ -85,3 +85,18 @@ def test_nor_do_environments_in_which_something_moves(traffic: str, kind: str) -
     with settings(kind):
         other, seen = driven()
     assert other == reward and (seen == occupancy).all()
+
+
+@pytest.mark.parametrize("kind", ["float64", "elsewhere"])
+def test_nor_does_the_trust_in_tokens(kind: str) -> None:
+    """The bundled token world has a trust calibration; the small checkpoints above have none."""
+
+    def trust() -> float:
+        env = gym.make("IIWorld-nuScenes-v0", world="ii-world", device="cpu")
+        env.reset(seed=3)
+        return float(env.step(np.zeros(2, np.float32))[4]["trust"])
+
+    before = trust()
+    _token_models.cache_clear()
+    with settings(kind):
+        assert trust() == before

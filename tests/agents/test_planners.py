@@ -15,7 +15,7 @@ from agents.planners.planner import Planner
 from agents.planners.scripted import ConstantVelocity, LogReplay, StandStill
 from ii_world_env.engine import CAUSES, Engine, EngineConfig, State
 from ii_world_env.scenes import open_scenes
-from world_model.core.errors import OptionError
+from world_model.core.errors import OptionError, OutputError
 from world_model.core.geometry import se2_matrix
 from world_model.data.clips import Clips
 from world_model.worlds import TransportWorld
@@ -117,6 +117,12 @@ def test_table_over_fixed_scenes(street_data: Path, tmp_path: Path, capsys: pyte
     assert all(e.success and e.end == "destination" and e.pdms == pytest.approx(1.0, abs=0.02) for e in free)
     again = evaluate(options)
     assert again == results, "fixed scenes give the same table every time"
+
+
+def test_an_unwritable_folder_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError):
+        evaluate(Evaluate(index=tmp_path / "absent", out=tmp_path / "file/planners"))
 
 
 def test_fixed_starts_are_spread_over_each_scene(street_data: Path) -> None:

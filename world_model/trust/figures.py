@@ -64,7 +64,7 @@ class TokenFigures:
     def __call__(self, state: TokenState) -> dict[str, Tensor]:
         poses, device = state.forecast.poses.float(), state.token.device
         low = torch.tensor(self.lower_m, dtype=torch.float32, device=device)
-        size = torch.tensor(state.token.shape[-2:], device=device) * self.cell_m
+        size = torch.tensor(state.token.shape[-2:], dtype=torch.float32, device=device) * self.cell_m
         token = state.token[:, :, ::_EVERY, ::_EVERY].float()
         centres = self._centres(state.token.shape[-2:], device)
         in_observed = _into(poses[:, -1], centres)
