@@ -87,6 +87,8 @@ def calibrate_trust(options: CalibrateTrust) -> Calibration:
     """
     index = SceneIndex.load(demo_root() if options.index is None else options.index)
     check_writable(options.work)
+    if options.out is not None:
+        check_writable(options.out.parent)
     world = build_world(options.world, checkpoint=options.members, device=options.device)
     models, kind = members_of(world, options.members), kind_of(world)
     fitted, unseen = _halves(_measured(world, index, options, models))

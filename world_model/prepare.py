@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from world_model.core.command import run
+from world_model.core.files import check_writable
 from world_model.core.grid import CLASS_NAMES
 from world_model.data.boxes import MOVING_MPS
 from world_model.data.formats.gaps import ImportReport
@@ -101,6 +102,8 @@ def prepare(options: Prepare) -> SceneIndex:
     chosen = detect(options.data_root) if options.format == "auto" else options.format
     print(f"reading {options.data_root} as {chosen} ({LAYOUTS[chosen]}) ...", flush=True)
     root = options.data_root
+    if root.exists():
+        check_writable(out.parent)
     if chosen == "scenarionet":
         check_options(
             chosen, version=options.version is not None, infos=bool(options.infos),

@@ -16,7 +16,7 @@ from street import SMALL
 from tiny_scenes import T0_US, write_scenes
 
 import ii_world_env  # noqa: F401
-from world_model.core.errors import DataError
+from world_model.core.errors import DataError, OutputError
 from world_model.data.clips import load_clips
 from world_model.data.formats.nuscenes import read_nuscenes
 from world_model.data.index import SceneIndex
@@ -173,3 +173,10 @@ def test_an_environment_steps_by_half_seconds(tmp_path: Path) -> None:
     env.reset(seed=0)
     assert env.unwrapped.state.speed_mps.item() == pytest.approx(4.0, abs=0.05)  # type: ignore[attr-defined]
     env.close()
+
+
+def test_an_unwritable_folder_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    (tmp_path / "data" / "v1.0-mini").mkdir(parents=True)
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError):
+        prepare(Prepare(data_root=tmp_path / "data", format="nuscenes", out=tmp_path / "file" / "index.npz"))
