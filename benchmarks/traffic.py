@@ -196,7 +196,7 @@ def report_answers(table: NDArray[Any]) -> None:
     before, sim_log, sim, log, brake, behind = table.T
     affected, braked, rear = np.abs(sim_log - sim) > 1.0, before - sim > DROP_MPS, behind > 0
     print(f"answer: {len(table)} vehicles, {affected.sum()} affected, {(braked & rear).sum()} brake behind the ego")
-    for name, mine in (("constant velocity", before), ("log-like, not told", log), ("log-like", brake)):
+    for name, mine in (("constant velocity", before), ("log-like, without the braking", log), ("log-like", brake)):
         mean = np.abs(mine - sim)[affected].mean() if affected.any() else np.nan
         score = f1((braked & rear), (before - mine > DROP_MPS) & rear)
         print(f"  {name:18s} speed error of the affected {mean:.2f} m/s, braking behind the ego F1 {score:.2f}")

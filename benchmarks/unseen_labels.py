@@ -144,7 +144,7 @@ def redrawn(index: SceneIndex, frame: int, style: LabelStyle, planar: bool) -> t
 
 @dataclass(frozen=True, kw_only=True)
 class Windows:
-    """Held-out windows that are told apart by a name.
+    """Held-out windows of one kind.
 
     Attributes:
         name: of the table's rows.
@@ -238,7 +238,7 @@ def other_makers(args: Args, rows: dict[str, World]) -> list[Table]:
 
 
 def trust_table(trusted: NDArray[np.float64]) -> Table:
-    """How well mistrust ranks forecasts (N, 2: trust, lead in IoU) that are worse than the warp before the others."""
+    """AUROC of mistrust for "worse than the ego warp"; forecasts are (N, 2): trust, and lead over the warp in IoU."""
     cells = []
     for margin in (0.0, 0.005, 0.01):
         worse = trusted[:, 1] < -margin

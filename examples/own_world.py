@@ -80,7 +80,7 @@ def drive(world: str, args: Args) -> np.ndarray:
     while info["end"] is None and steps < (2 if args.short else args.steps):
         _, reward, _, _, info = env.step(np.zeros(2, np.float32))
         total, steps = total + float(reward), steps + 1
-    ahead = env.unwrapped.occupancy  # type: ignore[attr-defined]
+    ahead = env.unwrapped.occupancy  # type: ignore[attr-defined]  # Gymnasium types it as Env
     objects = int(np.isin(ahead, MOVABLE).sum())
     print(f"{world:22} {steps} steps  reward {total:+.2f}  end {info['end']}  {objects} voxels of objects in sight")
     picture = env.render()

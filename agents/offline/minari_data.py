@@ -85,11 +85,11 @@ def write_minari(root: Path, facts: DataSetFacts, episodes: Iterable[Recorded]) 
             **lossless,
         )
         storage.update_metadata({"dataset_id": facts.name, "minari_version": minari.__version__, **facts.more})
-        told = []
+        metadata = []
 
         def buffers() -> Iterable[Any]:
             for episode in episodes:
-                told.append({name: getattr(episode, name) for name in ("planner", "scene", "frame", "end")})
+                metadata.append({name: getattr(episode, name) for name in ("planner", "scene", "frame", "end")})
                 yield minari.data_collector.EpisodeBuffer(
                     observations=episode.observations,
                     actions=episode.actions,
@@ -100,7 +100,7 @@ def write_minari(root: Path, facts: DataSetFacts, episodes: Iterable[Recorded]) 
                 )
 
         storage.update_episodes(buffers())
-        storage.update_episode_metadata(told)
+        storage.update_episode_metadata(metadata)
         final.parent.mkdir(parents=True, exist_ok=True)
         partial.rename(final)
     except OSError as error:

@@ -43,4 +43,4 @@ def test_a_part_inside_another_counts_for_itself() -> None:
 def test_numbers_that_cannot_be_measured_are_refused() -> None:
     for options in ({"batches": ()}, {"batches": (0,)}, {"steps": 0}):
         with pytest.raises(OptionError):
-            Bench(**options)  # type: ignore[arg-type]
+            Bench(**options)  # type: ignore[arg-type]  # wrong on purpose, or by name

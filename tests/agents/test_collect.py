@@ -91,7 +91,7 @@ def test_without_minari_it_says_so_before_it_drives(
     assert "iiworld[minari]" in caught.value.remedy and not (tmp_path / "out").exists()
     for wrong in ({"planners": ("idm", "idm")}, {"planners": ("fly",)}, {"per_scene": 0}):
         with pytest.raises(OptionError):
-            Collect(**wrong)  # type: ignore[arg-type]
+            Collect(**wrong)  # type: ignore[arg-type]  # wrong on purpose, or by name
 
 
 def test_a_stopped_run_goes_on_to_the_same_data(
@@ -107,7 +107,7 @@ def test_a_stopped_run_goes_on_to_the_same_data(
 
     monkeypatch.setattr(command, "write_minari", keep)
     drives = {"world": "small_worlds:Transport", "split": "all", "horizon": 3, "per_scene": 3, "batch": 2}
-    run = Collect(index=small_data, device="cpu", observation="state", out=tmp_path / "whole", **drives)  # type: ignore[arg-type]
+    run = Collect(index=small_data, device="cpu", observation="state", out=tmp_path / "whole", **drives)  # type: ignore[arg-type]  # wrong on purpose, or by name
     collect(run)
     other, driven = Collect(**{**vars(run), "out": tmp_path / "cut"}), []
 

@@ -112,19 +112,18 @@ def fit_plane(sums: Tensor, place_m: Tensor, grid: VoxelGrid) -> Tensor:
     x, y = axes[0][:, :, None], axes[1][:, None, :]
     weight = torch.exp(-0.5 * (x * x + y * y))
     columns, height = sums[:, 1] * weight, sums[:, 0] * weight
-    x, y = x.expand_as(weight), y.expand_as(weight)
     n, h, nx, ny, hx, hy, nxx, nxy, nyy = (
-        (part * factor).flatten(1).sum(1)
-        for part, factor in (
-            (columns, torch.ones_like(x)),
-            (height, torch.ones_like(x)),
-            (columns, x),
-            (columns, y),
-            (height, x),
-            (height, y),
-            (columns, x * x),
-            (columns, x * y),
-            (columns, y * y),
+        part.flatten(1).sum(1)
+        for part in (
+            columns,
+            height,
+            columns * x,
+            columns * y,
+            height * x,
+            height * y,
+            columns * (x * x),
+            columns * (x * y),
+            columns * (y * y),
         )
     )
     safe = n.clamp(min=1e-6)
