@@ -43,6 +43,8 @@ class Args(TrainArgs):
     """Peak learning rate."""
     styled: float = 1.0
     """Share of the samples that are drawn in the style of another label maker, on ground of another shape; 0: none."""
+    whole: float = 0.0
+    """Share of the samples whose movers are followed as whole bodies, as in every traffic but constant-velocity."""
 
 
 def job(args: Args, index: SceneIndex, context: DistributedContext) -> Job:
@@ -56,7 +58,8 @@ def job(args: Args, index: SceneIndex, context: DistributedContext) -> Job:
         model.train()
         origin = {"init": card["weights"]}
     optim = OptimConfig(learning_rate=args.learning_rate, schedule="cosine", warmup=50, ema=0.99)
-    config, loss = args.config(optim), GeometricLossConfig(learn=args.learn, styled_ratio=args.styled)
+    config = args.config(optim)
+    loss = GeometricLossConfig(learn=args.learn, styled_ratio=args.styled, whole_ratio=args.whole)
     shard = config.shard(context)
     indexes = [index, *(SceneIndex.load(path) for path in args.also)]
     if args.also:

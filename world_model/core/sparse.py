@@ -71,6 +71,28 @@ def members_between(labels: Tensor, classes: Sequence[int], low: int, high: int)
     return torch.from_numpy(total.astype(np.uint8)).view(labels.shape[:-1])
 
 
+def any_in_columns(mask: Tensor) -> Tensor:
+    """Whether anything in each column of a mask (..., Z) is True: (...) bool."""
+    words = _words(mask)
+    return mask.any(-1) if words is None else functools.reduce(operator.or_, words.unbind(-1)) != 0
+
+
+def count_in_columns(mask: Tensor) -> Tensor:
+    """How many in each column of a mask (..., Z), Z below 256, are True: (...) int64."""
+    words = _words(mask)
+    if words is None:
+        return mask.sum(-1)
+    # The bytes of a number are added up by a product; see `members_between`.
+    total: Tensor = functools.reduce(operator.add, words.unbind(-1)) * 0x0101010101010101
+    return (total >> 56) & 0xFF
+
+
+def _words(mask: Tensor) -> Tensor | None:
+    """Columns (..., Z) of a mask as numbers (..., Z / 8) of eight bytes, or None where they do not fill them."""
+    fits = mask.shape[-1] % 8 == 0 and mask.shape[-1] < 256 and mask.is_contiguous()
+    return mask.view(torch.int64) if fits else None
+
+
 def _runs(classes: Sequence[int]) -> list[tuple[int, int]]:
     """First and last of each run of consecutive numbers in an ascending sequence."""
     first = [c for c in classes if c - 1 not in classes]

@@ -8,6 +8,8 @@ import torch
 
 from world_model.core.grid import FREE, GROUND, MOVABLE, NUM_CLASSES, OBSTACLE, STATIC
 from world_model.core.sparse import (
+    any_in_columns,
+    count_in_columns,
     member,
     members_between,
     nonzero_indices,
@@ -48,3 +50,12 @@ def test_counts_of_columns_agree_with_members(height: int, between: tuple[int, i
     for classes in ((0,), (1, 2, 3, 15, 16), (0, 11, 255)):
         wanted = member(labels[..., slice(*between)], classes).sum(-1)
         assert members_between(labels, classes, *between).tolist() == wanted.tolist()
+
+
+@pytest.mark.parametrize("height", [8, 10, 16, 24])
+def test_columns_are_summed_like_any_tensor(height: int) -> None:
+    mask = torch.from_numpy(np.random.default_rng(height).random((3, 4, 5, height)) < 0.2)
+    mask[0], mask[1] = False, True
+    for part in (mask, mask[:, 1:], mask.transpose(0, 1), mask[..., ::2]):
+        assert torch.equal(any_in_columns(part), part.any(-1))
+        assert torch.equal(count_in_columns(part), part.sum(-1))

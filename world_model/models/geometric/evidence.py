@@ -21,7 +21,7 @@ from torch import Tensor
 
 from world_model.core.geometry import TIE, invert_pose, take_columns
 from world_model.core.grid import FREE, MOVABLE, STATIC, VoxelGrid
-from world_model.core.sparse import member, nonzero_indices
+from world_model.core.sparse import any_in_columns, member, nonzero_indices
 from world_model.core.tensor_state import TensorState
 
 UNKNOWN, FORECAST, OBSERVED = 0, 1, 2
@@ -65,7 +65,7 @@ def observe(aligned: Tensor, velocity_mps: Tensor) -> Observation:
         still=now.masked_fill(moving, FREE),
         movers=movers,
         memory=torch.where(moving, now, remember(aligned)),
-        velocity_mps=velocity_mps * moving.any(-1, keepdim=True),
+        velocity_mps=velocity_mps * any_in_columns(moving)[..., None],
     )
 
 
@@ -130,11 +130,11 @@ def previous_forecast(labels: Tensor, target_to_previous: Tensor, grid: VoxelGri
 
 def remember(aligned: Tensor) -> Tensor:
     """The static labels of earlier frames, the newest that saw anything; aligned (B, P, X, Y, Z), newest first."""
-    still = member(aligned, STATIC)
     memory = torch.full_like(aligned[:, 0], FREE)
     for p in range(aligned.shape[1] - 1, 0, -1):
-        memory = torch.where(still[:, p], aligned[:, p], memory)
-    return torch.where(member(aligned[:, 0], (FREE,)), memory, FREE)
+        frame = aligned[:, p]
+        memory = torch.where(member(frame, STATIC), frame, memory)
+    return memory.masked_fill_(member(aligned[:, 0], (FREE,)).logical_not_(), FREE)
 
 
 def gather_evidence(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from world_model.core.grid import FREE
 from world_model.core.ground import ground_shift
+from world_model.core.sparse import count_in_columns
 from world_model.models.geometric.config import GeometricConfig
 from world_model.models.geometric.evidence import is_movable
 from world_model.models.layers import LabelStem, UNet, to_cells
@@ -105,7 +106,7 @@ def movable_of(aligned: Tensor, ground_relative: bool) -> tuple[Tensor, Tensor]:
     """
     movable = is_movable(aligned)
     now = torch.where(movable[:, 0], aligned[:, 0], FREE)
-    return movable.float().mean(-1) * 4, ground_shift(aligned[:, 0]).lowered(now) if ground_relative else now
+    return count_in_columns(movable) * (4 / movable.shape[-1]), ground_shift(aligned[:, 0]).lowered(now) if ground_relative else now
 
 
 def rigid(velocity_mps: Tensor, mover: Tensor, columns: int = RIGID_COLUMNS) -> Tensor:

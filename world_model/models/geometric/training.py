@@ -20,7 +20,8 @@ from world_model.core.geometry import invert_pose
 from world_model.core.grid import VoxelGrid
 from world_model.data.index import SceneIndex
 from world_model.data.label_styles import draw_style
-from world_model.models.geometric.evidence import align_past, gather_evidence, is_movable, observe, previous_forecast
+from world_model.models.geometric.agents.observed import FollowedMoment
+from world_model.models.geometric.evidence import align_past, gather_evidence, is_movable, previous_forecast
 from world_model.models.geometric.forecaster import GeometricForecaster
 from world_model.models.geometric.fusion import Fused
 from world_model.models.geometric.moments import MomentBatch, read_moment
@@ -48,6 +49,8 @@ class GeometricLossConfig:
         near_share: ... are this share of all samples;
         far_steps: the other samples are up to this many steps ahead.
         teacher_forcing_ratio: share of the samples whose evidence moves by the boxes' velocities, not the network's.
+        whole_ratio: share of the samples whose movers are followed as whole bodies; those of the others move column by
+            column.
         memory_ratio: share of the samples that also see their own forecast of the step before.
         styled_ratio: share of the samples drawn as another label maker would, on ground of another shape.
         held_ratio: share of these that repeat one frame.
@@ -63,6 +66,7 @@ class GeometricLossConfig:
     near_share: float = 0.75
     far_steps: int = 16
     teacher_forcing_ratio: float = 0.3
+    whole_ratio: float = 0.0
     memory_ratio: float = 0.5
     styled_ratio: float = 1.0
     held_ratio: float = 0.08
@@ -161,22 +165,32 @@ class GeometricTask(Task):
 
     def _forecast_loss(self, aligned: Tensor, batch: MomentBatch, iteration: int, micro: int) -> Loss:
         model, config, grid = self.model, self.config, self.model.config.grid
-        chance = self.draw(2, iteration, micro)
+        chance = self.draw(3 if config.whole_ratio else 2, iteration, micro)
         teacher_forced, with_memory = chance[0] < config.teacher_forcing_ratio, chance[1] < config.memory_ratio
+        whole = chance[2] < config.whole_ratio if config.whole_ratio else torch.zeros_like(with_memory)
         with torch.no_grad():
             # Unmirrored: learning to trust velocities a little less does no harm, three more passes cost time.
-            predicted = model.motion.velocity(aligned, mirrored=False)
-            velocity = torch.where(teacher_forced.view(-1, 1, 1, 1), batch.velocity_mps, predicted)
-            seen = observe(aligned, velocity)
+            speed, going = model.motion.by_column(aligned, mirrored=False)
+            predicted = model.motion.of_movers(aligned, speed, going)
+            forced = teacher_forced.view(-1, 1, 1, 1)
+            velocity = torch.where(forced, batch.velocity_mps, predicted)
+            field = torch.where(forced, batch.velocity_mps, speed.permute(0, 2, 3, 1))
+            moves = torch.where(forced[..., 0], (batch.velocity_mps != 0).any(-1), going[:, 0])
+            moment = FollowedMoment.of(aligned, field, moves, velocity, whole, grid)
+            seen = moment.seen
             memory = None
             if bool(with_memory.any()):
-                evidence = gather_evidence(seen, batch.before_to_current, batch.before_s, grid)
+                draw = moment.drawn(batch.before_to_current, batch.before_s).onto
+                evidence = gather_evidence(seen, batch.before_to_current, batch.before_s, grid, draw=draw)
                 before, _ = model.fusion.forecast(evidence)
+                draw(before)
+                before = moment.without(before, batch.before_to_current, batch.before_s)
                 target_to_before = invert_pose(batch.before_to_current) @ batch.target_to_current
                 memory = previous_forecast(before, target_to_before, grid)
                 inside = memory.move.inside & with_memory.view(-1, 1, 1)
                 memory = replace(memory, move=replace(memory.move, inside=inside))
-            evidence = gather_evidence(seen, batch.target_to_current, batch.elapsed_s, grid, previous=memory)
+            draw = moment.drawn(batch.target_to_current, batch.elapsed_s).onto
+            evidence = gather_evidence(seen, batch.target_to_current, batch.elapsed_s, grid, previous=memory, draw=draw)
         evidence, shift = model.fusion.canonical(evidence)
         fused, target = model.fusion(evidence), shift.lowered(batch.target)
         # Voxels are drawn, and Lovász is taken, within a group of samples: see world_model.training.distributed.

@@ -14,8 +14,9 @@ from world_model.core.geometry import se2_matrix
 from world_model.core.grid import FREE, VoxelGrid
 from world_model.models.geometric.agents.bodies import place_bodies, without_bodies
 from world_model.models.geometric.agents.completion import completed
+from world_model.models.geometric.agents.observed import FollowedMoment
 from world_model.models.geometric.agents.segments import movable_columns, segments
-from world_model.models.geometric.agents.tracker import Found, find_tracks
+from world_model.models.geometric.agents.tracker import Found, find_tracks, observe_bodies
 from world_model.models.geometric.agents.tracks import SLOTS, Tracks
 from world_model.models.geometric.evidence import gather_evidence, observe, previous_forecast
 
@@ -199,3 +200,28 @@ def test_repetition_and_choice_keep_every_bit() -> None:
     branched = found.expand(3).index([1, 4])
     for name, value in vars(found.tracks).items():
         assert torch.equal(getattr(branched.tracks, name), value), name
+
+
+def test_rows_of_a_batch_move_as_bodies_or_as_columns() -> None:
+    """What training sees of either kind is what the world makes of it."""
+    frames = drive(CAR, (4.4, 2.0), 4.0).expand(2, -1, -1, -1, -1)
+    field, second = torch.zeros(2, 96, 96, 2), torch.tensor([1.0, 2.0])
+    field[..., 0] = 4.0
+    moves, still = torch.ones(2, 96, 96, dtype=torch.bool), STILL.expand(2, 4, 4)
+    whole = torch.tensor([True, False])
+    moment = FollowedMoment.of(frames, field, moves, field, whole, GRID)
+    drawn = moment.drawn(still, second)
+    both = gather_evidence(moment.seen, still, second, GRID, draw=drawn.onto)
+
+    columns = gather_evidence(observe(frames[1:], field[1:]), STILL, second[1:], GRID)
+    assert all(torch.equal(value[1:], getattr(columns, name)) for name, value in vars(both).items())
+
+    found = find_tracks(frames[:1], field[:1], moves[:1], GRID)
+    seen = observe_bodies(frames[:1], found, field[:1])
+    movers, found = completed(seen.movers, found, GRID)
+    bodies = place_bodies(movers, found, found.tracks.advanced(1.0), STILL, GRID)
+    alone = gather_evidence(replace(seen, movers=movers), STILL, second[:1], GRID, draw=bodies.onto)
+    assert all(torch.equal(value[:1], getattr(alone, name)) for name, value in vars(both).items())
+
+    cleared = moment.without(both.labels, still, second)
+    assert not (cleared[0] == CAR).any() and torch.equal(cleared[1], both.labels[1])

@@ -184,6 +184,13 @@ class TestTraining:
         changed = {k.split(".")[0] for k, v in trained.model.state_dict().items() if not torch.equal(v, before[k])}
         assert changed == {learn}
 
+    def test_it_learns_from_movers_that_stay_whole(self, index: SceneIndex, tmp_path: Path) -> None:
+        loss, shard = GeometricLossConfig(learn="fusion", whole_ratio=1.0, voxels=500), BatchShard(micro_batch=2)
+        trained = GeometricTask(model(4), [index], "all", loss, seed=0, shard=shard)
+        before = trained.model.fusion.scores.weight.clone()
+        Trainer(trained, config_of(2), tmp_path, {}).run()
+        assert not torch.equal(trained.model.fusion.scores.weight, before)
+
     def test_turned_worlds_move_as_their_boxes_say(self) -> None:
         """What stands at p and moves with v stands, in the turned world, at T p and moves with T v."""
         x, y, speed = 11, 29, torch.tensor((3.0, -2.0))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from world_model.core.grid import CLASS_ID, CLASS_NAMES, FREE, STEP_S, VoxelGrid
+from world_model.core.sparse import any_in_columns, member
 from world_model.core.tensor_state import TensorState
 from world_model.models.geometric.agents.segments import (
     Columns,
@@ -156,7 +157,7 @@ def _maps(aligned: Tensor, earlier: Sequence[Columns]) -> Tensor:
     """(P, B * X * Y) uint8 movable class in earlier frames' columns, `FREE` for none, `BLANK` for nothing seen."""
     maps = []
     for p, columns in enumerate(earlier, 1):
-        seen = (aligned[:, p] != FREE).any(-1).reshape(-1)
+        seen = any_in_columns(~member(aligned[:, p], (FREE,))).reshape(-1)
         names = torch.where(seen, FREE, BLANK).to(torch.uint8)
         maps.append(names.index_copy_(0, columns.place, columns.label.to(torch.uint8)))
     return torch.stack(maps)

@@ -63,8 +63,8 @@ class Tracks(TensorState):
         """(B, K) bool, the objects that are under way."""
         return self.alive & (self.speed > 0)
 
-    def advanced(self, dt_s: float) -> Tracks:
-        """The objects after ``dt_s`` at constant speed and turn rate (CTRV), which is a circle or a line."""
+    def advanced(self, dt_s: float | Tensor) -> Tracks:
+        """The objects after ``dt_s``, or (B, 1) of them, at constant speed and turn rate (CTRV): a circle or a line."""
         turn = self.yaw_rate * dt_s
         half = turn / 2
         # Chord of the arc: its length shrinks by sin(h) / h, its direction turns by half the turn.
