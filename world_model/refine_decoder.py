@@ -22,10 +22,12 @@ from world_model.checkpoints.checkpoint import (
 from world_model.core.command import run
 from world_model.data.index import SceneIndex
 from world_model.data.tokens import TokenCache
+from world_model.evaluation.held_out import HeldOut, filled, of_world
 from world_model.models.forecaster.decoder_refinement import RefinementConfig, RefinementTask
 from world_model.training.command import RESUMES, Job, TrainArgs, train
 from world_model.training.distributed import DistributedContext
 from world_model.training.optim import OptimConfig
+from world_model.worlds.token import TokenWorld
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +75,11 @@ def job(args: Args, index: SceneIndex, context: DistributedContext) -> Job:
         workers=args.workers,
     )
 
+    def refined_weights(decoder: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {**tokenizer.state_dict(), **{f"decoder.{k}": v for k, v in decoder.items()}}
+
     def write(decoder: dict[str, Tensor], card: dict[str, Any]) -> Path:
-        weights = {**tokenizer.state_dict(), **{f"decoder.{k}": v for k, v in decoder.items()}}
+        weights = refined_weights(decoder)
         refined = {k: card[k] for k in ("iterations", "batch")} | {"rare_weight": args.rare_weight}
         earlier = before.get("decoder_refined", [])
         # Cards of version 0.1 hold a single refinement, not a list.
@@ -85,8 +90,17 @@ def job(args: Args, index: SceneIndex, context: DistributedContext) -> Job:
         return args.out
 
     again = f"refine again with --checkpoint {quote(str(args.out))} --rare-weight 0, or " if args.rare_weight else ""
+    look = None
+    if args.held_out_every:
+        look = HeldOut(
+            index,
+            args.held_out_split,
+            args.held_out,
+            lambda decoder: of_world(TokenWorld(filled(tokenizer, refined_weights(decoder)), forecaster)),
+        )
     return Job(
         task=task,
+        look=look,
         config=config,
         identity={"loss": config_to_json(loss), "tokens": before["tokens"]},
         title=f"decoder of {args.checkpoint}: {len(task.frames.groups)} groups of frames",

@@ -20,12 +20,14 @@ from world_model.checkpoints.checkpoint import (
 from world_model.core.command import run
 from world_model.data.index import SceneIndex
 from world_model.data.tokens import TokenCache
+from world_model.evaluation.held_out import HeldOut, filled, of_world
 from world_model.models.forecaster import PRESETS, Forecaster, for_tokenizer
 from world_model.models.forecaster.training import ForecasterLossConfig, ForecasterTask, windows_of
 from world_model.training.command import RESUMES, Job, Preset, TrainArgs, count_parameters, train
 from world_model.training.distributed import DistributedContext
 from world_model.training.loop import TrainConfig
 from world_model.training.optim import OptimConfig, iterations_of
+from world_model.worlds.token import TokenWorld
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,8 +110,18 @@ def job(args: Args, index: SceneIndex, context: DistributedContext) -> Job:
         copy_model(args.tokenizer, args.out, TOKENIZER_FILE)
         return args.out
 
+    look = None
+    if args.held_out_every:
+        decoding = load_tokenizer(args.tokenizer, context.device)[0]
+        look = HeldOut(
+            index,
+            args.held_out_split,
+            args.held_out,
+            lambda weights: of_world(TokenWorld(decoding, filled(model, weights))),
+        )
     return Job(
         task=task,
+        look=look,
         config=config,
         identity={"model": config_to_json(model.config), "loss": config_to_json(loss), "tokenizer": tokens},
         title=(

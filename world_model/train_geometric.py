@@ -11,11 +11,13 @@ import torch
 from world_model.checkpoints.checkpoint import GEOMETRIC_FILE, config_to_json, load_geometric, save_model
 from world_model.core.command import run
 from world_model.data.index import SceneIndex
+from world_model.evaluation.held_out import HeldOut, filled, of_world
 from world_model.models.geometric import PRESETS, GeometricForecaster
 from world_model.models.geometric.training import GeometricLossConfig, GeometricTask, Learn
 from world_model.training.command import RESUMES, Job, Preset, TrainArgs, count_parameters, train
 from world_model.training.distributed import DistributedContext
 from world_model.training.optim import OptimConfig
+from world_model.worlds.geometric import GeometricWorld
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +69,14 @@ def job(args: Args, index: SceneIndex, context: DistributedContext) -> Job:
     task = GeometricTask(
         model, indexes, args.split, loss, seed=args.seed, shard=shard, context=context, workers=args.workers
     )
+    look = None
+    if args.held_out_every:
+        look = HeldOut(
+            index, args.held_out_split, args.held_out, lambda weights: of_world(GeometricWorld(filled(model, weights)))
+        )
     return Job(
         task=task,
+        look=look,
         config=config,
         identity={"model": config_to_json(model.config), "loss": config_to_json(loss), **origin},
         title=(

@@ -11,6 +11,7 @@ from world_model.checkpoints.checkpoint import TOKENIZER_FILE, config_to_json, s
 from world_model.core.command import run
 from world_model.data.index import SceneIndex
 from world_model.data.streams import Flips, StreamPlan
+from world_model.evaluation.held_out import HeldOut, filled, of_tokenizer
 from world_model.models.tokenizer import PRESETS, Tokenizer
 from world_model.models.tokenizer.training import TokenizerLossConfig, TokenizerTask
 from world_model.training.command import RESUMES, Job, Preset, TrainArgs, count_parameters, train
@@ -93,7 +94,11 @@ def job(args: Args, index: SceneIndex, context: DistributedContext) -> Job:
         index, args.split, shard.batch, args.seed, parts=PARTS[args.preset], flips=args.flips, grid=model.config.grid
     )
     flips = {} if args.flips == "stream" else {"flips": args.flips}
+    look = None
+    if args.held_out_every:
+        look = HeldOut(index, args.held_out_split, args.held_out, lambda weights: of_tokenizer(filled(model, weights)))
     return Job(
+        look=look,
         task=TokenizerTask(model, plan, loss, seed=args.seed, shard=shard, context=context, workers=args.workers),
         config=config,
         identity={"model": config_to_json(model.config), "loss": config_to_json(loss), **flips},

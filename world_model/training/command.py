@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from world_model.core.errors import OptionError
 from world_model.core.files import check_writable
 from world_model.core.runtime import keep_memory
 from world_model.data.index import SceneIndex
@@ -16,6 +18,8 @@ from world_model.training.distributed import DistributedContext, join
 from world_model.training.loop import TrainConfig, Trainer
 from world_model.training.optim import OptimConfig
 from world_model.training.precision import Precision
+from world_model.training.report import Look
+from world_model.training.report_options import ReportOptions
 from world_model.training.task import Task
 
 Preset = Literal["base", "nano", "tiny"]
@@ -23,7 +27,7 @@ RESUMES = "the same command resumes from the last file that was saved in --out (
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainArgs:
+class TrainArgs(ReportOptions):
     """Options of every training command."""
 
     index: Path
@@ -83,6 +87,7 @@ class Job:
         write: writes the averaged weights with a card into the output folder; returns the path of the result.
         card: what the checkpoint says about itself, beyond data and training.
         following: the command that comes next.
+        look: how good averaged weights are on held-out windows, for --held-out-every.
     """
 
     task: Task
@@ -92,6 +97,7 @@ class Job:
     write: Callable[[dict[str, Tensor], dict[str, Any]], Path]
     card: dict[str, Any] = field(default_factory=dict)
     following: str
+    look: Callable[[dict[str, Tensor]], Look] | None = None
 
 
 def train(args: TrainArgs, prepare: Callable[[SceneIndex, DistributedContext], Job]) -> None:
@@ -105,13 +111,25 @@ def train(args: TrainArgs, prepare: Callable[[SceneIndex, DistributedContext], J
     with join(args.device) as context:
         if context.first:
             check_writable(args.out)
+        plain = json.loads(json.dumps(asdict(args), default=str))
+        reports = args.reports(args.out, plain) if context.first else None
         index = SceneIndex.load(args.index)
         job = prepare(index, context)
         shard = job.task.shard
         if context.first:
             print(f"{job.title}, {job.config.iterations} iterations of {shard}", flush=True)
         identity = {"train": job.config.identity(shard), "data": index.fingerprint, "split": args.split}
-        trainer = Trainer(job.task, job.config, args.out, {**identity, **job.identity})
+        if args.held_out_every and job.look is None:
+            raise OptionError("--held-out-every", "a model with forecasts of its own", "leave the option out")
+        trainer = Trainer(
+            job.task,
+            job.config,
+            args.out,
+            {**identity, **job.identity},
+            reports=reports,
+            look=job.look,
+            look_every=args.held_out_every,
+        )
         trainer.run()
         if context.first:
             card = {"data": index.fingerprint, "data_source": index.source, **job.card, **trainer.card()}

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -25,6 +23,7 @@ from world_model.training.distributed import BatchShard, DistributedContext
 from world_model.training.optim import OptimConfig, WeightAverage
 from world_model.training.precision import Precision, resolve_precision, run_in_bfloat16
 from world_model.training.progress import Progress
+from world_model.training.report import Look, Reports, csv_text
 from world_model.training.resume import check_identity, read_state
 from world_model.training.task import Loss, Task, mean_logs
 
@@ -105,10 +104,25 @@ class Trainer:
         config: how long and how.
         out: folder for ``last.pt`` (to resume), ``log.csv``; all processes must see it.
         identity: what must agree for a run to be resumed (configuration, data fingerprint); plain values.
+        reports: who is told in the first process, beside the CSV files; None: no one.
+        look: takes averaged weights, and finds out how good they are on held-out data; called in the first process.
+        look_every: iterations between two looks; 0: none.
     """
 
-    def __init__(self, task: Task, config: TrainConfig, out: Path, identity: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        task: Task,
+        config: TrainConfig,
+        out: Path,
+        identity: dict[str, Any],
+        *,
+        reports: Reports | None = None,
+        look: Callable[[dict[str, Tensor]], Look] | None = None,
+        look_every: int = 0,
+    ) -> None:
         self.task, self.config, self.out, self.identity = task, config, out, identity
+        self.reports = reports or Reports(out, identity)
+        self.look, self.look_every = look, look_every if look is not None else 0
         self.context, self.shard = task.context, task.shard
         self.dtype = resolve_precision(config.precision, self.device)
         if self.dtype == torch.bfloat16:
@@ -127,6 +141,8 @@ class Trainer:
         self.average = WeightAverage(task.model, config.optim.ema)
         self.iteration, self.seconds = 0, 0.0
         self.rows: list[dict[str, float]] = []
+        self.looks: list[dict[str, float]] = []
+        self.progress = Progress()
         self._stop, self._saved = False, 0
 
     @property
@@ -146,7 +162,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write everything that decides the rest of the run, atomically (all processes call it, the first writes)."""
-        task = self.task.state()
+        task, progress = self.task.state(), self.progress.state(self.context)
         if not self.context.first:
             return
         state = {
@@ -158,6 +174,8 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "task": task,
             "rows": self.rows,
+            "looks": self.looks,
+            "progress": progress,
         }
         try:
             with atomic_write(self.last) as stream:
@@ -170,12 +188,9 @@ class Trainer:
                 f"free space or fix permissions: the same command goes on from iteration {self._saved}",
             ) from error
         self._saved = self.iteration
-        if self.rows:
-            text = io.StringIO()
-            writer = csv.DictWriter(text, fieldnames=list(self.rows[-1]), extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(self.rows)
-            write_text(self.out / "log.csv", text.getvalue())
+        for name, rows in (("log.csv", self.rows), ("held_out.csv", self.looks)):
+            if rows:
+                write_text(self.out / name, csv_text(rows))
 
     def resume(self) -> bool:
         """Go on with an interrupted run; whether there is one.
@@ -195,6 +210,8 @@ class Trainer:
             return False
         check_identity(self.last, state["identity"], self.identity)
         self.iteration, self.seconds, self.rows = state["iteration"], state["seconds"], state["rows"]
+        self.looks = state.get("looks", [])
+        self.progress.restore(state.get("progress"), self.device)
         self._saved = self.iteration
         self.task.model.load_state_dict(state["model"])
         for name, value in state["average"].items():
@@ -207,6 +224,7 @@ class Trainer:
         """Train to the end; an interrupt saves and stops."""
         if self.resume():
             self._say(f"resuming {self.last} at iteration {self.iteration} of {self.config.iterations}")
+        self.reports.begin = self.iteration
         # Python lets the main thread alone set handlers: a notebook's or a server's thread trains without them.
         caught = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
         previous = {s: signal.signal(s, self._interrupt) for s in caught}
@@ -216,6 +234,8 @@ class Trainer:
             for s, handler in previous.items():
                 signal.signal(s, handler)
         self.save()
+        if self.context.first:
+            self.reports(self.iteration, last=True)
         self.context.barrier()
         if self._stop:
             self._say(f"stopped at iteration {self.iteration}; the same command resumes from {self.last}")
@@ -245,21 +265,36 @@ class Trainer:
         self._stop = True
 
     def _iterate(self) -> None:
-        clock, progress = time.perf_counter(), Progress()
-        batches = self.task.batches(self.iteration, self.config.iterations)
+        clock, batches = time.perf_counter(), self.task.batches(self.iteration, self.config.iterations)
         while self.iteration < self.config.iterations:
-            progress.add(self.step(progress.timed(batches, self.shard.accumulate)))
+            self.progress.add(self.step(self.progress.timed(batches, self.shard.accumulate)))
             now = time.perf_counter()
             self.seconds, clock = self.seconds + now - clock, now
-            if self.iteration % self.config.log_every == 0 or self.iteration == self.config.iterations:
-                self._report(progress)
-                progress = Progress()
+            ended = self.iteration == self.config.iterations
+            if self.iteration % self.config.log_every == 0 or ended:
+                self._report(self.progress)
+                self.progress = Progress()
+            if self.look_every and (self.iteration % self.look_every == 0 or ended):
+                self._look()
+                took, clock = time.perf_counter() - clock, time.perf_counter()
+                self.progress.begin += took  # neither training nor waiting for data
             # A signal need not reach all processes within the same iteration.
             self._stop = self.context.any(self._stop)
             if self._stop:
                 return
             if self.iteration % self.config.save_every == 0:
                 self.save()
+
+    def _look(self) -> None:
+        """The other processes wait meanwhile, at the next thing that they do together."""
+        if not self.context.first or self.look is None:
+            return
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            found = self.look(self.average.weights)
+        self.looks.append({"iteration": self.iteration, **found.values})
+        named = {f"held_out/{name}": value for name, value in found.values.items()}
+        self.reports(self.iteration, named, found.pictures)
+        self._say("  held out: " + " ".join(f"{k} {v:.4g}" for k, v in found.values.items()))
 
     def step(self, batches: Iterator[Any]) -> dict[str, Tensor]:
         """One optimizer step over this process's micro-batches of it."""
@@ -304,6 +339,8 @@ class Trainer:
         if self.peak_gb is not None:
             row["peak_gb"] = round(self.peak_gb, 3)
         self.rows.append(row)
+        if self.context.first:
+            self.reports(self.iteration, {name: value for name, value in row.items() if name != "iteration"})
         left = (self.config.iterations - self.iteration) / pace
         parts = " ".join(f"{k} {v:.4g}" for k, v in means.items())
         peak = f", {self.peak_gb:.2f} GB" if self.peak_gb is not None else ""

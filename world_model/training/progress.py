@@ -17,6 +17,7 @@ class Progress:
 
     def __init__(self) -> None:
         self.begin, self.steps, self.waited_s = time.perf_counter(), 0, 0.0
+        self._before = 0
         self.sums: dict[str, Tensor] = {}
 
     def timed(self, batches: Iterator[Any], count: int) -> Iterator[Any]:
@@ -40,7 +41,19 @@ class Progress:
         values = context.mean(torch.stack(list(self.sums.values()))).tolist()
         return {k: round(v / self.steps, 6) for k, v in zip(self.sums, values, strict=True)}
 
+    def state(self, context: DistributedContext) -> dict[str, Any] | None:
+        """What a resumed run needs to report the same means; called by all processes."""
+        if not self.sums:
+            return None
+        return {"steps": self.steps, "sums": {name: context.mean(value) for name, value in self.sums.items()}}
+
+    def restore(self, state: dict[str, Any] | None, device: torch.device) -> None:
+        """Go on from a `state`; the pace is that of this process alone."""
+        if state is not None:
+            self.steps, self.sums = state["steps"], {k: v.to(device) for k, v in state["sums"].items()}
+            self._before = self.steps
+
     def pace(self) -> tuple[float, float]:
         """Steps a second, and the share of the time spent waiting for data."""
         took = max(time.perf_counter() - self.begin, 1e-9)
-        return self.steps / took, self.waited_s / took
+        return (self.steps - self._before) / took, self.waited_s / took
