@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -225,9 +225,11 @@ class GeometricWorld:
 
     def trust_figures(self, state: GeometricState) -> dict[str, Tensor]:
         """What the forecast trust is made of, (B,) by name; see `Certainty`, and how well the past was forecast."""
-        certainty = {field.name: getattr(state.certainty, field.name) for field in fields(Certainty)}
+        certainty = {name: getattr(state.certainty, name) for name in ("unseen", "expected_iou")}
         return {**certainty, "past_iou": torch.maximum(state.belief.network_iou, state.belief.evidence_iou)}
 
     def self_check_figures(self, state: GeometricState) -> dict[str, Tensor]:
-        """What the self-check of the reset has found, (B,) by name: the IoU of both with the known frame."""
-        return {"network_iou": state.belief.network_iou, "evidence_iou": state.belief.evidence_iou}
+        """How the network stands beside no learning, (B,) by name: the IoU with a known frame that it and the evidence
+        reached at the reset, and by how much its forecast is expected to be better now."""
+        belief, lead = state.belief, state.certainty.expected_lead
+        return {"network_iou": belief.network_iou, "evidence_iou": belief.evidence_iou, "expected_lead": lead}

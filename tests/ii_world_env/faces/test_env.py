@@ -259,8 +259,10 @@ def test_infos_show_the_self_check() -> None:
     env = gym.make(ii_world_env.ENV_ID)
     _, info = env.reset(seed=0)
     found = info["self_check"]
-    assert set(found) == {"network_iou", "evidence_iou"} and all(0 < value <= 1 for value in found.values())
-    assert env.step(env.action_space.sample())[4]["self_check"] == found
+    assert set(found) == {"network_iou", "evidence_iou", "expected_lead"} and found.pop("expected_lead") == 0
+    assert all(0 < value <= 1 for value in found.values())
+    later = env.step(env.action_space.sample())[4]["self_check"]
+    assert 0 < later.pop("expected_lead") < 1 and later == found
     _, info = gym.make(ii_world_env.ENV_ID, self_check=False).reset(seed=0)
-    assert info["self_check"] == {"network_iou": 1.0, "evidence_iou": 1.0}
+    assert info["self_check"] == {"network_iou": 1.0, "evidence_iou": 1.0, "expected_lead": 0.0}
     assert "self_check" not in gym.make(ii_world_env.ENV_ID, world="transport").reset(seed=0)[1]

@@ -75,6 +75,18 @@ def test_what_the_self_check_found_is_reported() -> None:
     assert (off.self_check_figures(off.reset(clips))["network_iou"] == 1).all()
 
 
+@torch.no_grad()
+def test_the_expected_lead_tells_a_network_that_erases_from_one_that_believes() -> None:
+    torch.manual_seed(0)
+    clips, believing = held_still(), GeometricForecaster(tiny(GRID)).eval()
+    leads = []
+    for model in (believing, untrained()):
+        world = GeometricWorld(model, self_check=False)
+        assert (world.self_check_figures(world.reset(clips))["expected_lead"] == 0).all()
+        leads.append(world.self_check_figures(driven(world, clips, 1))["expected_lead"])
+    assert (leads[0].abs() < 0.005).all() and (leads[1] < -0.01).all()
+
+
 class Watching(GeometricWorld):
     """A world whose motion network says that all movable columns go along x at one speed."""
 

@@ -7,7 +7,7 @@ voxels; the class only for the occupied ones, one voxel in twenty.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -56,16 +56,21 @@ class Certainty(TensorState):
         unseen: (B,) float32 share of the columns that no observed frame covered.
         expected_iou: (B,) float32 IoU with the truth if every voxel were occupied with the probability that its own
             logit says: E[intersection] / E[union].
+        expected_lead: (B,) float32 the same, less that of the evidence of observed columns as it is: what the network
+            expects to be better than moving what was observed.
     """
 
     unseen: Tensor
     expected_iou: Tensor
+    expected_lead: Tensor = field(
+        metadata={"absent": lambda like, rows: torch.zeros_like(like.unseen[:1]).expand(rows)}
+    )
 
     @classmethod
     def of_observation(cls, batch: int, device: torch.device) -> Certainty:
         """Of B moments at which nothing has been forecast yet."""
         one = torch.ones(batch, dtype=torch.float32, device=device)
-        return cls(unseen=torch.zeros_like(one), expected_iou=one)
+        return cls(unseen=torch.zeros_like(one), expected_iou=one, expected_lead=torch.zeros_like(one))
 
 
 class FusionNet(nn.Module):
@@ -140,7 +145,8 @@ class FusionNet(nn.Module):
         fused = self(lowered)
         logits = self.sparse_logits(fused)
         unseen = (evidence.visibility != OBSERVED).flatten(1).float().mean(1)
-        certainty = Certainty(unseen=unseen, expected_iou=expected_iou(logits))
+        forecast, moved = expected_ious(logits, observed_voxels(fused))
+        certainty = Certainty(unseen=unseen, expected_iou=forecast, expected_lead=forecast - moved)
         return shift.raised(self.labels(fused, logits, belief), evidence.labels), certainty
 
     def canonical(self, evidence: Evidence) -> tuple[Evidence, GroundShift]:
@@ -280,21 +286,33 @@ def _at_once(evidence: Evidence) -> int:
     return GRIDS_AT_ONCE.get(evidence.labels.device.type, len(evidence.labels))
 
 
-def expected_iou(scores: Tensor) -> Tensor:
-    """E[intersection] / E[union] of a forecast with a truth that is drawn voxel by voxel.
+def observed_voxels(fused: Fused) -> Tensor:
+    """(B, Xc, Yc, slots) bool, the voxels that an observed frame shows occupied, moved: what the ego warp forecasts."""
+    seen = (fused.labels != FREE).view(*fused.visibility.shape, -1)
+    return (seen & (fused.visibility == OBSERVED)[..., None]).view(fused.labels.shape)
+
+
+def expected_ious(scores: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
+    """E[intersection] / E[union] of two forecasts with a truth that is drawn voxel by voxel.
 
     Args:
-        scores: (B, ...) logits that a voxel is occupied; the forecast holds those above 0 for occupied.
+        scores: (B, ...) logits that a voxel is occupied; the first forecast holds those above 0 for occupied.
+        other: (B, ...) bool, the second forecast.
 
     Returns:
-        (B,) float32; 1 where nothing is occupied and nothing is expected to be.
+        (B,) float32 each; 1 where nothing is occupied and nothing is expected to be.
     """
-    chance = scores.flatten(1).float().sigmoid()
-    expected = chance.sum(1)
+    chance, some = scores.flatten(1).float().sigmoid(), other.flatten(1).float()
+    expected, second = chance.sum(1), torch.linalg.vecdot(chance, some)
+    count = some.sum(1)
     # In place and in floats: with a comparison that makes bools all this takes 2.6 times as long on a CPU.
-    hit = F.threshold(chance, 0.5, 0.0, inplace=True).sum(1)
-    union = chance.gt_(0.0).sum(1) + expected - hit
-    return torch.where(union > 0, hit / union, torch.ones_like(hit))
+    first = F.threshold(chance, 0.5, 0.0, inplace=True).sum(1)
+    return _share(first, chance.gt_(0.0).sum(1) + expected - first), _share(second, count + expected - second)
+
+
+def _share(part: Tensor, whole: Tensor) -> Tensor:
+    """part / whole, 1 where both are zero."""
+    return torch.where(whole > 0, part / whole, torch.ones_like(part))
 
 
 def ground_relative(evidence: Evidence) -> tuple[Evidence, GroundShift]:

@@ -10,7 +10,7 @@ from street import street_clips
 from tiny_checkpoints import TINY, write_geometric
 
 from world_model.core.geometry import invert_pose, se2_matrix
-from world_model.models.geometric.fusion import expected_iou
+from world_model.models.geometric.fusion import expected_ious
 from world_model.worlds import build_world
 from world_model.worlds.geometric import GeometricWorld
 
@@ -30,21 +30,26 @@ def move(*steps_m: float) -> torch.Tensor:
     return invert_pose(se2_matrix(dx, 0 * dx, 0 * dx))
 
 
-def test_expected_iou_is_that_of_truths_drawn_from_the_scores() -> None:
+def test_expected_ious_are_those_of_truths_drawn_from_the_scores() -> None:
     generator = torch.Generator().manual_seed(0)
     scores = 3 * torch.randn(2, 40, 50, generator=generator) - 1
-    forecast = (scores > 0).flatten(1)
+    other = torch.rand(2, 40, 50, generator=generator) < 0.3
     truth = torch.rand(400, 2, 2000, generator=generator) < scores.sigmoid().flatten(1)
-    both, either = (truth & forecast).sum(2), (truth | forecast).sum(2)
-    torch.testing.assert_close(expected_iou(scores), both.sum(0) / either.sum(0), atol=2e-3, rtol=0)
+    for found, forecast in zip(expected_ious(scores, other), (scores > 0, other), strict=True):
+        both, either = (truth & forecast.flatten(1)).sum(2), (truth | forecast.flatten(1)).sum(2)
+        torch.testing.assert_close(found, both.sum(0) / either.sum(0), atol=2e-3, rtol=0)
 
 
-def test_expected_iou_at_its_ends() -> None:
+def test_expected_ious_at_their_ends() -> None:
     sure = torch.tensor([[50.0, -50.0, 50.0]])
-    assert expected_iou(sure).item() == pytest.approx(1)
-    assert expected_iou(torch.full((1, 9), float("-inf"))).item() == 1  # empty, and surely so
+    both = expected_ious(sure, sure > 0)
+    assert torch.allclose(torch.stack(both), torch.ones(2, 1))
+    nothing = torch.full((1, 9), float("-inf"))
+    assert torch.equal(torch.stack(expected_ious(nothing, nothing > 0)), torch.ones(2, 1))  # empty, and surely so
     doubtful = torch.tensor([[0.1, -0.1]])
-    assert 0.3 < expected_iou(doubtful).item() < 0.4  # one voxel of two, each a coin toss: 0.5 / 1.5
+    iou, other = expected_ious(doubtful, doubtful < 0)
+    assert 0.3 < iou.item() < 0.4  # one voxel of two, each a coin toss: 0.5 / 1.5
+    assert other.item() < iou.item()
 
 
 @torch.inference_mode()
