@@ -230,6 +230,8 @@ class GeometricWorld:
 
     def self_check_figures(self, state: GeometricState) -> dict[str, Tensor]:
         """How the network stands beside no learning, (B,) by name: the IoU with a known frame that it and the evidence
-        reached at the reset, and by how much its forecast is expected to be better now."""
+        reached at the reset, and by how much its forecast is expected to be better now: what it expects itself, less
+        what it expected too much then."""
         belief, lead = state.belief, state.certainty.expected_lead
+        lead = torch.where(state.elapsed_s > 0, lead - belief.optimism, lead)
         return {"network_iou": belief.network_iou, "evidence_iou": belief.evidence_iou, "expected_lead": lead}

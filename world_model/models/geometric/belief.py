@@ -10,7 +10,7 @@ Legend: B grids, (Xc, Yc, S) cells of S voxels, N voxels, L levels, K groups.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from world_model.core.grid import FREE, NUM_CLASSES
 from world_model.core.ground import BANDS, band_of
 from world_model.core.sparse import nonzero_indices, occupied_indices
 from world_model.core.tensor_state import TensorState
+from world_model.models.geometric.expectation import expected_ious
 
 LEVELS = (0.0, 1.0, 2.0, 4.0, 1e4)
 """Logits that are added to evidence, or asked of what is drawn; with the last the evidence decides alone."""
@@ -49,6 +50,7 @@ class Belief(TensorState):
             classes that the data do not have.
         named: (B, 18) float32 added to the score of the class that the evidence has.
         network_iou, evidence_iou: (B,) float32 IoU of both with the known frame; 1 where nothing was checked.
+        optimism: (B,) float32 by how much the network overrated its lead over the evidence there.
     """
 
     kept: Tensor
@@ -56,13 +58,15 @@ class Belief(TensorState):
     named: Tensor
     network_iou: Tensor
     evidence_iou: Tensor
+    optimism: Tensor = field(metadata={"absent": lambda like, rows: like.network_iou.new_zeros(rows)})
 
     @classmethod
     def blank(cls, batch: int, device: torch.device) -> Belief:
         """The network's word as it is."""
         one = torch.ones(batch, dtype=torch.float32, device=device)
         zero = one.new_zeros(batch, NUM_CLASSES)
-        return cls(kept=zero.repeat(1, BANDS), drawn=zero, named=zero, network_iou=one, evidence_iou=one)
+        bands = zero.repeat(1, BANDS)
+        return cls(kept=bands, drawn=zero, named=zero, network_iou=one, evidence_iou=one, optimism=0 * one)
 
     def without(self, absent: Tensor) -> Belief:
         """Classes (B, 18) bool that are never drawn: the likeliest other one is drawn instead."""
@@ -102,12 +106,15 @@ def find_belief(logits: Tensor, classes: Tensor, labels: Tensor, truth: Tensor, 
     gain = logit.new_zeros(batch * NUM_CLASSES)
     better = ((name[seen] == true[seen]).float() - right.float()) * (true[seen] != FREE)
     gain.index_add_(0, seen // per_grid * NUM_CLASSES + here, better)
+    expected, moved = expected_ious(logits, labels != FREE)
+    network, warped = (_occupied_iou(part, truth != FREE) for part in (logits > 0, labels != FREE))
     return Belief(
         kept=kept,
         drawn=drawn,
         named=(gain.view(batch, NUM_CLASSES) < 0).float() * LEVELS[-1],
-        network_iou=_occupied_iou(logits > 0, truth != FREE),
-        evidence_iou=_occupied_iou(labels != FREE, truth != FREE),
+        network_iou=network,
+        evidence_iou=warped,
+        optimism=(expected - moved) - (network - warped),
     )
 
 
