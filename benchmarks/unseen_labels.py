@@ -9,7 +9,7 @@ Two measurements, each beside the ego warp and, as ablations, without the self-c
   (`world_model.data.label_styles`; the draws of this benchmark are those of no training); and of further data sets as
   they are (towns with hills, ScenarioNet, recordings).
 
-From all windows together: does the forecast trust say where the world is worse than the ego warp?
+From all windows together: do the forecast trust and the expected lead say where the world is worse than the ego warp?
 
     python benchmarks/unseen_labels.py --frames a/labels.npz b/labels.npz
     python benchmarks/unseen_labels.py --index data/synthetic --others data/hills data/scenarionet
@@ -38,7 +38,7 @@ from world_model.evaluation.metrics import Confusion
 from world_model.evaluation.statistics import interval_95, resampled
 from world_model.rollouts.rollout import Rollout, roll
 from world_model.trust import calibrated_trust
-from world_model.worlds import World, build_world
+from world_model.worlds import SelfChecking, World, WorldState, build_world
 from world_model.worlds.geometric import GeometricWorld
 
 PAST, STEPS, SHOWN, ROAD, LEAST_ROAD = 4, 6, (2, 4, 6), 11, 80
@@ -201,7 +201,7 @@ def other_makers(args: Args, rows: dict[str, World]) -> list[Table]:
     """Scores of every kind of labels, and 95 % intervals of the lead over the warp, over the scenes; then the trust."""
     trust = calibrated_trust(rows[args.world], None if args.checkpoint is None else str(args.checkpoint))
     cells: list[list[str]] = []
-    trusted: list[tuple[float, float]] = []
+    trusted: list[tuple[float, float, float]] = []
     for some in sets(args):
         counts = np.zeros((len(rows), len(some.frames), len(SHOWN), *Confusion().table.shape))
         for n in range(len(some.frames)):
@@ -214,7 +214,7 @@ def other_makers(args: Args, rows: dict[str, World]) -> list[Table]:
                     counts[row, n, h] = confusion.table
                     if name == args.world and trust is not None:
                         above = confusion.iou() - Confusion(counts[0, n, h]).iou()
-                        trusted.append((float(trust(shown.states[k])[0]), above))
+                        trusted.append((float(trust(shown.states[k])[0]), lead_of(world, shown.states[k]), above))
             print(f"\r{some.name}: {n + 1}/{len(some.frames)} windows", end="", flush=True)
         print("\r\033[K", end="")
         scene = np.array(some.scenes)
@@ -237,13 +237,19 @@ def other_makers(args: Args, rows: dict[str, World]) -> list[Table]:
     return [table, trust_table(np.array(trusted))] if trusted else [table]
 
 
+def lead_of(world: World, state: WorldState) -> float:
+    """The lead over the ego warp that a forecast expects of itself; 0 where it says nothing."""
+    return float(world.self_check_figures(state)["expected_lead"][0]) if isinstance(world, SelfChecking) else 0.0
+
+
 def trust_table(trusted: NDArray[np.float64]) -> Table:
-    """AUROC of mistrust for "worse than the ego warp"; forecasts are (N, 2): trust, and lead over the warp in IoU."""
+    """AUROC for "worse than the ego warp"; forecasts are (N, 3): trust, expected lead, and the true lead in IoU."""
     cells = []
     for margin in (0.0, 0.005, 0.01):
-        worse = trusted[:, 1] < -margin
-        cells.append([f"> {100 * margin:g}", f"{worse.sum()} of {len(worse)}", f"{auroc(-trusted[:, 0], worse):.2f}"])
-    return Table(["IoU below the ego warp, points", "forecasts", "AUROC of 1 - trust"], cells)
+        worse = trusted[:, 2] < -margin
+        scores = (f"{auroc(-score, worse):.2f}" for score in trusted[:, :2].T)
+        cells.append([f"> {100 * margin:g}", f"{worse.sum()} of {len(worse)}", *scores])
+    return Table(["IoU below the ego warp, points", "forecasts", "AUROC of 1 - trust", "of -expected lead"], cells)
 
 
 def auroc(score: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
