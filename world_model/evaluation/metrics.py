@@ -108,6 +108,11 @@ class Confusion:
         """Mean IoU over those of ``classes`` with IoU above 0; NaN if there is none."""
         return _mean_above(self.per_class()[list(classes)], 0.0)
 
+    def miou_occworld(self) -> float:
+        """OccWorld's mean over all classes but free: one that the ground truth does not hold counts as IoU 1."""
+        absent = self.counts.sum(1) == 0
+        return float(np.where(absent, 1.0, self.per_class())[list(SEMANTIC)].mean())
+
     def iou(self, classes: Sequence[int] = SEMANTIC) -> float:
         """Binary IoU of "is one of ``classes``" (all but free: occupied); NaN if neither side has any."""
         return _binary(self.counts, np.isin(np.arange(NUM_CLASSES), list(classes)))

@@ -21,7 +21,8 @@ class OptimConfig:
         weight_decay: of AdamW.
         clip_norm: gradients are scaled down to this norm.
         warmup: iterations of linear warm-up from a thousandth of the peak.
-        schedule: "step" drops to a tenth at ``decay_at`` (as published); "cosine" falls smoothly to 1 % of the peak.
+        schedule: "step" drops to a tenth at ``decay_at`` (as published); "cosine" falls smoothly to 1 % of the peak,
+            "long-cosine" to a thousandth.
         decay_at: fraction of all iterations where "step" drops.
         ema: decay of the weight average that is evaluated and shipped.
     """
@@ -30,7 +31,7 @@ class OptimConfig:
     weight_decay: float = 1e-2
     clip_norm: float = 5.0
     warmup: int = 200
-    schedule: Literal["step", "cosine"] = "step"
+    schedule: Literal["step", "cosine", "long-cosine"] = "step"
     decay_at: float = 20 / 24
     ema: float = 0.999
 
@@ -49,7 +50,8 @@ class OptimConfig:
         if self.schedule == "step":
             return self.learning_rate * (0.1 if iteration >= self.decay_at * iterations else 1.0)
         progress = (iteration - self.warmup) / max(1, iterations - self.warmup)
-        return self.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+        floor = 0.01 if self.schedule == "cosine" else 0.001
+        return self.learning_rate * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
 
 
 def iterations_of(epochs: float, samples: int, batch: int, otherwise: int) -> int:

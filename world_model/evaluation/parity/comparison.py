@@ -105,20 +105,22 @@ class Comparison:
         slack = 2 * self.slack("token") + 4e-6 * best.abs()
         self.equal("labels", labels_key, labels[:, None], (gap <= slack)[:, None])
 
-    def gradients(self, prefix: str, model: nn.Module, names: list[str], kind: str, skip: str = r"(?!)") -> None:
+    def gradients(
+        self, prefix: str, model: nn.Module, names: list[str], kind: str, skip: str = r"(?!)", norms: str = ""
+    ) -> None:
         """Gradient norms of all parameters (in the order of ``names``, but those that ``skip`` is found in), and whole
-        gradients where stored."""
+        gradients where stored, under ``prefix`` and the parameter's name. ``norms``: the key of the norms."""
         gradients = {n: torch.zeros(()) if p.grad is None else p.grad.double() for n, p in model.named_parameters()}
         if unknown := set(names) - set(gradients):
             found = f"{self.file.path}: gradients of unknown parameters {sorted(unknown)[:3]}"
             raise DataError(found, "published names", "")
-        if f"{prefix}grad_norm" in self.file:
-            stored = self.file.tensor(f"{prefix}grad_norm").double()
+        if norms in self.file:
+            stored = self.file.tensor(norms).double()
             keep = torch.tensor([re.search(skip, name) is None for name in names])
             norms = torch.stack([gradients[name].norm().cpu() for name in names])
             # Norms of 0 to 100: relative to their size, down to a thousandth of the largest.
             error = ((norms - stored).abs() / (stored.abs() + 1e-3 * stored[keep].max()))[keep].max()
             limit = TOLERANCE[f"{kind} norm"].of(self.dtype, 1.0)
             self.add("training: gradient norms (relative)", float(error), int(keep.sum()), limit)
-        whole = self.file.matches(re.escape(f"{prefix}grad.") + "(.*)")
+        whole = self.file.matches(re.escape(prefix) + "(.*)")
         self.close("training: gradients", kind, {key: gradients[match[1]] for key, match in whole.items()})

@@ -11,12 +11,15 @@ from torch import Tensor
 from world_model.core.errors import DataError, IIWorldError
 from world_model.evaluation.parity.comparison import Comparison
 from world_model.evaluation.parity.golden import GoldenFile
+from world_model.evaluation.parity.occworld import verify_occworld
 from world_model.evaluation.parity.reference import verify_losses, verify_metrics, verify_pose_ops
 from world_model.evaluation.parity.report import Report
 from world_model.evaluation.parity.tokenizer import Frames, build, verify_tokenizer
 from world_model.evaluation.parity.world import WorldComparison, verify_world
 
 TOKENIZER_WEIGHTS, WORLD_WEIGHTS = "tok_sd.npz", "world_sd.npz"
+OCCWORLD = "occworld_"
+"""Files of OccWorld, each with its own weights."""
 REFERENCES: dict[str, Callable[[Comparison], None]] = {
     "losses.npz": verify_losses,
     "metrics.npz": verify_metrics,
@@ -35,7 +38,7 @@ def verify_folder(
 
     Args:
         folder: with ``tok_sd.npz`` and ``tok_*.npz``, ``world_sd.npz`` and ``world_*.npz``, ``losses.npz``,
-            ``metrics.npz``, ``pose_ops.npz``; what is missing is reported as skipped.
+            ``metrics.npz``, ``pose_ops.npz``, ``occworld_*.npz``; what is missing is reported as skipped.
         dtype: number format to compute in, float64 or float32.
         only: names of the files to compare; None: all.
         progress: called with the name of every file before it is compared.
@@ -50,7 +53,7 @@ def verify_folder(
     for name in names:
         if name in (TOKENIZER_WEIGHTS, WORLD_WEIGHTS) or not (only is None or name in only):
             continue
-        if not name.startswith(("tok_", "world_")) and name not in REFERENCES:
+        if not name.startswith(("tok_", "world_", OCCWORLD)) and name not in REFERENCES:
             report.skipped[name] = "not a name of the golden layout"
             continue
         progress(name)
@@ -92,6 +95,9 @@ def _verify(folder: Path, check: Comparison) -> str | None:
     name = check.file.path.name
     if name in REFERENCES:
         REFERENCES[name](check)
+        return None
+    if name.startswith(OCCWORLD):
+        verify_occworld(check)
         return None
     of_tokenizer = name.startswith("tok_")
     needed = TOKENIZER_WEIGHTS if of_tokenizer else WORLD_WEIGHTS

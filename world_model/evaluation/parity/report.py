@@ -48,6 +48,9 @@ TOLERANCE: dict[str, Tolerance] = {
     # In float32 the order of summation, and so the number of threads, shows in gradients: 2e-5 with one, 2e-4 with two.
     "gradient": Tolerance(2.4e-7, 5.0e-4, 1.0),
     "gradient norm": Tolerance(1.0e-6, 5.0e-3, 1.0),
+    # OccWorld, computed and stored in float64; its README tabulates 1e-12 and 1e-5, its scores were summed in float32.
+    "loss": Tolerance(1e-11, 2.0e-5, 1.0),
+    "score": Tolerance(2.0e-5, 2.0e-2, 1.0),
     # Computed in float32 by the published model, so the references themselves are off by single precision.
     "single": Tolerance(1.0e-6, 2.0e-6, 1.0),
     "single gradient": Tolerance(5.0e-5, 5.0e-5, 1.0),

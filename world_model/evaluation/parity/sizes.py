@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from world_model.core.errors import DataError
 from world_model.core.grid import VoxelGrid
 from world_model.models.forecaster import ForecasterConfig
+from world_model.models.occworld import OccWorldConfig
 from world_model.models.tokenizer import TokenizerConfig
 
 VOXEL_M = 0.4
@@ -59,6 +60,32 @@ def tokenizer_config(weights: Mapping[str, Tensor], grid: VoxelGrid) -> Tokenize
         spatial_divisors=tuple(2**i for i in reversed(range(_count(weights, r"vq\.recover_scale_conv\.(\d+)\.")))),
         memory=_count(weights, r"vq\.recover_time_conv\.(\d+)\."),
         faithful=True,
+    )
+
+
+def occworld_config(weights: Mapping[str, Tensor], grid: VoxelGrid) -> OccWorldConfig:
+    """Sizes of a published OccWorld, of any width and depth. The number of heads leaves no trace in the weights.
+
+    Raises:
+        DataError: parameters are missing that every OccWorld has.
+    """
+    codec = {key.removeprefix("vae."): value for key, value in weights.items() if key.startswith("vae.")}
+    levels = _count(codec, r"encoder\.down\.(\d+)\.block\.0\.")
+    channels = _width(codec, "encoder.conv_in.weight")
+    widths = [_width(codec, f"encoder.down.{i}.block.0.conv1.weight") for i in range(levels)]
+    return OccWorldConfig(
+        grid=grid,
+        class_embed=_width(codec, "class_embeds.weight", 1),
+        channels=channels,
+        channel_mult=tuple(width // channels for width in widths),
+        res_blocks=tuple(_count(codec, rf"encoder\.down\.{i}\.block\.(\d+)\.") for i in range(levels)),
+        level_attention=any(re.match(r"encoder\.down\.\d+\.attn\.", key) for key in codec),
+        middle_attention="encoder.mid.attn_1.q.weight" in codec,
+        latent=_width(codec, "vqvae.embedding.weight", 1),
+        codes=_width(codec, "vqvae.embedding.weight"),
+        window=_width(weights, "transformer.temporal_embeddings.weight") - 1,
+        temporal_layers=_count(weights, r"transformer\.temporal_attentions_en\.0\.(\d+)\."),
+        pose_layers=_count(weights, r"transformer\.pose_attn_en\.0\.(\d+)\."),
     )
 
 

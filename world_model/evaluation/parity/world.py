@@ -294,7 +294,8 @@ def _training_step(world: WorldComparison, rate: str) -> None:
     prefix = f"trainmode.rate{rate}."
     _, losses = _rollout(world, rate, "train.meta0", world.unobserved(), prefix, "training mode")
     torch.autograd.backward(losses.total)
-    world.check.gradients(prefix, world.model, world.names, "gradient")
+    norms = f"{prefix}grad_norm"
+    world.check.gradients(f"{prefix}grad.", world.model, world.names, "gradient", norms=norms)
     buffers, keys = dict(world.model.named_buffers()), world.file.matches(rf"{prefix}bn\.(.*)")
     statistics = {key: buffers[match[1]] for key, match in keys.items()}
     world.check.close("training mode: batch statistics", "forecast", statistics)

@@ -47,14 +47,17 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Nearest-neighbour enlargement to a given size, then a 3x3 convolution."""
+    """Nearest-neighbour doubling, cut to a given size, then a 3x3 convolution.
+
+    Where an odd size was halved the doubled map is one too large: its first row or column is cut, as published.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        out: Tensor = self.conv(F.interpolate(x, size=size, mode="nearest"))
+        out: Tensor = self.conv(F.interpolate(x, scale_factor=2.0)[..., -size[0] :, -size[1] :])
         return out
 
 

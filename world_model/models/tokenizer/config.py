@@ -53,7 +53,8 @@ class TokenizerConfig:
                 "one entry per level in each",
                 "change one of the two",
             )
-        factor = self.stride
+        # Only stages of several resolutions, and the memory, need whole cells.
+        factor = self.patch if self.spatial_divisors == (1,) and not self.memory else self.stride
         if any(n % factor for n in self.grid.shape[:2]):
             raise ConfigError(
                 f"grid {self.grid.shape} with patch {self.patch} and {len(self.channel_mult)} levels",
@@ -69,7 +70,7 @@ class TokenizerConfig:
     @property
     def latent_shape(self) -> tuple[int, int]:
         """Size (Xl, Yl) of the latent map."""
-        return (self.grid.shape[0] // self.stride, self.grid.shape[1] // self.stride)
+        return (-(-self.grid.shape[0] // self.stride), -(-self.grid.shape[1] // self.stride))
 
     @property
     def cell_m(self) -> float:

@@ -32,20 +32,26 @@ class Quantized:
     inputs: list[Tensor]
 
 
-class Quantizer(nn.Module):
-    """Spatial stages at rising resolution, then one stage per remembered frame."""
+class Codebook(nn.Module):
+    """Code vectors, and the 1x1 convolutions before and after them (VQ-VAE, van den Oord et al., NeurIPS 2017).
 
-    def __init__(self, config: TokenizerConfig, beta: float = 1.0) -> None:
+    Args:
+        codes: number of code vectors.
+        width: their length C.
+        beta: weight of the codebook term of the loss.
+    """
+
+    def __init__(self, codes: int, width: int, beta: float = 1.0) -> None:
         super().__init__()
-        width = config.latent
         self.beta = beta
-        self.spatial_divisors = config.spatial_divisors
-        self.embedding = nn.Embedding(config.codes, width)
+        self.embedding = nn.Embedding(codes, width)
         self.quant_conv = nn.Conv2d(width, width, 1)
         self.post_quant_conv = nn.Conv2d(width, width, 1)
-        self.recover_scale_conv = nn.ModuleList(nn.Conv2d(width, width, 1) for _ in config.spatial_divisors)
-        self.recover_time_conv = nn.ModuleList(nn.Conv2d(width, width, 1) for _ in range(config.memory))
-        nn.init.uniform_(self.embedding.weight, -1 / config.codes, 1 / config.codes)
+
+    def spread(self) -> None:
+        """Draw the code vectors from +-1 / codes."""
+        codes = len(self.embedding.weight)
+        nn.init.uniform_(self.embedding.weight, -1 / codes, 1 / codes)
 
     def nearest(self, cells: Tensor) -> Tensor:
         """Code numbers (...) nearest to vectors (..., C), by squared distance in float32."""
@@ -57,11 +63,29 @@ class Quantizer(nn.Module):
         distance = torch.addmm(book.square().sum(1), flat, book.t(), alpha=-2)
         return distance.argmin(1).view(cells.shape[:-1])
 
-    def _stage(self, z: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Quantize (B, C, x, y): straight-through codes, the plain codes, and their numbers."""
+    def vectors(self, code: Tensor) -> Tensor:
+        """Code numbers (B, x, y) -> their vectors (B, C, x, y)."""
+        out: Tensor = self.embedding(code).permute(0, 3, 1, 2)
+        return out
+
+    def quantize(self, z: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Quantize (B, C, x, y): straight-through codes, the loss of codebook and commitment, and the code numbers."""
         code = self.nearest(z.permute(0, 2, 3, 1)) if given is None else given
-        plain = self.embedding(code).permute(0, 3, 1, 2).to(z.dtype)
-        return z + (plain - z).detach(), plain, code
+        plain = self.vectors(code).to(z.dtype)
+        loss = F.mse_loss(plain.detach(), z) + self.beta * F.mse_loss(plain, z.detach())
+        return z + (plain - z).detach(), loss, code
+
+
+class Quantizer(Codebook):
+    """Spatial stages at rising resolution, then one stage per remembered frame."""
+
+    def __init__(self, config: TokenizerConfig, beta: float = 1.0) -> None:
+        width = config.latent
+        super().__init__(config.codes, width, beta)
+        self.spatial_divisors = config.spatial_divisors
+        self.recover_scale_conv = nn.ModuleList(nn.Conv2d(width, width, 1) for _ in config.spatial_divisors)
+        self.recover_time_conv = nn.ModuleList(nn.Conv2d(width, width, 1) for _ in range(config.memory))
+        self.spread()
 
     def forward(self, latent: Tensor, history: Tensor, codes: Sequence[Tensor] | None = None) -> Quantized:
         """Quantize encoder outputs.
@@ -81,8 +105,8 @@ class Quantizer(nn.Module):
         for divisor, recover in zip(self.spatial_divisors, self.recover_scale_conv, strict=True):
             scaled = (size[0] // divisor, size[1] // divisor)
             z = residual if divisor == 1 else _resize(residual, scaled)
-            through, plain, code = self._stage(z, next(given, None))
-            losses.append(F.mse_loss(plain.detach(), z) + self.beta * F.mse_loss(plain, z.detach()))
+            through, loss, code = self.quantize(z, next(given, None))
+            losses.append(loss)
             quantized = through if divisor == 1 else _resize(through, size)
             total = total + recover(quantized)
             residual = residual - quantized
@@ -90,7 +114,7 @@ class Quantizer(nn.Module):
             inputs.append(z.detach().permute(0, 2, 3, 1))
         for i, recover in enumerate(self.recover_time_conv):
             z = residual + history[:, i].to(residual.dtype)
-            through, _, code = self._stage(z, next(given, None))
+            through, _, code = self.quantize(z, next(given, None))
             total = total + recover(through)
             residual = residual - through
             chosen.append(code)

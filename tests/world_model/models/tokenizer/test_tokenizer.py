@@ -13,7 +13,7 @@ from world_model.models.tokenizer import TINY_GRID, Tokenizer, TokenizerConfig, 
 from world_model.models.tokenizer.embedding import patch_index, stem
 from world_model.models.tokenizer.memory import Memory, align, remember
 from world_model.models.tokenizer.quantizer import Quantizer
-from world_model.models.tokenizer.tokenizer import classify
+from world_model.models.tokenizer.codec import classify
 
 
 def scene(batch: int, grid: VoxelGrid = TINY_GRID, seed: int = 0) -> torch.Tensor:
