@@ -31,12 +31,18 @@ VERSION = 1
 TOKENIZER_FILE = "tokenizer.safetensors"
 FORECASTER_FILE = "forecaster.safetensors"
 GEOMETRIC_FILE = "geometric.safetensors"
+OCCWORLD_TOKENIZER_FILE = "occworld_tokenizer.safetensors"
+OCCWORLD_FILE = "occworld.safetensors"
 KINDS = {
     TOKENIZER_FILE: Tokenizer.__name__,
     FORECASTER_FILE: Forecaster.__name__,
     GEOMETRIC_FILE: GeometricForecaster.__name__,
+    OCCWORLD_TOKENIZER_FILE: "OccWorldTokenizer",
+    OCCWORLD_FILE: "OccWorld",
 }
 """Which model each file of a checkpoint holds."""
+BUNDLED = {OCCWORLD_FILE: "nano_occworld"}
+"""Folders of bundled files that do not lie in ``assets/nano``."""
 
 
 class _DataclassInstance(Protocol):
@@ -46,9 +52,15 @@ class _DataclassInstance(Protocol):
 Config = TypeVar("Config", bound=_DataclassInstance)
 
 
-def bundled_path() -> Path:
-    """Folder of the checkpoint that ships with the package."""
-    return Path(__file__).parents[1] / "assets" / "nano"
+def bundled_path(name: str = GEOMETRIC_FILE) -> Path:
+    """Folder of the checkpoint that ships with the package and holds a file of this name."""
+    return Path(__file__).parents[1] / "assets" / BUNDLED.get(name, "nano")
+
+
+def stamp_of(path: Path, *names: str) -> tuple[int, ...]:
+    """When the files of a checkpoint were written: one that is trained anew is read anew."""
+    files = [path / name for name in names] if path.is_dir() else [path]
+    return tuple(f.stat().st_mtime_ns for f in files if f.exists())
 
 
 def config_to_json(config: _DataclassInstance) -> dict[str, Any]:
@@ -105,7 +117,7 @@ def weights_hash(weights: dict[str, Tensor]) -> str:
 
 def save_model(
     path: str | Path,
-    model: Tokenizer | Forecaster | GeometricForecaster,
+    model: nn.Module,
     weights: dict[str, Tensor],
     card: dict[str, Any],
 ) -> Path:
@@ -117,8 +129,8 @@ def save_model(
         weights: the state dict to store (the averaged one, say).
         card: plain JSON values: data, figures, recipe.
     """
-    kind = type(model).__name__
-    meta = {"format": "iiworld", "version": VERSION, "kind": kind, "config": config_to_json(model.config), "card": card}
+    kind, config = type(model).__name__, config_to_json(model.config)  # type: ignore[arg-type]  # see above
+    meta = {"format": "iiworld", "version": VERSION, "kind": kind, "config": config, "card": card}
     plain = {k: v.detach().cpu().contiguous() for k, v in weights.items()}
     with atomic_write(path) as stream:
         stream.write(serialize(plain, metadata={"iiworld": json.dumps(meta)}))
@@ -141,7 +153,8 @@ def copy_model(source: Path, out: Path, name: str) -> None:
 
 def _read(path: Path, kind: str, with_weights: bool = True) -> tuple[dict[str, Any], dict[str, Tensor]]:
     token_files = f"{TOKENIZER_FILE} and {FORECASTER_FILE}"
-    files = GEOMETRIC_FILE if kind == GeometricForecaster.__name__ else token_files
+    own = next((file for file, name in KINDS.items() if name == kind), token_files)
+    files = token_files if own in (TOKENIZER_FILE, FORECASTER_FILE) else own
     remedy = f"give a folder that the training commands wrote (it holds {files})"
     if not path.exists():
         raise CheckpointError(f"no checkpoint at {path}", f"a {kind} in safetensors", remedy)
@@ -162,7 +175,7 @@ def _read(path: Path, kind: str, with_weights: bool = True) -> tuple[dict[str, A
 
 
 def _file(path: str | Path | None, name: str) -> Path:
-    path = Path(path) if path is not None else bundled_path()
+    path = Path(path) if path is not None else bundled_path(name)
     return path / name if path.is_dir() or not path.suffix else path
 
 
@@ -196,17 +209,28 @@ def _fill(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
     model.load_state_dict(weights)
 
 
-Model = TypeVar("Model", Tokenizer, Forecaster, GeometricForecaster)
+Model = TypeVar("Model", bound=nn.Module)
 
 
-def _load(
+def load_model(
     kind: type[Model],
     config: type[Any],
     name: str,
     path: str | Path | None,
     device: torch.device | str,
 ) -> tuple[Model, dict[str, Any], dict[str, Tensor]]:
-    """A model in evaluation mode, its card with the hash of its weights, and the weights."""
+    """A model in evaluation mode, its card with the hash of its weights, and the weights.
+
+    Args:
+        kind: class of the model, which is made from its configuration alone.
+        config: class of the configuration.
+        name: of the file.
+        path: the file, or the folder that it lies in; None is the bundled one.
+        device: where the model is put.
+
+    Raises:
+        CheckpointError: missing, damaged, of another version, or not fitting its own configuration.
+    """
     path = _file(path, name)
     meta, weights = _read(path, kind.__name__)
     with plain_defaults():
@@ -223,7 +247,7 @@ def load_tokenizer(
     Raises:
         CheckpointError: missing, damaged, of another version, or not fitting its own configuration.
     """
-    model, card, weights = _load(Tokenizer, TokenizerConfig, TOKENIZER_FILE, path, device)
+    model, card, weights = load_model(Tokenizer, TokenizerConfig, TOKENIZER_FILE, path, device)
     return model, {**card, "tokens": tokens_hash(weights)}
 
 
@@ -231,11 +255,11 @@ def load_forecaster(
     path: str | Path | None = None, device: torch.device | str = "cpu"
 ) -> tuple[Forecaster, dict[str, Any]]:
     """Read a forecaster and its card, as `load_tokenizer`."""
-    return _load(Forecaster, ForecasterConfig, FORECASTER_FILE, path, device)[:2]
+    return load_model(Forecaster, ForecasterConfig, FORECASTER_FILE, path, device)[:2]
 
 
 def load_geometric(
     path: str | Path | None = None, device: torch.device | str = "cpu"
 ) -> tuple[GeometricForecaster, dict[str, Any]]:
     """Read a geometry-first forecaster and its card, as `load_tokenizer`."""
-    return _load(GeometricForecaster, GeometricConfig, GEOMETRIC_FILE, path, device)[:2]
+    return load_model(GeometricForecaster, GeometricConfig, GEOMETRIC_FILE, path, device)[:2]

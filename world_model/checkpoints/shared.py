@@ -17,6 +17,7 @@ from world_model.checkpoints.checkpoint import (
     load_forecaster,
     load_geometric,
     load_tokenizer,
+    stamp_of,
 )
 from world_model.core.errors import CheckpointError, ConfigError, OptionError
 from world_model.models.forecaster import Forecaster
@@ -64,13 +65,7 @@ def shared_geometric(
         CheckpointError: as `load_geometric`.
     """
     path = Path(checkpoint) if checkpoint is not None else bundled_path()
-    return _geometric(str(path), _stamp(path, GEOMETRIC_FILE), str(device), dtype)
-
-
-def _stamp(path: Path, *names: str) -> tuple[int, ...]:
-    """When the files of a checkpoint were written: one that is trained anew is read anew."""
-    files = [path / name for name in names] if path.is_dir() else [path]
-    return tuple(f.stat().st_mtime_ns for f in files if f.exists())
+    return _geometric(str(path), stamp_of(path, GEOMETRIC_FILE), str(device), dtype)
 
 
 @functools.lru_cache(maxsize=4)
@@ -103,7 +98,7 @@ def load_world(
         CheckpointError: anything is missing, damaged, or does not belong together.
     """
     path = Path(checkpoint) if checkpoint is not None else bundled_path()
-    return _token_models(str(path), _stamp(path, TOKENIZER_FILE, FORECASTER_FILE), str(device), dtype)
+    return _token_models(str(path), stamp_of(path, TOKENIZER_FILE, FORECASTER_FILE), str(device), dtype)
 
 
 def with_faithful(model: WorldModel, faithful: bool | None) -> WorldModel:

@@ -81,6 +81,8 @@ def fingerprint(world: World) -> str:
     # Results of before traffic could be chosen keep their names.
     if traffic is not None and traffic != type(traffic)():
         digest.update(repr(traffic).encode())
+    if (mode := getattr(world, "mode", None)) is not None:
+        digest.update(str(mode).encode())
     for model in _models(world):
         digest.update(weights_hash(model.state_dict()).encode())
         digest.update(str(next((p.dtype for p in model.parameters()), "")).encode())

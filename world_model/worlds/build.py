@@ -12,7 +12,16 @@ from world_model.core.grid import OCC3D, VoxelGrid
 from world_model.core.plugins import import_object
 from world_model.core.runtime import choose_device, keep_memory
 from world_model.worlds.ensemble import EnsembleWorld
-from world_model.worlds.kinds import GEOMETRIC, LEARNED, LEARNED_NAMES, Checkpoint, member_kind, member_paths
+from world_model.worlds.kinds import (
+    GEOMETRIC,
+    LEARNED,
+    LEARNED_NAMES,
+    OCCWORLD,
+    OCCWORLD_MODES,
+    Checkpoint,
+    member_kind,
+    member_paths,
+)
 from world_model.worlds.protocol import World
 from world_model.worlds.replay import ReplayWorld
 from world_model.worlds.traffic import CONSTANT_VELOCITY, VOXELS, TrafficConfig
@@ -38,8 +47,9 @@ def build_world(
 
     Args:
         name: "learned" (the learned world that the checkpoint holds, see `resolve_world`), "geometric", "ii-world",
-            "transport", "replay", "simulated", or the import path "package.module:Class" of a class whose instances
-            satisfy `World`; it is called with ``checkpoint=``, ``device=`` and ``grid=``.
+            "occworld" (or a mode of it, "occworld-faithful", "occworld-rewarp", "occworld-conditioned", see
+            `OccWorldWorld`), "transport", "replay", "simulated", or the import path "package.module:Class" of a class
+            whose instances satisfy `World`; it is called with ``checkpoint=``, ``device=`` and ``grid=``.
         checkpoint: folder of a trained model; None takes the bundled one; several (a list, or names separated by
             commas) make an ensemble, see `EnsembleWorld`.
         device: "auto" (a GPU when there is one), "cpu", "cuda", "cuda:1", ...
@@ -109,6 +119,13 @@ def _member(
             raise _no_switch(faithful, kind)
         numbers = torch.float32 if dtype == "auto" else _pick_dtype(dtype, place)
         return GeometricWorld(shared_geometric(path, place, numbers)[0], self_check=self_check, traffic=others)
+    if kind == OCCWORLD or kind in OCCWORLD_MODES:
+        from world_model.checkpoints.occworld import shared_occworld
+        from world_model.worlds.occworld import OccWorldWorld
+
+        if faithful is not None:
+            raise _no_switch(faithful, kind)
+        return OccWorldWorld(shared_occworld(path, place)[0], OCCWORLD_MODES.get(kind))
     from world_model.worlds.token import TokenWorld
 
     model = load_world(path, device=str(place), dtype=_pick_dtype(dtype, place))

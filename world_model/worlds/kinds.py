@@ -1,7 +1,7 @@
 """The learned worlds, and which of them a checkpoint holds.
 
 A checkpoint folder holds a geometry-first forecaster, the published token architecture (a tokenizer and its
-forecaster), or both. ``world="learned"`` means the best of these.
+forecaster), OccWorld, or several of them. ``world="learned"`` means the best of these.
 """
 
 from __future__ import annotations
@@ -10,12 +10,29 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from world_model.checkpoints.checkpoint import FORECASTER_FILE, GEOMETRIC_FILE, TOKENIZER_FILE, bundled_path
+from world_model.checkpoints.checkpoint import (
+    FORECASTER_FILE,
+    GEOMETRIC_FILE,
+    OCCWORLD_FILE,
+    TOKENIZER_FILE,
+    bundled_path,
+    read_card,
+)
 from world_model.core.errors import CheckpointError, OptionError
+from world_model.models.occworld.config import FAITHFUL, MODES
 
 LEARNED, GEOMETRIC, II_WORLD = "learned", "geometric", "ii-world"
-WEIGHT_FILES = {GEOMETRIC: (GEOMETRIC_FILE,), II_WORLD: (TOKENIZER_FILE, FORECASTER_FILE)}
+OCCWORLD = "occworld"
+OCCWORLD_MODES = {f"{OCCWORLD}-{mode}": mode for mode in MODES}
+"""OccWorld by the way in which it answers actions; ``occworld`` alone leaves it to the checkpoint."""
+WEIGHT_FILES = {
+    GEOMETRIC: (GEOMETRIC_FILE,),
+    II_WORLD: (TOKENIZER_FILE, FORECASTER_FILE),
+    **dict.fromkeys((OCCWORLD, *OCCWORLD_MODES), (OCCWORLD_FILE,)),
+}
 """Files of each learned world in a checkpoint; the better forecaster comes first (docs/results/fidelity.md)."""
+WITH_MOTION = (II_WORLD, OCCWORLD, *OCCWORLD_MODES)
+"""Learned worlds that forecast the ego's own motion."""
 LEARNED_NAMES = (LEARNED, *WEIGHT_FILES)
 """Names of worlds that take a checkpoint of this package."""
 Checkpoint = str | Path | Sequence[str | Path] | None
@@ -30,15 +47,19 @@ def resolve_world(name: str, checkpoint: Checkpoint = None) -> str:
         checkpoint: as for `build_world`.
 
     Returns:
-        For an ensemble of both kinds, both names: "geometric+ii-world".
+        For an ensemble of both kinds, both names: "geometric+ii-world". "occworld" becomes the name of its mode.
 
     Raises:
         CheckpointError: "learned", but there is no such folder, or it holds neither world.
         OptionError: the checkpoint is no name of a folder, nor a list of them.
     """
-    if name != LEARNED:
+    if name not in (LEARNED, OCCWORLD):
         return name
-    return "+".join(dict.fromkeys(member_kind(name, path) for path in member_paths(checkpoint)))
+    return "+".join(dict.fromkeys(_with_mode(member_kind(name, path), path) for path in member_paths(checkpoint)))
+
+
+def _with_mode(kind: str, path: str | Path | None) -> str:
+    return f"{kind}-{read_card(path, OCCWORLD_FILE).get('mode', FAITHFUL)}" if kind == OCCWORLD else kind
 
 
 def member_kind(name: str, checkpoint: str | Path | None) -> str:
@@ -47,13 +68,13 @@ def member_kind(name: str, checkpoint: str | Path | None) -> str:
         return name
     folder = bundled_path() if checkpoint is None else Path(checkpoint)
     if folder.is_file():
-        return GEOMETRIC  # the only world that is complete in one file
+        return OCCWORLD if folder.name == OCCWORLD_FILE else GEOMETRIC  # the worlds that are complete in one file
     found = next((kind for kind in WEIGHT_FILES if holds(folder, kind)), None)
     if found is None:
         raise CheckpointError(
             f"{folder} holds no learned world" if folder.is_dir() else f"no checkpoint at {folder}",
-            f"a folder with {GEOMETRIC_FILE}, or with {TOKENIZER_FILE} and {FORECASTER_FILE}",
-            "give a folder that train_geometric or train_forecaster wrote, or leave checkpoint= out",
+            f"a folder with {GEOMETRIC_FILE}, with {TOKENIZER_FILE} and {FORECASTER_FILE}, or with {OCCWORLD_FILE}",
+            "give a folder that train_geometric, train_forecaster or train_occworld wrote, or leave checkpoint= out",
         )
     return found
 

@@ -9,7 +9,7 @@ Every row is scored on the same windows:
     ii-world gt-ego         the token forecaster, conditioned on the true ego motion
     ii-world pred-ego       the same along the motion that it predicts itself from the logged command of each step
     ii-world action         the same along the motion of actions which follow the logged drive
-    NAME gt-ego, action     any other world
+    NAME gt-ego, action     any other world; those with a motion of their own (OccWorld) pred-ego, too
 
 Legend: B windows, R rows, H horizons, V voxels.
 """
@@ -37,7 +37,7 @@ from world_model.evaluation.result import BASELINES, ForecastResult, Reconstruct
 from world_model.evaluation.windows import PAST
 from world_model.models.tokenizer import Tokenizer
 from world_model.rollouts import fixed_slots
-from world_model.worlds.kinds import II_WORLD
+from world_model.worlds.kinds import WITH_MOTION
 from world_model.worlds.protocol import World
 
 
@@ -87,7 +87,7 @@ class Benchmark:
         grid: of all labels.
         tokenizer: in evaluation mode; None leaves out its row.
         worlds: by the name of their rows; the token world shares the tokenizer.
-        regimes: ego motions of the forecasts, see `motions_of`; only the token world has a motion of its own.
+        regimes: ego motions of the forecasts, see `motions_of`; only some worlds have a motion of their own.
         actions: what an action does, for the regime "action".
         horizons_s: (H) seconds ahead.
         batch: windows of a scene that are forecast at once, at least the slots of a batch.
@@ -125,7 +125,7 @@ class Benchmark:
     def world_rows(self) -> list[tuple[str, str]]:
         """World and regime of the rows after the baselines."""
         rows = [(world, regime) for world in self.worlds for regime in self.regimes]
-        return [(world, regime) for world, regime in rows if world == II_WORLD or regime != "pred-ego"]
+        return [(world, regime) for world, regime in rows if world in WITH_MOTION or regime != "pred-ego"]
 
     @property
     def rows(self) -> tuple[str, ...]:

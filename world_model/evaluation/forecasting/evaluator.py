@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from world_model.checkpoints.checkpoint import TOKENIZER_FILE, bundled_path, load_tokenizer
+from world_model.checkpoints.checkpoint import TOKENIZER_FILE, bundled_path, load_tokenizer, read_card
 from world_model.checkpoints.shared import load_world, shared_geometric
 from world_model.core.errors import OutputError
 from world_model.core.grid import OCC3D
@@ -23,7 +23,7 @@ from world_model.evaluation.partial import PartialResults, code_hash, fingerprin
 from world_model.evaluation.result import ForecastResult, ReconstructionResult
 from world_model.worlds import World, build_world
 from world_model.worlds.build import DTYPES
-from world_model.worlds.kinds import GEOMETRIC, II_WORLD
+from world_model.worlds.kinds import GEOMETRIC, II_WORLD, WEIGHT_FILES
 from world_model.worlds.token import TokenWorld
 from world_model.worlds.traffic import CONSTANT_VELOCITY, VOXELS
 
@@ -156,6 +156,8 @@ def load_benchmark(options: Evaluate, device: torch.device) -> Benchmark:
     grid = tokenizer.config.grid if tokenizer is not None else grid
     for name in (name for name in names if name != II_WORLD):
         tracked = name == GEOMETRIC
+        if name in WEIGHT_FILES and not tracked:
+            cards += [f"{name}, trained on {read_card(path, f).get('data_source')} data" for f in WEIGHT_FILES[name]]
         for traffic in options.traffic if tracked else (CONSTANT_VELOCITY,):
             worlds[name.rpartition(":")[2] if traffic == CONSTANT_VELOCITY else f"{name} {traffic}"] = build_world(
                 name,

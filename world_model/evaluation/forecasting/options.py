@@ -9,7 +9,7 @@ from typing import Literal
 
 from world_model.core.errors import OptionError
 from world_model.evaluation.result import steps_of
-from world_model.worlds.kinds import II_WORLD, LEARNED, resolve_world
+from world_model.worlds.kinds import II_WORLD, LEARNED, WITH_MOTION, resolve_world
 from world_model.worlds.traffic import CONSTANT_VELOCITY, DRAWN, VOXELS, TrafficConfig
 
 
@@ -37,7 +37,8 @@ class Evaluate:
     """What is taken from the checkpoint: with `both` its learned world and its tokenizer, where it has one; with
     `tokenizer` the tokenizer alone; with `none` only baselines and worlds that are named explicitly are scored."""
     world: tuple[str, ...] = ("learned",)
-    """Whose forecasts to score: learned (what the checkpoint holds), geometric, ii-world, transport, replay,
+    """Whose forecasts to score: learned (what the checkpoint holds), geometric, ii-world, occworld
+    (or a mode: occworld-faithful, occworld-rewarp, occworld-conditioned), transport, replay,
     'package.module:Class'; one or more."""
     traffic: tuple[str, ...] = (CONSTANT_VELOCITY,)
     """How others move in the geometric world: constant-velocity, rigid, log-like; a row for each."""
@@ -115,7 +116,7 @@ class Evaluate:
         return names
 
     def _check_regimes(self, worlds: Iterable[str]) -> None:
-        others = [name for name in worlds if name != II_WORLD]
+        others = [name for name in worlds if name not in WITH_MOTION]
         if others and not set(self.regimes) - {"pred-ego"}:
             raise OptionError(
                 f"regimes={self.regimes} for {others}, which have no motion of their own",

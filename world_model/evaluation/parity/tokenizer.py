@@ -187,7 +187,5 @@ def _training(check: Comparison, model: Tokenizer, frames: Frames) -> None:
         memory, t = encoded.memory, t + 1
         check.close("training: reconstruction loss", "single", {f"{prefix}recon_loss": loss})
         check.close("training: codebook loss", "single", {f"{prefix}embed_loss": encoded.vq_loss})
-        check.gradients(
-            f"{prefix}grad.", model, names, "single gradient", skip=KEY_BIAS, norms=f"{prefix}grad_norm"
-        )
+        check.gradients(f"{prefix}grad.", model, names, "single gradient", skip=KEY_BIAS, norms=f"{prefix}grad_norm")
     model.eval()

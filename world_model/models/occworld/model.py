@@ -108,7 +108,7 @@ class OccWorld(nn.Module):
         if at is None:
             at = torch.arange(codes.shape[1], device=codes.device).expand(codes.shape[:2])
         z = self.vae.vqvae.vectors(codes.flatten(0, 1)).unflatten(0, codes.shape[:2])
-        maps, pose = self.transformer(z, self.pose_encoder(poses), at, cache)
+        maps, pose = self.transformer(z, self.pose_encoder(poses.to(z.dtype)), at, cache)
         return maps, self.pose_decoder(pose)
 
     def logits(self, features: Tensor, moved: Tensor | None = None, inside: Tensor | None = None) -> Tensor:

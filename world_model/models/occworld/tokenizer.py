@@ -1,6 +1,6 @@
 """OccWorld's tokenizer: labels of one frame <-> a map of codes.
 
-Source: OccWorld: Learning a 3D Occupancy World Model for Autonomous Driving (Zheng et al., ECCV 2024, arXiv 2311.16038).
+Source: OccWorld: Learning a 3D Occupancy World Model for Autonomous Driving (Zheng et al., ECCV 2024, 2311.16038).
 The autoencoder is that of VQGAN (Esser et al., CVPR 2021), shared with `world_model.models.tokenizer`.
 """
 

@@ -15,8 +15,9 @@ from world_model.data.streams import StreamBatch, StreamPlan
 from world_model.models.losses import reconstruction_loss
 from world_model.models.tokenizer.memory import Memory
 from world_model.models.tokenizer.reconstruction import decoded_loss
-from world_model.models.tokenizer.tokenizer import Encoded, Tokenizer
-from world_model.training.distributed import BatchShard, DistributedContext, draws
+from world_model.models.tokenizer.revival import CodeUsage
+from world_model.models.tokenizer.tokenizer import Tokenizer
+from world_model.training.distributed import BatchShard, DistributedContext
 from world_model.training.task import Loss, Task
 
 
@@ -73,8 +74,7 @@ class TokenizerTask(Task):
         super().__init__(model, seed=seed, shard=shard, context=context, workers=workers)
         self.plan, self.config = plan, config
         self.memories = [model.empty_memory(shard.micro_batch) for _ in range(shard.accumulate)]
-        self.used = torch.zeros(model.config.codes, dtype=torch.float32, device=self.device)
-        self.counts = torch.zeros_like(self.used)
+        self.usage = CodeUsage(model.config.codes, self.context)
 
     @property
     def heavy(self) -> list[nn.Module]:
@@ -93,13 +93,13 @@ class TokenizerTask(Task):
     def begin_step(self, batch: StreamBatch, iteration: int) -> None:
         """Revive unused codes when it is time to."""
         if self.config.revive_every and iteration % self.config.revive_every == 0:
-            self._revive(batch, iteration)
+            self.usage.revive(self.model.vq.embedding.weight, lambda: self._inputs(batch), self.seed, iteration)
 
     def loss(self, batch: StreamBatch, iteration: int, micro: int = 0) -> Loss:
         """Encode the next frame of every stream, decode it, compare."""
         out = self.model.encode(unknown_as_free(batch.labels), self.memories[micro], batch.curr_to_prev, batch.start)
         self.memories[micro] = out.memory
-        self._count(out)
+        self.usage.count(out.codes)
         rows = self.model.decode_rows(out.token)
         rebuilt, parts = self.mean_over_groups(self._reconstruction, iteration, micro, rows, batch.labels)
         loss = rebuilt + self.config.vq_weight * out.vq_loss
@@ -116,46 +116,20 @@ class TokenizerTask(Task):
 
     def end_step(self) -> dict[str, Tensor]:
         """Note which codes the step has used."""
-        self.used = self.used * 0.99 + self.context.sum(self.counts)
-        self.used[self.used < 0.05] = 0
-        self.counts.zero_()
-        return {"codes_used": (self.used > 0).float().mean()}
+        return self.usage.end_step()
 
-    @torch.no_grad()
-    def _count(self, out: Encoded) -> None:
-        for codes in out.codes:
-            self.counts += torch.bincount(codes.flatten(), minlength=len(self.counts))
-
-    @torch.no_grad()
-    def _revive(self, batch: StreamBatch, iteration: int) -> None:
-        """Move unused codes onto inputs of the quantizer (as Jukebox does, Dhariwal et al., 2020).
-
-        The inputs are those of the step's first group, which the first process has; the other processes get its
-        codebook.
-        """
-        dead = (self.used == 0).nonzero()[:, 0]
-        if len(dead) == 0:
-            return
-        book = self.model.vq.embedding.weight
-        if self.context.first:
-            own = slice(0, self.shard.group)
-            out = self.model.encode(
-                unknown_as_free(batch.labels[own]),
-                self.memories[0].index(own),
-                batch.curr_to_prev[own],
-                batch.start[own],
-            )
-            pool = torch.cat([x.reshape(-1, x.shape[-1]) for x in out.inputs])
-            pick = torch.randint(len(pool), (len(dead),), generator=draws(self.seed, iteration, -1), device="cpu").to(
-                pool.device
-            )
-            book[dead] = pool[pick].to(book.dtype)
-        self.context.broadcast(book.data)
+    def _inputs(self, batch: StreamBatch) -> Tensor:
+        """(N, C) what is quantized of the step's first group."""
+        own = slice(0, self.shard.group)
+        out = self.model.encode(
+            unknown_as_free(batch.labels[own]), self.memories[0].index(own), batch.curr_to_prev[own], batch.start[own]
+        )
+        return torch.cat([x.reshape(-1, x.shape[-1]) for x in out.inputs])
 
     def state(self) -> dict[str, Any]:
         """The memory of all streams of all processes and the usage of codes."""
         own = torch.cat([memory.latents for memory in self.memories])
-        return {"memory": self.context.gather(own), "used": self.used}
+        return {"memory": self.context.gather(own), "used": self.usage.used}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on with this process's part of the streams' memory, and the usage of codes."""
@@ -163,4 +137,4 @@ class TokenizerTask(Task):
             samples = self.shard.samples(micro)
             latents = state["memory"][samples.start : samples.stop].to(self.device)
             self.memories[micro] = Memory(latents=latents)
-        self.used.copy_(state["used"])
+        self.usage.used.copy_(state["used"])

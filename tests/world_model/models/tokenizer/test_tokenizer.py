@@ -10,10 +10,10 @@ from world_model.core.errors import ConfigError, DataError
 from world_model.core.geometry import se2_matrix
 from world_model.core.grid import FREE, VoxelGrid
 from world_model.models.tokenizer import TINY_GRID, Tokenizer, TokenizerConfig, base, nano, tiny
+from world_model.models.tokenizer.codec import classify
 from world_model.models.tokenizer.embedding import patch_index, stem
 from world_model.models.tokenizer.memory import Memory, align, remember
 from world_model.models.tokenizer.quantizer import Quantizer
-from world_model.models.tokenizer.codec import classify
 
 
 def scene(batch: int, grid: VoxelGrid = TINY_GRID, seed: int = 0) -> torch.Tensor:
