@@ -117,9 +117,9 @@ class Comparison:
         if norms in self.file:
             stored = self.file.tensor(norms).double()
             keep = torch.tensor([re.search(skip, name) is None for name in names])
-            norms = torch.stack([gradients[name].norm().cpu() for name in names])
+            found_norms = torch.stack([gradients[name].norm().cpu() for name in names])
             # Norms of 0 to 100: relative to their size, down to a thousandth of the largest.
-            error = ((norms - stored).abs() / (stored.abs() + 1e-3 * stored[keep].max()))[keep].max()
+            error = ((found_norms - stored).abs() / (stored.abs() + 1e-3 * stored[keep].max()))[keep].max()
             limit = TOLERANCE[f"{kind} norm"].of(self.dtype, 1.0)
             self.add("training: gradient norms (relative)", float(error), int(keep.sum()), limit)
         whole = self.file.matches(re.escape(prefix) + "(.*)")

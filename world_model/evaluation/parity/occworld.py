@@ -75,20 +75,20 @@ class _Comparison:
         shape, width = labels.shape[:2] if prefix == "tok." else labels.shape[1:2], codes.shape[-1]
         outputs = {key: self._strided(calls[match[1]].outputs[0][0], width) for key, match in layers.items()}
         check.close("tokenizer: layer outputs", "layer", outputs)
-        check.close("tokenizer: encoder output", "latent", {f"{prefix}latent": latent.unflatten(0, shape)})
+        check.close("tokenizer: encoder output", "latent", {f"{prefix}latent": _apart(latent, shape)})
         check.close("tokenizer: after quant_conv", "latent", {f"{prefix}quant_in": z[:2]})
-        check.equal("tokenizer: codes", f"{prefix}codes", codes.unflatten(0, shape))
-        margin = {f"{prefix}code_margin": (two[..., 1] - two[..., 0]).unflatten(0, shape)}
+        check.equal("tokenizer: codes", f"{prefix}codes", _apart(codes, shape))
+        margin = {f"{prefix}code_margin": _apart(two[..., 1] - two[..., 0], shape)}
         check.close("tokenizer: code margin", "layer", margin)
         check.close("tokenizer: after post_quant_conv", "latent", {f"{prefix}post_quant": token})
         check.close("tokenizer: class logits", "layer", {f"{prefix}logits_s": logits[0, ::5, ::5]})
-        every = torch.cat([vae.decode_logits(vae.token(part)) for part in codes.split(1)])
-        mean = every.flatten(1, 3).mean(1).unflatten(0, shape)
+        every = torch.cat([vae.decode_logits(vae.token(part)) for part in torch.split(codes, 1)])
+        mean = _apart(every.flatten(1, 3).mean(1), shape)
         check.close("tokenizer: class logits", "layer", {f"{prefix}logits_mean": mean})
-        found = self._labels("tokenizer: labels", f"{prefix}pred", every.unflatten(0, labels.shape[:2]))
+        found = self._labels("tokenizer: labels", f"{prefix}pred", _apart(every, labels.shape[:2]))
         if prefix == "tok.":
             self._scores("tok.", found[:, self.mid : self.end])
-        return codes.unflatten(0, labels.shape[:2])
+        return _apart(codes, labels.shape[:2])
 
     @staticmethod
     def _strided(value: Tensor, width: int) -> Tensor:
@@ -128,7 +128,7 @@ class _Comparison:
         check.close("teacher forcing: pose tokens", "latent", {"tf.pose_tokens": tokens})
         pose_out = model.transformer(self._vectors(codes[:, :w]), tokens, self._places(w))[1]
         check.close("teacher forcing: poses", "latent", {"tf.pose_out": pose_out, "tf.pose_decoded": displacement})
-        logits = model.logits(features.flatten(0, 1)).unflatten(0, codes[:, :w].shape[:2])
+        logits = _apart(model.logits(features.flatten(0, 1)), codes[:, :w].shape[:2])
         self._code_logits("teacher forcing", "tf.", logits)
         last = model.vae.decode_logits(model.vae.token(logits[:1, -1].argmax(1)))
         self._labels("teacher forcing: labels", "tf.pred_b0", last)
@@ -141,10 +141,10 @@ class _Comparison:
             return out[0].squeeze(-2) if out.dim() == 4 and out.shape[-2] == 1 else out[0]
         if name.startswith("pose_"):
             return out[MEMBERS[member], 0]
-        return out.unflatten(0, (2, windows, -1))[MEMBERS[member], 0]
+        return _apart(out, (2, windows, -1))[MEMBERS[member], 0]
 
     def _vectors(self, codes: Tensor) -> Tensor:
-        return self.model.vae.vqvae.vectors(codes.flatten(0, 1)).unflatten(0, codes.shape[:2])
+        return _apart(self.model.vae.vqvae.vectors(codes.flatten(0, 1)), codes.shape[:2])
 
     def _places(self, count: int) -> Tensor:
         return torch.arange(count).expand(len(self.labels), count)
@@ -195,7 +195,7 @@ class _Comparison:
         }  # fmt: skip
         check.close("forecast: poses", "latent", {f"ar.{name}": value for name, value in values.items()})
         decoded = model.vae.decode_logits(model.vae.token(window[:, mid:].flatten(0, 1)))
-        decoded = decoded.unflatten(0, (len(codes), -1))
+        decoded = _apart(decoded, (len(codes), -1))
         found = self._labels("forecast: labels", "ar.pred", decoded)
         check.close("forecast: class logits", "layer", {"ar.logits_s": decoded[0, -1, ::5, ::5]})
         self._losses("forecast: losses", "ar.", code_logits, displacement, codes, mid, end)
@@ -232,3 +232,8 @@ class _Comparison:
         torch.autograd.backward(total)
         names = self.check.file.strings(f"grad.{part}_names")
         self.check.gradients(f"grad.{part}.", self.model, names, "gradient", skip, norms=f"grad.{part}_norm")
+
+
+def _apart(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The first axis as several."""
+    return x.reshape(*shape, *x.shape[1:])

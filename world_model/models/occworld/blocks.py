@@ -20,16 +20,15 @@ class Attention(nn.MultiheadAttention):
             keys: keys and values.
             mask: bool, broadcast to (..., n, m), True where a query sees a key; None: everywhere.
         """
-        to_q, to_kv = self.in_proj_weight.split((self.embed_dim, 2 * self.embed_dim))
-        bias_q, bias_kv = self.in_proj_bias.split((self.embed_dim, 2 * self.embed_dim))
-        q = self._heads(F.linear(x, to_q, bias_q))
-        k, v = (self._heads(part) for part in F.linear(keys, to_kv, bias_kv).chunk(2, -1))
+        c, weight, bias = self.embed_dim, self.in_proj_weight, self.in_proj_bias
+        q = self._heads(F.linear(x, weight[:c], bias[:c]))
+        k, v = (self._heads(part) for part in F.linear(keys, weight[c:], bias[c:]).chunk(2, -1))
         seen = None if mask is None else mask.unsqueeze(-3)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen).transpose(-3, -2).flatten(-2)
         return F.linear(out, self.out_proj.weight, self.out_proj.bias)
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(-3, -2)
+        return x.view(*x.shape[:-1], self.num_heads, -1).transpose(-3, -2)
 
 
 class FeedForward(nn.Module):

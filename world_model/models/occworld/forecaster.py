@@ -90,15 +90,14 @@ class Forecaster(nn.Module):
         def each(module: nn.Module, x: Tensor) -> Tensor:
             """A module over the maps of all frames of both members."""
             out: Tensor = module(x.flatten(0, 2))
-            return out.unflatten(0, (2, batch, n))
+            return out.view(2, batch, n, *out.shape[1:])
 
         def over_time(layers: nn.Module, x: Tensor) -> Tensor:
-            size = x.shape[-2:]
             keys = _cells(next(keep)(x[TOKEN])).transpose(1, 2)
             query = _cells(x[QUERY]).transpose(1, 2)
             for layer in layers.children():
                 query = layer(query, keys, mask[:, None])
-            back = query.permute(0, 2, 3, 1).unflatten(-1, size)
+            back = query.permute(0, 2, 3, 1).reshape(x.shape[1:])
             return torch.stack((back, x[TOKEN]))
 
         def of_poses(layers: nn.Module, v: Tensor, x: Tensor) -> Tensor:
@@ -148,7 +147,7 @@ class _Keep:
             return tokens
         rows = torch.arange(len(tokens), device=tokens.device)[:, None]
         self.part[rows, self.at] = tokens.flatten(2)
-        return self.part[:, : self.seen].unflatten(-1, self.size)
+        return self.part[:, : self.seen].reshape(len(tokens), self.seen, *self.size)
 
 
 def _cells(maps: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ class PoseDecoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.pose_decoder(x)
-        return out.unflatten(-1, (COMMANDS, 2))
+        return out.view(*out.shape[:-1], COMMANDS, 2)
 
 
 class Adapter(nn.Module):
@@ -107,7 +107,7 @@ class OccWorld(nn.Module):
             )
         if at is None:
             at = torch.arange(codes.shape[1], device=codes.device).expand(codes.shape[:2])
-        z = self.vae.vqvae.vectors(codes.flatten(0, 1)).unflatten(0, codes.shape[:2])
+        z = self.vae.vqvae.embedding(codes).movedim(-1, 2)
         maps, pose = self.transformer(z, self.pose_encoder(poses.to(z.dtype)), at, cache)
         return maps, self.pose_decoder(pose)
 
@@ -130,7 +130,8 @@ class OccWorld(nn.Module):
     def forward(self, codes: Tensor, poses: Tensor) -> tuple[Tensor, Tensor]:
         """Teacher forcing: logits (B, n, K, h, w) and displacements (B, n, 3, 2), see `features`."""
         maps, displacement = self.features(codes, poses)
-        return self.logits(maps.flatten(0, 1)).unflatten(0, codes.shape[:2]), displacement
+        logits = self.logits(maps.flatten(0, 1))
+        return logits.view(*codes.shape[:2], *logits.shape[1:]), displacement
 
 
 def code_loss(logits: Tensor, codes: Tensor) -> Tensor:
@@ -150,4 +151,5 @@ def plan_loss(displacement: Tensor, true: Tensor, command: Tensor) -> Tensor:
     """
     path, true_path = displacement.cumsum(1), true.cumsum(1)
     chosen = path.gather(2, command[:, :, None, None].expand(-1, -1, 1, 2))[:, :, 0]
-    return (chosen - true_path).norm(dim=-1).mean()
+    away: Tensor = (chosen - true_path).norm(dim=-1)
+    return away.mean()
