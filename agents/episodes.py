@@ -10,7 +10,7 @@ import torch
 
 from agents.planners.planner import Planner
 from ii_world_env.engine import CAUSES, Engine
-from ii_world_env.scenes import Scenes, Start
+from ii_world_env.scenes import Scenes, Start, conditions
 from ii_world_env.task.rewards import PDMScore
 from world_model.core.table import Table
 from world_model.evaluation.statistics import mean_interval
@@ -92,7 +92,7 @@ def drive(
 def _drive_batch(engine: Engine, scenes: Scenes, planner: Planner, starts: Sequence[Start]) -> list[Episode]:
     world, count = engine.world, len(starts)
     clips = scenes.load(starts, engine.frames_ahead, world.needs_future_labels, world.grid)
-    state = engine.reset(clips)
+    state = engine.reset(clips, **conditions(starts))
     planner.reset(state)
     pdm, cause = PDMScore(), torch.zeros(count, dtype=torch.long, device=state.pose.device)
     total, score, comfortable, steps, reached = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,12 +12,14 @@ from agents.episodes import Episode, drive, fixed_starts, markdown, summary
 from agents.planners.build import SCRIPTED, build_planner, check_planner
 from ii_world_env.engine import Engine, EngineConfig
 from ii_world_env.faces.options import DriveOptions
-from ii_world_env.scenes import Scenes, open_scenes
+from ii_world_env.scenes import Scenes, open_scenes, with_event
 from ii_world_env.task.rewards import reward_function
 from world_model.core.command import run
 from world_model.core.files import check_writable, write_json, write_text
 from world_model.worlds import build_world, resolve_world
+from world_model.worlds.events import check_event
 from world_model.worlds.provenance import provenance, weights_source
+from world_model.worlds.traffic import CONSTANT_VELOCITY, DRAWN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +43,20 @@ class Evaluate(DriveOptions):
     """Episodes in each scene, started at evenly spread frames."""
     batch: int = 8
     """Episodes that run side by side."""
+    event: str | None = None
+    """Stage a named event at every start (python -m agents.scenarios lists them), in geometric or simulated."""
+    seed: int = 0
+    """Of the events' variants, and of drawn traffic."""
+    traffic: str = CONSTANT_VELOCITY
+    """How others move in the geometric world: constant-velocity, rigid, replay, log-like, sampled, aggressive."""
     out: Path = Path("outputs/planners")
     """Folder for results.json and results.md."""
 
     def __post_init__(self) -> None:
         for name in self.planners:
             check_planner(name)
+        if self.event is not None:
+            check_event(self.event)
         self.check_counts("per_scene", "batch", "horizon")
 
 
@@ -57,12 +67,16 @@ def evaluate(options: Evaluate) -> dict[str, list[Episode]]:
         The episodes of every planner.
     """
     check_writable(options.out)
-    world = build_world(options.world, checkpoint=options.checkpoint, device=options.device)
+    world = build_world(options.world, checkpoint=options.checkpoint, device=options.device, traffic=options.traffic)
     config = EngineConfig(action=options.action, horizon=options.horizon)
     # Collisions belong into the table whatever the reward asks for, and planners read the occupancy.
     engine = Engine(world, config, reward_function(options.reward), needs_occupancy=True)
     scenes = open_scenes(index=options.index, split=options.split, horizon=options.horizon)
     starts = fixed_starts(scenes, options.per_scene, options.scenes)
+    if options.event is not None:
+        starts = with_event(starts, options.event, options.seed)
+    elif options.traffic in DRAWN:
+        starts = [replace(start, seed=options.seed) for start in starts]
     planners = [build_planner(name, engine, scenes) for name in options.planners]
     results: dict[str, list[Episode]] = {}
     for planner in planners:
@@ -85,10 +99,14 @@ def _report(results: dict[str, list[Episode]], options: Evaluate, scenes: Scenes
     shown = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(options).items()}
     answers = resolve_world(options.world, options.checkpoint)
     trained_on = weights_source(options.world, options.checkpoint)
+    staged = "" if options.event is None else f" with the event {options.event}"
+    traffic = "" if options.traffic == CONSTANT_VELOCITY else f", traffic: {options.traffic}"
     title = (
-        f"{count} episodes of {options.horizon} steps in {len({e.scene for r in results.values() for e in r})} scenes, "
+        f"{count} episodes of {options.horizon} steps{staged} in "
+        f"{len({e.scene for r in results.values() for e in r})} scenes, "
         f"split {options.split}, {provenance([trained_on], scenes.source)} ({scenes.index.poses} poses), "
-        f"world: {answers}, action: {options.action}, reward: {options.reward}. Mean [95 % interval over scenes]."
+        f"world: {answers}{traffic}, action: {options.action}, reward: {options.reward}. "
+        "Mean [95 % interval over scenes]."
     )
     table = f"{title}\n\n{markdown(results)}\n"
     print(f"\n{table}")

@@ -11,6 +11,7 @@ Legend: B environments, A components of an action, F recorded future frames, H s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -25,13 +26,14 @@ from ii_world_env.task.config import EngineConfig
 from ii_world_env.task.outcome import TTC_S, Outcome, end_of, outcome_of
 from ii_world_env.task.rewards import RewardFunction, check_terms, default, reward_needs_occupancy
 from ii_world_env.task.trust import TrustFunction
+from ii_world_env.task.variations import staged, thinned, with_traffic
 from world_model.core.errors import ActionError, ConfigError, OptionError
 from world_model.core.geometry import compose, invert_pose, planar_pose, se2_matrix
 from world_model.core.grid import STEP_S
 from world_model.core.vehicle import MAX_SPEED_MPS, Motion, along
 from world_model.data.clips import Clips
 from world_model.models.geometric.agents.tracks import Tracks
-from world_model.worlds import ManyFutures, Populated, SelfDriving, World, WorldState, agents_of
+from world_model.worlds import SelfDriving, World, WorldState, agents_of
 
 __all__ = ["CAUSES", "TERMINATIONS", "TTC_S", "Engine", "EngineConfig", "PlanScores", "State", "StepResult"]
 
@@ -173,6 +175,8 @@ class Engine:
         action_noise: Tensor | None = None,
         drop_agents: Tensor | None = None,
         seed: Tensor | None = None,
+        event: Sequence[str | None] | None = None,
+        future: Sequence[str | None] | None = None,
     ) -> State:
         """Start at the current frames of clips.
 
@@ -182,16 +186,25 @@ class Engine:
             command: (B,) commands for the whole episode, -1 for the recorded ones.
             action_noise: (B,) standard deviation of the noise on every component of an action; None is 0.
             drop_agents: (B,) share of the other agents that are taken out, in worlds that can; None is 0.
-            seed: (B,) int64, of the noise, of which agents go, and of drawn traffic; None is 0.
+            seed: (B,) int64, of the noise, of which agents go, of events, and of drawn traffic; None is 0.
+            event: (B) names of `world_model.worlds.events.EVENTS`, each None where nothing is staged.
+            future: (B) "mode" or "sample" of traffic that has many futures, each None as the traffic says.
 
         Raises:
-            OptionError: no future frame, agents to drop in a world that cannot, noise on discrete actions.
+            OptionError: no future frame, agents to drop or an event in a world that cannot, noise on discrete actions,
+                a future of a world that has but one.
         """
         if clips.ego_to_global.shape[1] < clips.past + 2:
             raise OptionError(
                 "clips without a future frame", "at least one", "load them with future=engine.frames_ahead"
             )
-        world = self._varied(self.world.reset(clips), action_noise, drop_agents, seed)
+        if action_noise is not None and bool((action_noise > 0).any()) and self.action_mode.choices:
+            raise OptionError(
+                f"action_noise with action={self.config.action!r}", "a continuous action mode", "leave the noise out"
+            )
+        world = thinned(self.world, self.world.reset(clips), drop_agents, seed)
+        world = staged(self.world, world, clips, event, seed, speed_mps)
+        world = with_traffic(self.world, world, seed, future)
         labels = self.world.occupancy(world) if self.needs_occupancy else None
         # A world that does not say where its states live is asked for its occupancy.
         own = getattr(self.world, "device", None)
@@ -269,27 +282,6 @@ class Engine:
         )
         world = self.world.reset(clips)
         return replace(state, world=world, decoded=self.world.occupancy(world) if self.needs_occupancy else None)
-
-    def _varied(
-        self, world: WorldState, action_noise: Tensor | None, drop_agents: Tensor | None, seed: Tensor | None
-    ) -> WorldState:
-        """A world as the variations want it; what they cannot have is refused, not passed over."""
-        if action_noise is not None and bool((action_noise > 0).any()) and self.action_mode.choices:
-            raise OptionError(
-                f"action_noise with action={self.config.action!r}", "a continuous action mode", "leave the noise out"
-            )
-        if seed is not None and isinstance(self.world, ManyFutures):
-            world = self.world.draw_traffic(world, seed)
-        if drop_agents is None or not bool((drop_agents > 0).any()):
-            return world
-        if not isinstance(self.world, Populated):
-            raise OptionError(
-                f"drop_agents in a {type(self.world).__name__}",
-                "a world that knows its agents, with a method drop_agents(state, share, seed)",
-                "use world='simulated', or leave it out",
-            )
-        seed = torch.zeros(len(drop_agents), dtype=torch.long, device=drop_agents.device) if seed is None else seed
-        return self.world.drop_agents(world, drop_agents, seed)
 
     @torch.inference_mode()
     def step(self, state: State, actions: Tensor) -> tuple[State, StepResult]:

@@ -164,10 +164,13 @@ class IIWorldEnv(gym.Env[Any, NDArray[Any]]):
     | `command`   | "right", "left", "straight" or 0..2 instead of the recorded commands                     |
     | `speed_mps` | start speed, 0..20                                                                      |
     | `state`     | a kept `env.unwrapped.state` to go on from; alone                                       |
+    | `event`     | a named event: "cut-in", "hard-brake", "jaywalker", "oncoming", "blocked-lane"          |
+    | `future`    | "mode" (the most likely drivers) or "sample" (drawn by the seed)                        |
     | `variation` | a dict with any of `speed_mps`, `command`, `action_noise`, `drop_agents`                   |
 
     `action_noise` (0..1) is the standard deviation of noise on every number of a continuous action; `drop_agents`
-    (0..1) the share of the other agents that is taken out, only in "simulated".
+    (0..1) the share of the other agents that is taken out, only in "simulated". Events are staged in "geometric" and
+    "simulated", see `world_model.worlds.events`; futures differ in "geometric" with traffic that reacts.
 
     ## Episode End
     Named in `info["end"]` (None while it runs). Terminated: `collision`, `off_road`, `destination` (the recorded
@@ -204,7 +207,8 @@ class IIWorldEnv(gym.Env[Any, NDArray[Any]]):
     | `self_check`  | True        | the geometric world believes what was observed where its network fails on the past |
     | `kept_mib`    | 0           | memory for start states that come again: repeated resets cost a fraction     |
     | `traffic`     | "constant-velocity" | how others move in the geometric world: so, or as whole bodies: "rigid", |
-    |               |             | "log-like" (they react), "sampled", "aggressive" (they differ by the seed)   |
+    |               |             | "replay" (as recorded), "log-like" (they react), "sampled", "aggressive"     |
+    |               |             | (they differ by the seed)                                                    |
     | `agents`      | "voxels"    | where these bodies are known from: "voxels", or the "boxes" of the data set  |
     | `render_mode` | None        | "rgb_array"                                                                  |
 

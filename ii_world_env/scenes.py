@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from numbers import Real
 from pathlib import Path
@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from world_model.core.errors import DataError, OptionError
 from world_model.core.grid import OCC3D, VoxelGrid
 from world_model.data.clips import Clips, load_clips, windows
 from world_model.data.index import COMMANDS, DATASETS, INDEX_NAME, SceneIndex
+from world_model.worlds.events import EVENTS, check_event
+from world_model.worlds.traffic import FUTURES, SAMPLE, check_future
 
 PAST = 4
 """Observed frames before the current one."""
@@ -30,6 +31,8 @@ RESET_OPTIONS = {
     "state": "a kept State to go on from, alone",
     "command": f"one of {COMMANDS} or 0..2, held for the whole episode",
     "speed_mps": "start speed, 0..20 m/s",
+    "event": f"one of {tuple(EVENTS)} (world='geometric' or 'simulated')",
+    "future": f"one of {FUTURES} (traffic with many futures)",
     "variation": "a dict of what is to differ from the recording",
 }
 VARIATIONS = {
@@ -51,7 +54,9 @@ class Start:
         speed_mps: start speed, or NaN for the recorded one.
         action_noise: standard deviation of the noise on every number of an action.
         drop_agents: share of the other agents that are taken out.
-        seed: of the noise, of the choice of agents, and of drawn traffic.
+        seed: of the noise, of the choice of agents, of the event, and of drawn traffic.
+        event: name of an event, see `world_model.worlds.events.EVENTS`; None: nothing is staged.
+        future: "mode" or "sample" of traffic that has many futures; None: as the traffic says.
     """
 
     scene: int
@@ -61,6 +66,8 @@ class Start:
     action_noise: float = 0.0
     drop_agents: float = 0.0
     seed: int = 0
+    event: str | None = None
+    future: str | None = None
 
 
 class Scenes:
@@ -103,10 +110,12 @@ class Scenes:
         varied = _variation(options)
         scene = self._scene(options["scene"]) if "scene" in options else None
         frame = self._frame(rng, scene, options.get("frame"))
-        random = varied.get("action_noise") or varied.get("drop_agents") or self.seeded
+        event = check_event(options["event"]) if options.get("event") is not None else None
+        future = check_future(options["future"]) if options.get("future") is not None else None
+        random = varied.get("action_noise") or varied.get("drop_agents") or self.seeded or event or future == SAMPLE
         # Drawn only where it matters: the same seed chooses the same scenes with and without variations.
         seed = int(rng.integers(2**62)) if random else 0
-        return Start(scene=frame[0], frame=frame[1], seed=seed, **varied)
+        return Start(scene=frame[0], frame=frame[1], seed=seed, event=event, future=future, **varied)
 
     def load(self, starts: Sequence[Start], future: int, with_future_labels: bool, grid: VoxelGrid = OCC3D) -> Clips:
         """The clips of some starts."""
@@ -143,11 +152,25 @@ class Scenes:
         return scene, int(self.index.frames(scene)[int(wanted)])
 
 
-def conditions(starts: Sequence[Start]) -> dict[str, Tensor]:
+def with_event(starts: Sequence[Start], event: str, seed: int = 0) -> list[Start]:
+    """The same starts with a named event, another variant of it in each; equal seeds give equal ones.
+
+    Raises:
+        OptionError: there is no such event.
+    """
+    name = check_event(event)
+    return [
+        replace(start, event=name, seed=int(np.random.SeedSequence([seed, start.frame]).generate_state(1)[0]))
+        for start in starts
+    ]
+
+
+def conditions(starts: Sequence[Start]) -> dict[str, Any]:
     """What `Engine.reset` takes beside the clips, each (B,)."""
     names = ("speed_mps", "command", "action_noise", "drop_agents", "seed")
     columns = {name: np.array([getattr(start, name) for start in starts]) for name in names}
-    return {name: torch.from_numpy(v.astype(np.float32) if v.dtype.kind == "f" else v) for name, v in columns.items()}
+    numbers = {n: torch.from_numpy(v.astype(np.float32) if v.dtype.kind == "f" else v) for n, v in columns.items()}
+    return {**numbers, **{name: [getattr(start, name) for start in starts] for name in ("event", "future")}}
 
 
 def open_scenes(

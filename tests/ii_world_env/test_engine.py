@@ -344,6 +344,25 @@ def test_a_seed_draws_the_traffic() -> None:
     assert torch.equal(one[0], other[0]) and not torch.equal(one[1], other[1])
 
 
+def test_a_batch_may_mix_futures() -> None:
+    clips, model = street_clips(EVEN, batch=3), GeometricForecaster(tiny_geometric_config(EVEN))
+    sampled, log_like, rigid = (
+        Engine(GeometricWorld(model, traffic=TrafficConfig(traffic=name))) for name in ("sampled", "log-like", "rigid")
+    )
+    same, plain = torch.tensor([1, 1, 1]), log_like.reset(clips).world.agents.styles.headway_s
+    mixed = log_like.reset(clips, seed=same, future=["mode", "sample", None]).world.agents.styles.headway_s
+    drawn = sampled.reset(clips, seed=same, future=["mode", "sample", None]).world.agents.styles.headway_s
+    assert torch.equal(mixed[0], plain[0]) and torch.equal(mixed[2], plain[2])
+    assert torch.equal(drawn[0], plain[0]) and torch.equal(drawn[1], mixed[1]) and torch.equal(drawn[1], drawn[2])
+    assert not torch.equal(drawn[1], plain[1])
+    with pytest.raises(OptionError, match="one future"):
+        rigid.reset(clips, future=["sample", None, None])
+    with pytest.raises(OptionError, match="TransportWorld"):
+        Engine(TransportWorld(EVEN)).reset(clips, future=["mode"] * 3)
+    with pytest.raises(OptionError, match="TransportWorld"):
+        Engine(TransportWorld(EVEN)).reset(clips, event=["cut-in"] * 3)
+
+
 def test_a_world_begins_anew_where_the_car_of_another_engine_is() -> None:
     """The plan of a world that stands still knows what has moved in the world that is driven in."""
     driven, planned = Engine(TransportWorld(SMALL), EngineConfig()), Engine(TransportWorld(SMALL), EngineConfig())

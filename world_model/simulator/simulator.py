@@ -23,6 +23,7 @@ from world_model.simulator.state import Ego, Floats, Motion, SimState
 from world_model.simulator.town.terrain import KINDS
 from world_model.simulator.town.town import Town, build_town, town_of
 from world_model.simulator.traffic import driver, traffic
+from world_model.simulator.traffic.actor import actorless, joined, move_active, move_actor
 from world_model.simulator.traffic.population import draw_density
 from world_model.simulator.traffic.replay import follow_log
 from world_model.simulator.traffic.spawn import ego_key, spawn, start_ego
@@ -118,10 +119,15 @@ class Simulator:
         if delta is not None and (delta.shape != (3,) or not np.isfinite(delta).all()):
             wanted = "three finite numbers (dx m, dy m, dyaw rad)"
             raise ActionError(f"ego_pose_delta {ego_pose_delta!r}", wanted, "pass None for the built-in driver")
+        acted = len(state.script.pose) > 0
         if town.log is None:
             ego, motion = _drive(town, state, delta, dt_s)
         else:
-            ego, motion = follow_log(town, state, delta, dt_s, yields=self.config.yields)
+            others = actorless(state) if acted else state
+            ego, motion = follow_log(town, others, delta, dt_s, yields=self.config.yields)
+            motion = joined(motion, state.motion) if acted else motion
+        if acted:
+            move_actor(motion, state.script, -1, state.time_s + dt_s)
         after = replace(state, ego=ego, motion=motion, time_s=state.time_s + dt_s, step_index=state.step_index + 1)
         scene = crop(town, after)
         heights = cast_rays(scene.occluder, scene.ground_m)
@@ -188,6 +194,8 @@ def _drive(town: Town, state: SimState, delta: Floats | None, dt_s: float) -> tu
         if delta is None:
             speed[-1] = driver.vary_speed(float(speed[-1]), state.time_s, state.scene_index, h)
         on_path = traffic.advance(paths, active, h)
+        if len(state.script.pose):
+            move_active(active, state, state.time_s + (k + 1) * h)
         if delta is None:
             ego = driver.steer(ego, active, on_path, wander_m, h)
         else:

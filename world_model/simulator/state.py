@@ -77,6 +77,19 @@ class Memory:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Script:
+    """What the last agent of a scene does, if it is the actor of an event."""
+
+    pose: Floats  # (T, 4) global x, y, yaw, speed at half seconds; (0, 4) where there is no actor
+    time_s: float  # of the first
+
+    @classmethod
+    def none(cls) -> Script:
+        """No actor."""
+        return cls(pose=np.zeros((0, 4)), time_s=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class SimState:
     """One moment of one scene; ``Simulator.step`` returns a new one and leaves this one as it is.
 
@@ -84,7 +97,8 @@ class SimState:
         seed, scene_index, town_id: which scene of which data set.
         terrain: "flat" or "hills", as for ``build_town``.
         time_s: since the scene's start. step_index: keyframes since then.
-        ego, agents, motion, memory: see their classes. Saved files call the agents "cast" and their motion "movers".
+        ego, agents, motion, memory, script: see their classes. Saved files call the agents "cast" and their motion
+            "movers".
     """
 
     seed: int
@@ -97,6 +111,7 @@ class SimState:
     motion: Motion = field(metadata={"stored": "movers"})
     memory: Memory
     terrain: str = field(default="flat", metadata={"absent": lambda like, rows: "flat"})
+    script: Script = field(default_factory=Script.none, metadata={"absent": lambda like, rows: Script.none()})
 
     def clone(self) -> SimState:
         """An independent copy (the never-changing ``agents`` are shared)."""

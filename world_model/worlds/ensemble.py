@@ -17,6 +17,7 @@ from world_model.core.errors import ConfigError
 from world_model.core.grid import FREE
 from world_model.core.tensor_state import TensorState
 from world_model.data.clips import Clips
+from world_model.models.geometric.agents.actors import Actors
 from world_model.models.geometric.agents.tracks import Tracks
 from world_model.worlds.protocol import World, WorldState
 
@@ -79,6 +80,8 @@ class EnsembleWorld:
             self.agents = self._agents
         if hasattr(members[0], "draw_traffic"):
             self.draw_traffic = self._draw_traffic
+        if all(hasattr(member, "stage") for member in members):
+            self.stage = self._stage
 
     @property
     def device(self) -> torch.device | None:
@@ -101,12 +104,21 @@ class EnsembleWorld:
         pairs = zip(self.members[1:], others, strict=True)
         return self._joined([own, *(member.step(s, executed, command) for member, s in pairs)]), executed
 
-    def _draw_traffic(self, state: EnsembleState, seed: Tensor) -> EnsembleState:
+    def _draw_traffic(
+        self, state: EnsembleState, seed: Tensor, futures: Sequence[str | None] | None = None
+    ) -> EnsembleState:
         """The same seeds for every member."""
         worlds: Any = self.members
         pairs = zip(worlds, _listed(state.members), strict=True)
-        drawn = [world.draw_traffic(own, seed) if hasattr(world, "draw_traffic") else own for world, own in pairs]
+        asked = (seed,) if futures is None else (seed, futures)
+        drawn = [world.draw_traffic(own, *asked) if hasattr(world, "draw_traffic") else own for world, own in pairs]
         return replace(state, members=_linked(drawn))
+
+    def _stage(self, state: EnsembleState, actors: Actors) -> EnsembleState:
+        """The same events in every member."""
+        worlds: Any = self.members
+        pairs = zip(worlds, _listed(state.members), strict=True)
+        return self._joined([world.stage(own, actors) for world, own in pairs])
 
     def _agents(self, state: EnsembleState) -> Tracks:
         """Those of the first member."""

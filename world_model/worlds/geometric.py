@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from world_model.core.geometry import invert_pose
-from world_model.core.grid import STEP_S
+from world_model.core.grid import FREE, STEP_S
 from world_model.core.tensor_state import TensorState
 from world_model.data.clips import Clips
 from world_model.models.geometric import GeometricForecaster
-from world_model.models.geometric.agents.bodies import place_bodies, without_bodies
+from world_model.models.geometric.agents.actors import Actors, staged
+from world_model.models.geometric.agents.bodies import Drawn, draw_all, place_bodies, without_bodies
 from world_model.models.geometric.agents.boxes import tracks_of_boxes
 from world_model.models.geometric.agents.completion import completed
-from world_model.models.geometric.agents.drivers import Styles, road_of
+from world_model.models.geometric.agents.drivers import road_of
+from world_model.models.geometric.agents.recorded import recorded
+from world_model.models.geometric.agents.scripts import Scripts
+from world_model.models.geometric.agents.solids import place_solids
 from world_model.models.geometric.agents.state import Agents
 from world_model.models.geometric.agents.tracker import Found, find_tracks, observe_bodies
 from world_model.models.geometric.agents.tracks import Tracks
@@ -25,13 +30,14 @@ from world_model.models.geometric.evidence import (
     Evidence,
     Observation,
     gather_evidence,
+    is_movable,
     observe,
     previous_forecast,
     remember,
 )
 from world_model.models.geometric.fusion import Certainty
 from world_model.models.geometric.riding import RoadPlane
-from world_model.worlds.traffic import BOXES, CONSTANT_VELOCITY, DRAWN, LOG_LIKE, TrafficConfig
+from world_model.worlds.traffic import BOXES, CONSTANT_VELOCITY, REACTING, REPLAY, TrafficConfig
 
 CHECK_STEPS = 2
 """The self-check forecasts the current frame from what was known so many steps ago: 1 s."""
@@ -108,7 +114,7 @@ class GeometricWorld:
         road = road if self.rides else road.blank(len(labels))
         to_current = torch.stack([road.ride(one, self.grid) for one in to_current.unbind(1)], 1)
         aligned = self.model.align(labels, to_current)
-        seen, found = self._observe(aligned, clips)
+        seen, found, scripts = self._observe(aligned, clips)
         batch = len(labels)
         return GeometricState(
             seen=seen,
@@ -118,12 +124,12 @@ class GeometricWorld:
             labels=seen.labels if self.traffic.traffic == CONSTANT_VELOCITY else aligned[:, 0].clone(),
             certainty=Certainty.of_observation(batch, device),
             belief=self._check(labels, aligned),
-            agents=Agents.of(found, road_of(seen.still, seen.memory, self.grid)),
+            agents=Agents.of(found, road_of(seen.still, seen.memory, self.grid), scripts),
             road=road,
         )
 
-    def _observe(self, aligned: Tensor, clips: Clips) -> tuple[Observation, Found]:
-        """What stands, what moves and how fast, and the tracks of objects."""
+    def _observe(self, aligned: Tensor, clips: Clips) -> tuple[Observation, Found, Scripts | None]:
+        """What stands, what moves and how fast, the tracks of objects, and what was recorded of them."""
         motion = self.model.motion
         speed, going = motion.by_column(aligned)
         boxes = None if clips.index is None else [clips.index.boxes(frame) for frame in clips.frame]
@@ -133,10 +139,14 @@ class GeometricWorld:
             found = find_tracks(aligned, speed.permute(0, 2, 3, 1), going[:, 0], self.grid)
         column_mps = motion.of_movers(aligned, speed, going)
         if self.traffic.traffic == CONSTANT_VELOCITY:
-            return observe(aligned, column_mps), found
+            return observe(aligned, column_mps), found, None
+        scripts = None
+        if self.traffic.traffic == REPLAY and clips.index is not None:
+            tracks, scripts = recorded(found.tracks, clips.index, clips.frame)
+            found = replace(found, tracks=tracks)
         seen = observe_bodies(aligned, found, column_mps)
         movers, found = completed(seen.movers, found, self.grid)
-        return replace(seen, movers=movers), found
+        return replace(seen, movers=movers), found, scripts
 
     def _check(self, labels: Tensor, aligned: Tensor) -> Belief:
         """What the network makes of the current frame, out of the frames up to one second before it.
@@ -172,17 +182,17 @@ class GeometricWorld:
         # Rounded once, not twice, where the road is level.
         level = (here == state.ego_to_start) & (there == ego_to_start)
         level = level.flatten(1).all(1)[:, None, None]
-        before = state.labels
-        if self.traffic.traffic != CONSTANT_VELOCITY:
-            before = without_bodies(before, state.agents.found, state.agents.now, here, self.grid)
+        agents, before = state.agents, state.labels
+        whole, solid = self._drawn(agents)
+        if self.traffic.traffic != CONSTANT_VELOCITY or bool(solid.any()):
+            before = without_bodies(before, agents.found, agents.now, here, self.grid, whole | solid)
         previous = previous_forecast(before, torch.where(level, next_to_curr, invert_pose(here) @ there), self.grid)
-        if self.traffic.traffic == LOG_LIKE or self.traffic.traffic in DRAWN:
-            agents = state.agents.reacted(state.ego_to_start, next_to_curr, self.grid)
+        number = (elapsed / STEP_S).round().long()
+        if self.traffic.traffic in REACTING:
+            agents = agents.reacted(number, state.ego_to_start, next_to_curr, self.grid)
         else:
-            agents = state.agents.stepped()
-        bodies = None
-        if self.traffic.traffic != CONSTANT_VELOCITY:
-            bodies = place_bodies(state.seen.movers, agents.found, agents.now, there, self.grid)
+            agents = agents.stepped(number)
+        bodies = self._bodies(state, agents, there)
         evidence = gather_evidence(
             state.seen,
             there,
@@ -190,12 +200,12 @@ class GeometricWorld:
             self.grid,
             displacement_m=displacement,
             previous=previous,
-            draw=None if bodies is None else bodies.onto,
+            draw=(lambda labels: draw_all(bodies, labels)) if bodies else None,
         )
         labels, certainty = self.model.fusion.forecast(evidence, state.belief if self.self_check else None)
-        if bodies is not None:
+        if bodies:
             # A body keeps its voxels, whatever the network makes of them far ahead.
-            bodies.onto(labels)
+            draw_all(bodies, labels)
         return GeometricState(
             seen=state.seen,
             ego_to_start=ego_to_start,
@@ -211,13 +221,50 @@ class GeometricWorld:
     def occupancy(self, state: GeometricState) -> Tensor:
         return state.labels
 
-    def draw_traffic(self, state: GeometricState, seed: Tensor) -> GeometricState:
-        """A reset's state with drivers drawn from seeds (B,) int64, where the traffic is of that sort."""
-        kind = DRAWN.get(self.traffic.traffic)
-        if kind is None:
-            return state
-        styles = Styles.drawn(state.agents.found.tracks, seed, kind)
-        return replace(state, agents=replace(state.agents, styles=styles))
+    def _drawn(self, agents: Agents) -> tuple[Tensor, Tensor]:
+        """(B, K) bool, what is drawn as a body out of what was observed, and what as a solid."""
+        whole, solid = agents.whole, agents.solid
+        return (torch.zeros_like(whole) if self.traffic.traffic == CONSTANT_VELOCITY else whole), solid
+
+    def _bodies(self, state: GeometricState, agents: Agents, there: Tensor) -> list[Drawn]:
+        """What is drawn into the target frame, by transforms (B, 4, 4) from it to the frame of the reset."""
+        (whole, solid), found, bodies = self._drawn(agents), agents.found, list[Drawn]()
+        if self.traffic.traffic != CONSTANT_VELOCITY:
+            bodies.append(place_bodies(state.seen.movers, found, agents.now, there, self.grid, whole))
+        if bool(solid.any()):
+            bodies.append(place_solids(solid, found.tracks, agents.now, state.road, there, self.grid))
+        return bodies
+
+    def draw_traffic(
+        self, state: GeometricState, seed: Tensor, futures: Sequence[str | None] | None = None
+    ) -> GeometricState:
+        """A reset's state with drivers drawn from seeds (B,) int64, where the traffic, or the future asked for, is of
+        that sort.
+
+        Args:
+            state: of a reset.
+            seed: (B,) int64.
+            futures: (B) "mode": the most likely drivers, "sample": drawn ones, None: as the traffic says.
+
+        Raises:
+            OptionError: a future of traffic that has only one.
+        """
+        styles = self.traffic.styles(state.agents, seed, futures)
+        return state if styles is None else replace(state, agents=replace(state.agents, styles=styles))
+
+    def stage(self, state: GeometricState, actors: Actors) -> GeometricState:
+        """A reset's state with the actors of events, see `world_model.worlds.events`."""
+        actors = actors.map(lambda value: value.to(self.device))
+        agents, cleared = staged(state.agents, actors, self.grid)
+
+        def without(labels: Tensor) -> Tensor:
+            return labels.masked_fill(cleared[..., None] & is_movable(labels), FREE)
+
+        parts = {name: without(getattr(state.seen, name)) for name in ("still", "movers", "memory")}
+        seen = replace(state.seen, **parts, velocity_mps=state.seen.velocity_mps * ~cleared[..., None])
+        labels, found = without(state.labels), agents.found
+        place_solids(agents.solid, found.tracks, agents.now, state.road, state.ego_to_start, self.grid).onto(labels)
+        return replace(state, seen=seen, labels=labels, agents=agents)
 
     def agents(self, state: GeometricState) -> Tracks:
         """The tracked objects now, in the current ego frame."""

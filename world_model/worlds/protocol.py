@@ -6,6 +6,7 @@ state and leaves the old one as it was, so any state can be kept and branched fr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from world_model.core.errors import OptionError
 from world_model.core.grid import VoxelGrid
 from world_model.data.clips import Clips
+from world_model.models.geometric.agents.actors import Actors
 from world_model.models.geometric.agents.tracks import Tracks
 
 WorldState = Any
@@ -160,6 +162,22 @@ def agents_of(world: World, state: WorldState) -> Tracks:
 class ManyFutures(Protocol):
     """A world whose traffic differs from seed to seed."""
 
-    def draw_traffic(self, state: WorldState, seed: Tensor) -> WorldState:
-        """The state of a reset, with other road users as seeds (B,) int64 say: the same seed, the same future."""
+    def draw_traffic(self, state: WorldState, seed: Tensor, futures: Sequence[str | None] | None = None) -> WorldState:
+        """The state of a reset, with other road users as seeds (B,) int64 say: the same seed, the same future.
+
+        Args:
+            state: of a reset.
+            seed: (B,) int64.
+            futures: (B) "mode" or "sample" for one of the futures, None as the traffic says; only given if any is asked
+                for.
+        """
+        ...
+
+
+@runtime_checkable
+class Stage(Protocol):
+    """A world in which named events can happen: what the reset option "event" needs."""
+
+    def stage(self, state: WorldState, actors: Actors) -> WorldState:
+        """The state of a reset with the actors of events, see `world_model.worlds.events`."""
         ...

@@ -22,11 +22,13 @@ from world_model.core.geometry import invert_pose, planar_pose, se2_matrix
 from world_model.core.grid import FREE, OCC3D, VoxelGrid
 from world_model.core.tensor_state import TensorState
 from world_model.data.clips import Clips
+from world_model.models.geometric.agents.actors import Actors
 from world_model.simulator import SimState, Simulator
 from world_model.simulator.dataset.config import GENERATOR_VERSION
 from world_model.simulator.simulator import SimulatorConfig
 from world_model.simulator.town.paths import CONNECTOR
 from world_model.simulator.town.town import Town, town_of
+from world_model.simulator.traffic.actor import with_actor, without
 from world_model.worlds.rebuild import generator_of, recorded_state
 
 TOWNS_KEPT = 32
@@ -35,8 +37,6 @@ POSE_TOLERANCE_M = 0.05
 LABEL_TOLERANCE = 0.02
 """Share of differing voxels up to which a rebuilt frame is the recorded one. On the machine type that made the data
 nothing differs; elsewhere the last bits of sines may tip single voxels."""
-NOWHERE_M = -1.0e6
-"""Where dropped agents are: out of sight of all agents."""
 TURN_OF_COMMAND = np.array([-1, 1, 0])
 """Sign of the turn (left positive) that the commands right, left and straight ask for."""
 
@@ -138,6 +138,16 @@ class SimulatedWorld:
         rows = zip(state.scenes, share.tolist(), seed.tolist(), strict=True)
         return SimulatedState(scenes=tuple(_without(scene, part, number) for scene, part, number in rows))
 
+    def stage(self, state: SimulatedState, actors: Actors) -> SimulatedState:
+        """Scenes of a reset with the actors of events, see `world_model.worlds.events`. In recorded scenarios the
+        others replay the log through them."""
+        rows = zip(state.scenes, actors.present.tolist(), actors.chunks(1), strict=True)
+        return SimulatedState(scenes=tuple(self._with(scene, one) if there else scene for scene, there, one in rows))
+
+    def _with(self, scene: SimState, actors: Actors) -> SimState:
+        self._hold_town(scene)
+        return _staged(scene, actors)
+
     def _advance(self, scene: SimState, motion: NDArray[Any] | None) -> SimState:
         self._hold_town(scene)
         return self._simulator.step(scene, motion)
@@ -197,9 +207,17 @@ def _relative(before: SimState, after: SimState) -> NDArray[Any]:
 def _without(scene: SimState, share: float, seed: int) -> SimState:
     count = len(scene.agents.label)
     gone = np.random.default_rng(seed).permutation(count)[: round(share * count)]
-    if not len(gone):
-        return scene
-    # They stay in the arrays, because agents are known by their row.
-    motion, mobile = scene.motion.clone(), scene.agents.mobile.copy()
-    motion.xy[gone], motion.speed[gone], mobile[gone] = NOWHERE_M, 0.0, False
-    return replace(scene, motion=motion, agents=replace(scene.agents, mobile=mobile))
+    return without(scene, gone) if len(gone) else scene
+
+
+def _staged(scene: SimState, actors: Actors) -> SimState:
+    """A scene with the actor of one event."""
+    ego, pose = scene.ego, actors.pose[0].double().cpu().numpy()
+    c, s = np.cos(ego.yaw), np.sin(ego.yaw)
+    away = (scene.motion.xy - (ego.x, ego.y)) @ np.array([[c, -s], [s, c]])
+    x, y = torch.from_numpy(away.astype(np.float32))[None].unbind(-1)
+    scene = without(scene, actors.map(lambda value: value.cpu()).in_the_way(x, y)[0].numpy())
+    place = np.column_stack((ego.x + c * pose[:, 0] - s * pose[:, 1], ego.y + s * pose[:, 0] + c * pose[:, 1]))
+    told = np.column_stack((place, pose[:, 2] + ego.yaw, pose[:, 3]))
+    paths, size = town_of(scene).network.paths, actors.size_m[0].double().cpu().numpy()
+    return with_actor(scene, paths, int(actors.class_id[0]), size, told)

@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from world_model.core.errors import OptionError
-from world_model.models.geometric.agents.drivers import AGGRESSIVE, StyleKind
+import torch
+from torch import Tensor
 
-CONSTANT_VELOCITY, RIGID, LOG_LIKE = "constant-velocity", "rigid", "log-like"
+from world_model.core.errors import OptionError
+from world_model.models.geometric.agents.drivers import AGGRESSIVE, StyleKind, Styles
+from world_model.models.geometric.agents.state import Agents
+
+CONSTANT_VELOCITY, RIGID, REPLAY, LOG_LIKE = "constant-velocity", "rigid", "replay", "log-like"
 DRAWN = {"sampled": StyleKind(), "aggressive": AGGRESSIVE}
 """Traffic whose drivers differ from seed to seed."""
-TRAFFIC = (CONSTANT_VELOCITY, RIGID, LOG_LIKE, *DRAWN)
+REACTING = (LOG_LIKE, *DRAWN)
+"""Traffic whose drivers answer, and which therefore has more than one future."""
+TRAFFIC = (CONSTANT_VELOCITY, RIGID, REPLAY, *REACTING)
+MODE, SAMPLE = "mode", "sample"
+FUTURES = (MODE, SAMPLE)
 VOXELS, BOXES = "voxels", "boxes"
 AGENT_SOURCES = (VOXELS, BOXES)
+
+
+def check_future(future: object) -> str:
+    """The name of a future.
+
+    Raises:
+        OptionError: there is no such future.
+    """
+    if future not in FUTURES:
+        raise OptionError(f"future={future!r}", f"one of {FUTURES}", "choose one of them")
+    return str(future)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +41,8 @@ class TrafficConfig:
 
     Args:
         traffic: how they move. "constant-velocity": every observed column at the velocity that the network gives it.
-            "rigid": objects are tracked, near ones completed to solids, and each moves as a whole body. "log-like": so,
+            "rigid": objects are tracked, near ones completed to solids, and each moves as a whole body. "replay": so,
+            and they do what was recorded where the data set has boxes, whatever the ego does. "log-like": rigid,
             and vehicles follow the road and keep a gap to what is ahead, the ego included. "sampled": so, and every
             driver differs by the seed. "aggressive": faster and closer, and half of them do not brake for the ego.
         agents: where they are known from: the observed "voxels", or the annotated "boxes" of the current frame, where
@@ -39,6 +60,26 @@ class TrafficConfig:
             value = getattr(self, name)
             if value not in known:
                 raise OptionError(f"{name}={value!r}", f"one of {known}", "choose one of them")
+
+    def styles(self, agents: Agents, seed: Tensor, futures: Sequence[str | None] | None = None) -> Styles | None:
+        """Drivers of a reset, each row's by its own seed (B,) and future (B); None: those that the reset found.
+
+        Raises:
+            OptionError: a future of traffic that has only one.
+        """
+        names = [None] * len(seed) if futures is None else list(futures)
+        if any(names) and self.traffic not in REACTING:
+            raise OptionError(
+                f"future={next(filter(None, names))!r} with traffic={self.traffic!r}, which has one future",
+                f"traffic with many: one of {REACTING}",
+                "make the world with such traffic, or leave the future out",
+            )
+        drawn = [name == SAMPLE or (name is None and self.traffic in DRAWN) for name in names]
+        if not any(drawn) and not (self.traffic in DRAWN and MODE in names):
+            return None
+        kind, tracks = DRAWN.get(self.traffic, StyleKind()), agents.found.tracks
+        rows = torch.tensor(drawn, device=tracks.x.device)
+        return Styles.drawn(tracks, seed, kind).where(rows, Styles.likely(tracks, kind))
 
     def check(self, kinds: set[str], world: str) -> None:
         """Refuse what a world without tracks cannot do.

@@ -22,6 +22,8 @@ from world_model.core.tensor_state import TensorState
 
 CELL = 4
 """Columns along each side of a cell."""
+SMOOTH = 9
+"""Cells along each side over which the heights of the road are averaged."""
 REACH_M = 8.0
 """Standard deviation of the weights of the ground around the ego: about the car's length before and behind it, and
 wide enough for voxels of 0.4 m to show a slope."""
@@ -60,6 +62,11 @@ class RoadPlane(TensorState):
     def blank(self, batch: int) -> RoadPlane:
         """No road was observed: every motion is left as it is."""
         return self.map(lambda value: value.new_zeros(batch, *value.shape[1:]))
+
+    def heights(self) -> Tensor:
+        """(B, U, V) height of the road in metres, averaged over `SMOOTH` cells; 0 where none was observed near."""
+        height, count = F.avg_pool2d(self.sums, SMOOTH, 1, SMOOTH // 2).unbind(1)
+        return height / count.clamp(min=1e-6)
 
     def ride(self, ego_to_start: Tensor, grid: VoxelGrid) -> Tensor:
         """Later ego frames as the road lets them stand.

@@ -9,6 +9,7 @@ Legend: B grids, K slots, M moving objects, N columns.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -46,7 +47,22 @@ class Drawn:
         return self.displacement_m
 
 
-def place_bodies(movers: Tensor, found: Found, now: Tracks, target_to_source: Tensor, grid: VoxelGrid) -> Drawn:
+def draw_all(drawn: Sequence[Drawn], labels: Tensor) -> Tensor:
+    """Put several sets into labels (B, X, Y, Z), in place, the last on top; returns ``displacement_m`` of all."""
+    first, *others = (part.onto(labels) for part in drawn)
+    for shift in others:
+        first = torch.where((shift != 0).any(-1, keepdim=True), shift, first)
+    return first
+
+
+def place_bodies(
+    movers: Tensor,
+    found: Found,
+    now: Tracks,
+    target_to_source: Tensor,
+    grid: VoxelGrid,
+    whole: Tensor | None = None,
+) -> Drawn:
     """Draw moving objects in the target frame.
 
     Args:
@@ -55,11 +71,12 @@ def place_bodies(movers: Tensor, found: Found, now: Tracks, target_to_source: Te
         now: where they are now, source frame.
         target_to_source: (B, 4, 4) target ego frame -> source ego frame, metres.
         grid: the voxel grid.
+        whole: (B, K) bool, which of them; None: all that move or moved then.
     """
     then, matrix = found.tracks, target_to_source.float()
     back = invert_pose(matrix)
     seen = now.seen_from(back)
-    which = nonzero_indices(then.moving | now.moving)
+    which = nonzero_indices(then.moving | now.moving if whole is None else whole)
     at = columns_in(seen, which, grid, MARGIN_M)
     k, b = which[at.row], which[at.row] // SLOTS
     # Into the body's own frame by the new pose, and out of it by the old one.
@@ -80,16 +97,24 @@ def place_bodies(movers: Tensor, found: Found, now: Tracks, target_to_source: Te
     return Drawn(column=column, body=body, displacement_m=shift.view(*found.slot.shape, 2))
 
 
-def without_bodies(labels: Tensor, found: Found, now: Tracks, target_to_source: Tensor, grid: VoxelGrid) -> Tensor:
-    """Labels (B, X, Y, Z) of the target frame, a copy without the objects that `place_bodies` draws there.
+def without_bodies(
+    labels: Tensor,
+    found: Found,
+    now: Tracks,
+    target_to_source: Tensor,
+    grid: VoxelGrid,
+    which: Tensor | None = None,
+) -> Tensor:
+    """Labels (B, X, Y, Z) of the target frame, a copy without the objects (B, K) that are drawn there: by default those
+    that `place_bodies` draws.
 
     What was forecast is remembered where nothing was observed. A moving object that is remembered with it would stay
     there as a ghost, one at each step.
     """
-    which = nonzero_indices(found.tracks.moving | now.moving)
+    drawn = nonzero_indices(found.tracks.moving | now.moving if which is None else which)
     seen = now.seen_from(invert_pose(target_to_source.float()))
     # The network draws some a voxel too wide.
-    column = columns_in(seen, which, grid, MARGIN_M + grid.voxel_m).column
+    column = columns_in(seen, drawn, grid, MARGIN_M + grid.voxel_m).column
     cleared = labels.clone()
     rows = cleared.view(-1, labels.shape[-1])
     rows[column] = rows[column].masked_fill(is_movable(rows[column]), FREE)

@@ -8,7 +8,7 @@ Legend: B grids, K slots, J = K + 1 things to meet (the last is the ego), C curv
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 import torch.nn.functional as F
@@ -95,6 +95,18 @@ class Styles(TensorState):
         """Everybody keeps the observed speed where the road is free, and `HEADWAY_S` where it is not."""
         headway = torch.full_like(tracks.speed, HEADWAY_S)
         return cls(desired_mps=tracks.speed, headway_s=headway, heeds_ego=torch.ones_like(tracks.alive))
+
+    @classmethod
+    def likely(cls, tracks: Tracks, kind: StyleKind) -> Styles:
+        """The most likely drivers of a kind: everybody in its middle, and everybody heeds the ego."""
+        observed = cls.observed(tracks)
+        speed, gap = observed.desired_mps * kind.faster, observed.headway_s * kind.closer
+        return cls(desired_mps=speed, headway_s=gap, heeds_ego=observed.heeds_ego)
+
+    def where(self, chosen: Tensor, other: Styles) -> Styles:
+        """These in chosen rows (B,) bool, others elsewhere."""
+        names = [field.name for field in fields(Styles)]
+        return Styles(**{n: torch.where(chosen[:, None], getattr(self, n), getattr(other, n)) for n in names})
 
     @classmethod
     def drawn(cls, tracks: Tracks, seed: Tensor, kind: StyleKind) -> Styles:

@@ -5,7 +5,7 @@ Legend: B grids, K slots, (X, Y, Z) voxels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from world_model.core.geometry import invert_pose, planar_pose
 from world_model.core.grid import STEP_S, VoxelGrid
 from world_model.core.tensor_state import TensorState
 from world_model.models.geometric.agents.drivers import EgoMotion, Road, Styles, react
+from world_model.models.geometric.agents.scripts import Scripts
 from world_model.models.geometric.agents.tracker import Found
 from world_model.models.geometric.agents.tracks import SLOTS, Tracks
 
@@ -28,17 +29,21 @@ class Agents(TensorState):
         now: as they are now.
         styles: how they drive.
         road: where they can drive.
+        scripts: where some of them are told to be.
     """
 
     found: Found
     now: Tracks
     styles: Styles
     road: Road
+    scripts: Scripts = field(metadata={"absent": lambda like, rows: Scripts.none(rows, like.solid.device)})
 
     @classmethod
-    def of(cls, found: Found, road: Road) -> Agents:
+    def of(cls, found: Found, road: Road, scripts: Scripts | None = None) -> Agents:
         """Agents at the moment of the reset."""
-        return cls(found=found, now=found.tracks, styles=Styles.observed(found.tracks), road=road)
+        tracks = found.tracks
+        scripts = scripts or Scripts.none(len(tracks.x), tracks.x.device)
+        return cls(found=found, now=tracks, styles=Styles.observed(tracks), road=road, scripts=scripts)
 
     @classmethod
     def absent(cls, like: Any, rows: int) -> Agents:
@@ -47,21 +52,32 @@ class Agents(TensorState):
         road = Road(off=torch.zeros(slot.shape, dtype=torch.bool, device=slot.device))
         return cls.of(Found(tracks=Tracks.none(rows, slot.device), slot=slot), road)
 
-    def stepped(self) -> Agents:
-        """One step later, at constant speed and turn rate."""
-        return replace(self, now=self.now.advanced(STEP_S))
+    @property
+    def whole(self) -> Tensor:
+        """(B, K) bool, the objects that move as bodies with the voxels that were observed."""
+        return (self.found.tracks.moving | self.now.moving) & ~self.scripts.solid
 
-    def reacted(self, ego_to_start: Tensor, next_to_curr: Tensor, grid: VoxelGrid) -> Agents:
+    @property
+    def solid(self) -> Tensor:
+        """(B, K) bool, the objects that are drawn as solids of their class."""
+        return self.scripts.solid & self.now.alive
+
+    def stepped(self, step: Tensor) -> Agents:
+        """One step later, the number (B,) of which is ``step``, at constant speed and turn rate."""
+        return replace(self, now=self.scripts.followed(self.now.advanced(STEP_S), step))
+
+    def reacted(self, step: Tensor, ego_to_start: Tensor, next_to_curr: Tensor, grid: VoxelGrid) -> Agents:
         """One step later, when drivers have answered to each other and to the ego.
 
         Args:
+            step: (B,) int64 its number, 1 is the first after the reset.
             ego_to_start: (B, 4, 4) ego frame at the beginning of the step -> ego frame of the reset.
             next_to_curr: (B, 4, 4) next ego frame -> that ego frame.
             grid: the voxel grid.
         """
         x, y, yaw = planar_pose(ego_to_start).unbind(-1)
         ego = EgoMotion(x=x, y=y, yaw=yaw, speed=next_to_curr[:, 0, 3].clamp(min=0) / STEP_S)
-        return replace(self, now=react(self.now, self.styles, ego, self.road, grid))
+        return replace(self, now=self.scripts.followed(react(self.now, self.styles, ego, self.road, grid), step))
 
     def seen_from(self, ego_to_start: Tensor) -> Tracks:
         """The agents in an ego frame, by transforms (B, 4, 4) from it to the frame of the reset."""
