@@ -37,6 +37,7 @@ class PolicyFacts:
         comfort: whether the comfort limiter has the last word.
         layers: widths of the hidden layers behind the features.
         grouped: whether class maps are read by the `GroupMapExtractor`; policies of before read single classes.
+        standard: whether vectors are standardised by the `StandardExtractor`.
     """
 
     action: str
@@ -45,6 +46,7 @@ class PolicyFacts:
     comfort: bool = False
     layers: tuple[int, ...] = (64,)
     grouped: bool = False
+    standard: bool = False
 
     @staticmethod
     def of(values: Any, source: str) -> PolicyFacts:
@@ -58,7 +60,7 @@ class PolicyFacts:
         except (TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(f"{source} says {values!r}", "the facts of a policy", REMEDY) from error
         names = all(isinstance(value, str) for value in (facts.action, facts.observation, facts.prior or ""))
-        flags = isinstance(facts.comfort, bool) and isinstance(facts.grouped, bool)
+        flags = all(isinstance(value, bool) for value in (facts.comfort, facts.grouped, facts.standard))
         if not names or not flags or not all(0 < n <= LARGEST_LAYER for n in facts.layers):
             raise CheckpointError(f"{source} says {values!r}", "the facts of a policy", REMEDY)
         return facts
@@ -81,7 +83,9 @@ def make_policy(
 def policy_keywords(facts: PolicyFacts, observation_space: spaces.Space[Any]) -> dict[str, Any]:
     """How stable-baselines3 makes the network."""
     return {
-        "features_extractor_class": extractor_for(facts.observation, observation_space, grouped=facts.grouped),
+        "features_extractor_class": extractor_for(
+            facts.observation, observation_space, grouped=facts.grouped, standard=facts.standard
+        ),
         "net_arch": list(facts.layers),
         "log_std_init": -0.7,
     }

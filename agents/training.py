@@ -24,7 +24,7 @@ from agents.policies import POLICY_FILE, PolicyFacts, policy_keywords, save_poli
 from agents.prior_env import PriorVecEnv
 from agents.resume import go_on, snapshot
 from ii_world_env.faces.options import DriveOptions
-from ii_world_env.observations.extractor import ClassMapExtractor
+from ii_world_env.observations.extractor import ClassMapExtractor, StandardExtractor
 from ii_world_env.sb3_vec_env import IIWorldVecEnv
 from world_model.core.errors import CheckpointError, OptionError, OutputError
 from world_model.core.files import atomic_write, check_writable, write_json, write_text
@@ -35,6 +35,8 @@ import matplotlib.pyplot as plt  # after the choice of a backend without a displ
 
 MODEL_FILE, CURVE_FILE, PICTURE_FILE, CONFIG_FILE = "model.zip", "curve.csv", "curve.png", "config.json"
 RESUMES = "the model saved last is in --out; the same command with --resume goes on"
+LATER = ("finite_horizon", "standard")
+"""Options that runs of before do not name."""
 CURVE_COLUMNS = ("timesteps", "episode_reward", "episode_steps", "progress", "destination", "collision", "off_road")
 
 
@@ -76,6 +78,10 @@ class Train(DriveOptions):
     """With a prior: let the comfort limiter have the last word."""
     pessimism: float = 0.0
     """What a step without any forecast trust costs; only in worlds that have a trust."""
+    finite_horizon: bool = False
+    """Nothing lies beyond the horizon; with observation traffic_timed."""
+    standard: bool = False
+    """Standardise vector observations by those of a first drive without corrections."""
     layers: tuple[int, ...] = (64,)
     """Widths of the hidden layers behind the features."""
     gamma: float = 0.97
@@ -105,6 +111,7 @@ class Train(DriveOptions):
             comfort=self.comfort,
             layers=self.layers,
             grouped=True,
+            standard=self.standard,
         )
 
 
@@ -204,6 +211,7 @@ def train(options: Train) -> PPO:
             seed=options.seed,
             device=device,
         )
+        _standardise(model, options, venv)
         model.facts = asdict(options.facts())  # type: ignore[attr-defined]  # kept in the zip
         write_json(options.out / CONFIG_FILE, _plain(options))
     weights = sum(p.numel() for p in model.policy.parameters())
@@ -229,6 +237,19 @@ def train(options: Train) -> PPO:
     return model
 
 
+def _standardise(model: PPO, options: Train, venv: VecEnv) -> None:
+    """Fit the extractor to the observations of one rollout of zeros: of the prior alone, where there is one."""
+    extractor = model.policy.features_extractor
+    if not isinstance(extractor, StandardExtractor):
+        return
+    zero = np.zeros((venv.num_envs, *(venv.action_space.shape or ())), np.float32)
+    seen = [np.asarray(venv.reset())]
+    for _ in range(options.rollout):
+        seen.append(np.asarray(venv.step(zero)[0]))
+    extractor.fit(torch.as_tensor(np.concatenate(seen), device=model.device))
+    venv.seed(options.seed)
+
+
 def _save(recorder: Recorder) -> None:
     """Save; where that fails, say what is left of the run."""
     kept = recorder.saved
@@ -248,7 +269,7 @@ def _save(recorder: Recorder) -> None:
 def _make(options: Train) -> VecEnv:
     """All environments as one batch: one model forward for a step of all of them."""
     split = options.split or ("all" if options.index is None else "train")
-    chosen = {name: getattr(options, name) for name in ("observation", "kept_mib", "pessimism")}
+    chosen = {name: getattr(options, name) for name in ("observation", "kept_mib", "pessimism", "finite_horizon")}
     venv = IIWorldVecEnv(options.num_envs, split=split, **chosen, **options.keywords())
     if options.starts_per_scene is not None:
         scenes = venv.vector.scenes
@@ -306,9 +327,10 @@ def _load(options: Train, venv: VecEnv, device: str, rows: list[list[float]]) ->
         raise CheckpointError(
             f"{options.out / CONFIG_FILE} cannot be read ({error})", "the options of the run", remedy
         ) from error
-    fixed = ("action", "observation", "num_envs", "rollout", "horizon", "prior", "comfort", "layers")
+    fixed = ("action", "observation", "num_envs", "rollout", "horizon", "prior", "comfort", "layers", "standard")
     now = json.loads(json.dumps(_plain(options)))
-    before = {"prior": None, "comfort": False, "layers": [64], **before}  # runs of before these options
+    # Runs of before these options.
+    before = {"prior": None, "comfort": False, "layers": [64], **dict.fromkeys(LATER, False), **before}
     if changed := [f"{name}={now[name]} (was {before.get(name)})" for name in fixed if now[name] != before.get(name)]:
         raise CheckpointError(f"resume with {', '.join(changed)}", "the options that the run began with", remedy)
     try:
@@ -329,6 +351,7 @@ def _identity(options: Train, venv: VecEnv) -> dict[str, Any]:
     """What must be the same for a run to go on in the episodes that it was in."""
     free = ("timesteps", "save_every", "out", "resume", "torch", "device", "index")
     values = {name: value for name, value in json.loads(json.dumps(_plain(options))).items() if name not in free}
+    values = {name: value for name, value in values.items() if value or name not in LATER}
     (scenes,) = venv.get_attr("scenes", indices=0)
     return {**values, "data": scenes.index.fingerprint}
 

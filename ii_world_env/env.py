@@ -147,11 +147,12 @@ class IIWorldEnv(gym.Env[Any, NDArray[Any]]):
     | `route`       | -0.02 per metre beside the route, up to 4 m                                  |
     | `plan`        | -0.5 × share of the plan behind its first contact; only with `action="waypoints"` |
 
-    `reward="pdms"` is the gated score of NAVSIM per step, in [0, 1]; `reward="sparse"` is +1 on arrival and -1 for a
-    collision or for leaving the road. Any callable from `Outcome` to named terms, or its "package.module:name", works.
-    One with an attribute `needs_occupancy = False` (or `needs_labels = False`, its earlier name) reads no fact of
-    `Contact`: no occupancy is decoded for it, nor with `observation="tokens"` for anything else until
-    `env.unwrapped.occupancy` is read, and no episode ends by a collision or off the road.
+    `reward="pdms"` is the gated score of NAVSIM per step, in [0, 1], `"pdms_loss"` what it lacks of 1;
+    `reward="sparse"` is +1 on arrival and -1 for a collision or for leaving the road. Any callable from
+    `Outcome` to named terms, or its "package.module:name", works. One with an attribute `needs_occupancy = False` (or
+    `needs_labels = False`, its earlier name) reads no fact of `Contact`: no occupancy is decoded for it, nor with
+    `observation="tokens"` for anything else until `env.unwrapped.occupancy` is read, and no episode ends by a collision
+    or off the road.
 
     ## Starting State
     A random recorded keyframe of the split with four frames before it and the horizon after it, at the recorded
@@ -196,7 +197,7 @@ class IIWorldEnv(gym.Env[Any, NDArray[Any]]):
     | `action`      | "kinematic" | "kinematic", "delta", "waypoints", "meta" or "command"                       |
     | `observation` | "bev"       | "bev", "occupancy", "tokens", "state", "traffic", "traffic_timed" or          |
     |               |             | "package.module:Class"                                                       |
-    | `reward`      | "default"   | "default", "pdms", "sparse", a callable or its import path                   |
+    | `reward`      | "default"   | "default", "pdms", "pdms_loss", "sparse", a callable or its import path      |
     | `horizon`     | 16          | steps of 0.5 s until truncation                                              |
     | `finite_horizon` | False    | the horizon terminates: nothing lies beyond it                               |
     | `pessimism`   | 0.0         | cost of a step without any forecast trust: term `pessimism`                  |

@@ -67,12 +67,12 @@ def slow_evidence(
             source = matrix @ middle(grid, i, j)
             labels[i, j], observed = taken(still, grid, source)
             remembered[i, j], _ = taken(memory, grid, source)
-            if (i, j) in arrived:
-                moved, _ = taken(movers, grid, source - np.array([*arrived[i, j], 0, 0]))
-                labels[i, j] = np.where(moved != FREE, moved, labels[i, j])
-                displacement[i, j] = (arrived[i, j] @ matrix[:2, :2]) * (moved != FREE).any()
             visibility[i, j] = OBSERVED * observed
             if not observed:
                 labels[i, j], in_view = taken(past, grid, back @ middle(grid, i, j))
                 visibility[i, j] = FORECAST * in_view
+            if (i, j) in arrived:
+                moved, _ = taken(movers, grid, source - np.array([*arrived[i, j], 0, 0]))
+                labels[i, j] = np.where(moved != FREE, moved, labels[i, j])
+                displacement[i, j] = (arrived[i, j] @ matrix[:2, :2]) * (moved != FREE).any()
     return labels, remembered, visibility, displacement

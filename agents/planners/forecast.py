@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ii_world_env.ego import footprint, route
+from ii_world_env.ego.fault import Moment, faultless
 from ii_world_env.engine import Engine, State
 from ii_world_env.task.outcome import TTC_S, Contact, Outcome, end_of, outcome_of
 from world_model.core.geometry import compose, inverse, relative
@@ -120,7 +121,15 @@ def _outcome(
 
     path = compose(now.pose[:, None].expand_as(motion.path), motion.path)
     moving = motion.path[:, -1, :2].norm(dim=-1) > 0.1
-    collision = (touches(path[:, : half + 1], before).any(1) | touches(path[:, half - 1 :], later).any(1)) & moving
+    first, second = touches(path[:, : half + 1], before).any(1), touches(path[:, half - 1 :], later)
+    collision = (first | second.any(1)) & moving
+    if config.struck_excused and bool(collision.any()):
+        at = second.int().argmax(1)[:, None, None].expand(-1, 1, 3)
+        begin, end = (
+            Moment(labels=frame.level_labels, home=inverse(frame.pose), poses=seen(poses, frame))
+            for poses, frame in ((now.pose[:, None], before), (path[:, half - 1 :].gather(1, at), later))
+        )
+        collision &= ~faultless(begin, end, first.view(before.batch, -1), grid, config).view(-1)
     times = after.speed_mps.new_tensor(TTC_S)
     ahead = after.speed_mps[:, None] * times
     straight = torch.stack((ahead, torch.zeros_like(ahead), torch.zeros_like(ahead)), -1)

@@ -44,6 +44,7 @@ class FootprintConfig:
         band_m: heights (low, high) in metres above the ground between which a voxel centre can be hit.
         min_voxels: obstacle voxels inside the body from which on it is a contact.
         rear_zone_m: contacts only within so many metres of the rear bumper are not the ego's fault.
+        struck_excused: nor are those of movers that run into the ego from behind, see `ii_world_env.ego.fault`.
         spawn_margin_m: the body at reset, grown by this, is where labels are not believed.
         ground_top_m: ground labels this far above the mean ground around them are not the ego's ground.
         ground_reach_m: radius around a corner within which drivable ground excuses it.
@@ -52,6 +53,7 @@ class FootprintConfig:
     band_m: tuple[float, float] = (0.3, 1.9)
     min_voxels: int = 3
     rear_zone_m: float = 1.0
+    struck_excused: bool = True
     spawn_margin_m: float = 0.4
     ground_top_m: float = 1.4
     ground_reach_m: float = 0.8

@@ -23,7 +23,7 @@ class DriveOptions:
     action: str = "kinematic"
     """kinematic, delta, waypoints, meta or command."""
     reward: str = "default"
-    """default, pdms, sparse or package.module:function."""
+    """default, pdms, pdms_loss, sparse or package.module:function."""
     horizon: int = 16
     """Steps of 0.5 s in an episode."""
     device: str = "auto"

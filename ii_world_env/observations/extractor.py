@@ -18,7 +18,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, Combine
 from torch import Tensor, nn
 
 from ii_world_env.observations import modes as observations
-from world_model.core.errors import ConfigError
+from world_model.core.errors import ConfigError, OptionError
 from world_model.core.grid import FREE, NUM_CLASSES, OCC3D
 
 PATCH = 4
@@ -158,6 +158,10 @@ class TokenMapExtractor(BaseFeaturesExtractor):
         return torch.cat((self.map_out(self.map(observation["tokens"])), self.vector(vector)), -1)
 
 
+OUTLIER = 5.0
+"""Standardised numbers are clipped to this."""
+
+
 class BoundedExtractor(BaseFeaturesExtractor):
     """Features of `observation="state"` -> the same (B, F), divided by their bounds."""
 
@@ -171,9 +175,46 @@ class BoundedExtractor(BaseFeaturesExtractor):
         return observation * self.scale
 
 
-def extractor_for(name: str, space: spaces.Space[Any], *, grouped: bool = False) -> type[BaseFeaturesExtractor]:
-    """The features extractor of an observation mode; of a mode of one's own, SB3's. ``grouped``: for class maps the
-    `GroupMapExtractor`."""
+class StandardExtractor(BaseFeaturesExtractor):
+    """Features of a vector -> the same (B, F), by mean and deviation of a sample, within `OUTLIER`."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, observation_space: spaces.Box) -> None:
+        super().__init__(observation_space, int(np.prod(observation_space.shape)))
+        self.register_buffer("mean", torch.zeros(self.features_dim, dtype=torch.float32))
+        self.register_buffer("deviation", torch.ones(self.features_dim, dtype=torch.float32))
+
+    def fit(self, sample: Tensor) -> None:
+        """Take the moments of observations (N, F); what never changes is left as it is."""
+        spread = sample.std(0)
+        self.mean.copy_(sample.mean(0))
+        self.deviation.copy_(torch.where(spread > 1e-4, spread, torch.ones_like(spread)))
+
+    def forward(self, observation: Tensor) -> Tensor:
+        return ((observation - self.mean) / self.deviation).clamp(-OUTLIER, OUTLIER)
+
+
+def extractor_for(
+    name: str, space: spaces.Space[Any], *, grouped: bool = False, standard: bool = False
+) -> type[BaseFeaturesExtractor]:
+    """The features extractor of an observation mode; of a mode of one's own, SB3's.
+
+    Args:
+        name: the mode. space: its space, with what a prior adds to it.
+        grouped: for class maps the `GroupMapExtractor`.
+        standard: for vectors the `StandardExtractor`.
+
+    Raises:
+        OptionError: ``standard`` for anything but a vector.
+    """
+    if standard:
+        if not isinstance(space, spaces.Box) or len(space.shape) != 1:
+            raise OptionError(
+                f"standardised observations of observation={name!r}", "a vector, such as traffic", "leave it out"
+            )
+        return StandardExtractor
     maps = GroupMapExtractor if grouped else ClassMapExtractor
     own: type[BaseFeaturesExtractor] = CombinedExtractor if isinstance(space, spaces.Dict) else FlattenExtractor
     known: dict[str, type[BaseFeaturesExtractor]] = {

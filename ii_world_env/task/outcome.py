@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ii_world_env.ego import footprint
+from ii_world_env.ego.fault import Moment, faultless
 from ii_world_env.ego.footprint import FootprintConfig
 from ii_world_env.state.state import State
 from ii_world_env.task.config import EngineConfig
@@ -224,8 +225,16 @@ def collision(
     late = footprint.contacts(after.level_labels, arrived[:, half - 1 :], home, grid, config)
     # A vehicle that hardly moves is hit by other agents, not at fault.
     moving = motion.path[:, -1, :2].norm(dim=-1) > 0.1
-    touched: Tensor = (torch.cat((early, late), 1) >= config.min_voxels).any(1)
-    return touched.logical_and(moving)
+    first, second = early >= config.min_voxels, late >= config.min_voxels
+    touched: Tensor = (first.any(1) | second.any(1)) & moving
+    if not config.struck_excused or not bool(touched.any()):
+        return touched
+    k = touched.nonzero()[:, 0]
+    at = second[k].int().argmax(1)[:, None, None].expand(-1, 1, 3)
+    end = Moment(labels=after.level_labels[k], home=home[k], poses=arrived[k, half - 1 :].gather(1, at))
+    begin = Moment(labels=before.level_labels[k], home=inverse(before.pose)[k], poses=torch.zeros_like(end.poses))
+    touched[k] = ~faultless(begin, end, first[k].any(1)[:, None], grid, config)[:, 0]
+    return touched
 
 
 def plan_risk(plan: Tensor, after: State, home: Tensor, grid: VoxelGrid, config: FootprintConfig) -> Tensor:

@@ -98,7 +98,30 @@ class PDMScore:
         }
 
 
-PRESETS: dict[str, Callable[[], RewardFunction]] = {"default": default, "pdms": PDMScore, "sparse": sparse}
+class PDMLoss:
+    """What each step lacks of a full `PDMScore`, as a penalty: the same preferences, but for discounting.
+
+    A good driver's return is near 0 whatever time is left, so that a value function has little to learn. A failure
+    costs the steps that are left, too; arriving costs nothing more.
+    """
+
+    def __call__(self, outcome: Outcome) -> dict[str, Tensor]:
+        gained = PDMScore()(outcome)
+        failed = (outcome.collision | outcome.off_road).float()
+        return {
+            "ttc": gained["ttc"] - 5 / 12,
+            "progress": gained["progress"] - 5 / 12,
+            "comfort": gained["comfort"] - 2 / 12,
+            "failure": -failed * outcome.steps_left,
+        }
+
+
+PRESETS: dict[str, Callable[[], RewardFunction]] = {
+    "default": default,
+    "pdms": PDMScore,
+    "pdms_loss": PDMLoss,
+    "sparse": sparse,
+}
 
 
 def reward_needs_occupancy(reward: RewardFunction) -> bool:

@@ -26,7 +26,7 @@ from agents.training import CURVE_COLUMNS, Train, train
 from ii_world_env.ego.actions import ACTION_MODES
 from ii_world_env.engine import Engine, EngineConfig
 from ii_world_env.observations.build import build_observation
-from ii_world_env.observations.extractor import ClassMapExtractor, GroupMapExtractor
+from ii_world_env.observations.extractor import OUTLIER, ClassMapExtractor, GroupMapExtractor, StandardExtractor
 from ii_world_env.sb3_vec_env import IIWorldVecEnv
 from world_model.core.errors import CheckpointError, ConfigError, OptionError
 from world_model.core.grid import OCC3D
@@ -273,6 +273,39 @@ def test_policies_of_earlier_versions_read_single_classes(tmp_path: Path) -> Non
             save_file(weights, tmp_path / "policy.safetensors", metadata=meta)
         planner = PPOPlanner(Engine(TransportWorld(), EngineConfig()), tmp_path / "policy.safetensors")
         assert type(planner.policy.features_extractor) is kind
+
+
+def test_standardised_observations_are_saved_with_the_policy(street_data: Path, tmp_path: Path) -> None:
+    options = Train(
+        world="transport",
+        index=street_data,
+        split="val",
+        observation="traffic_timed",
+        prior="idm",
+        reward="pdms_loss",
+        finite_horizon=True,
+        standard=True,
+        timesteps=32,
+        num_envs=2,
+        rollout=8,
+        minibatch=8,
+        epochs=1,
+        horizon=4,
+        out=tmp_path,
+        device="cpu",
+    )
+    model = train(options)
+    extractor = model.policy.features_extractor
+    assert isinstance(extractor, StandardExtractor)
+    assert float(extractor.mean.abs().max()) > 0 and bool((extractor.deviation > 0).all())
+    seen = torch.as_tensor(model.observation_space.high)[None]
+    assert float(extractor(seen).abs().max()) <= OUTLIER
+    planner = PPOPlanner(Engine(TransportWorld(), EngineConfig(horizon=4)), tmp_path / "policy.safetensors")
+    assert torch.equal(planner.policy.features_extractor.mean, extractor.mean)
+    again = train(replace(options, timesteps=48, resume=True))
+    assert torch.equal(again.policy.features_extractor.mean, extractor.mean)
+    with pytest.raises(OptionError, match="vector"):
+        train(replace(options, observation="bev", out=tmp_path / "bev"))
 
 
 @pytest.mark.parametrize("kind", [ClassMapExtractor, GroupMapExtractor])

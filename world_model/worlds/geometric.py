@@ -34,6 +34,7 @@ from world_model.models.geometric.evidence import (
     observe,
     previous_forecast,
     remember,
+    without_movers,
 )
 from world_model.models.geometric.fusion import Certainty
 from world_model.models.geometric.riding import RoadPlane
@@ -186,6 +187,8 @@ class GeometricWorld:
         whole, solid = self._drawn(agents)
         if self.traffic.traffic != CONSTANT_VELOCITY or bool(solid.any()):
             before = without_bodies(before, agents.found, agents.now, here, self.grid, whole | solid)
+        if self.traffic.traffic == CONSTANT_VELOCITY:
+            before = without_movers(before, state.seen, state.displacement_m, here, self.grid)
         previous = previous_forecast(before, torch.where(level, next_to_curr, invert_pose(here) @ there), self.grid)
         number = (elapsed / STEP_S).round().long()
         if self.traffic.traffic in REACTING:

@@ -138,3 +138,10 @@ def test_rewards_that_are_none_are_named_and_the_step_is_not_taken(tiny_data: Pa
     with pytest.raises(OptionError, match=found):
         env.step(np.zeros(2, np.float32))
     assert env.state is before
+
+
+@pytest.mark.parametrize("change", [{}, {"destination": YES}, *({name: value} for name, value in FAULTS.items())])
+def test_pdm_loss_is_what_the_score_lacks(change: dict[str, torch.Tensor]) -> None:
+    step = calm(**change)
+    ended = float(step.destination | step.collision | step.off_road)
+    assert total("pdms_loss", step) == pytest.approx(total("pdms", step) - 1 - ended * float(step.steps_left))

@@ -128,6 +128,22 @@ def previous_forecast(labels: Tensor, target_to_previous: Tensor, grid: VoxelGri
     return PreviousForecast(labels=labels, move=column_move(target_to_previous, grid))
 
 
+def without_movers(
+    labels: Tensor, seen: Observation, displacement_m: Tensor, target_to_source: Tensor, grid: VoxelGrid
+) -> Tensor:
+    """Labels (B, X, Y, Z) of the target frame, a copy without the movers that `gather_evidence` places there.
+
+    What was forecast is remembered where nothing was observed. A mover that is remembered with it would stay there as a
+    ghost, one at each step.
+    """
+    moving = (seen.velocity_mps != 0).any(-1)
+    column = arrivals(displacement_m, moving, invert_pose(target_to_source.float()), grid).column
+    cleared = labels.clone()
+    rows = cleared.view(-1, labels.shape[-1])
+    rows[column] = rows[column].masked_fill(is_movable(rows[column]), FREE)
+    return cleared
+
+
 def remember(aligned: Tensor) -> Tensor:
     """The static labels of earlier frames, the newest that saw anything; aligned (B, P, X, Y, Z), newest first."""
     memory = torch.full_like(aligned[:, 0], FREE)
@@ -166,12 +182,12 @@ def gather_evidence(
         displacement_m = seen.velocity_mps * elapsed_s.view(-1, 1, 1, 1)
     moving = (seen.velocity_mps != 0).any(-1)
     arrived = arrivals(displacement_m, moving, invert_pose(target_to_source.float()), grid)
-    displacement = _place_movers(labels, seen.movers, target_to_source, arrived, grid)
     visibility = still.inside.to(torch.uint8) * OBSERVED
     if previous is not None:
         _fill_unobserved(labels, visibility, previous)
+    # After the forecast of the step before: movers are also where nothing was ever observed.
+    displacement = _place_movers(labels, seen.movers, target_to_source, arrived, grid)
     if draw is not None:
-        # After the forecast of the step before: a body is also where nothing was ever observed.
         bodies = draw(labels)
         displacement = torch.where((bodies != 0).any(-1, keepdim=True), bodies, displacement)
     return Evidence(

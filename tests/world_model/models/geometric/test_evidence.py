@@ -21,6 +21,7 @@ from world_model.models.geometric.evidence import (
     observe,
     previous_forecast,
     remember,
+    without_movers,
 )
 
 GRID = VoxelGrid(shape=(40, 40, 16), lower_m=(-8.0, -8.0, -1.0))
@@ -139,3 +140,29 @@ def test_evidence_equals_its_slow_twin(seed: int) -> None:
             assert (getattr(found, name)[0].numpy() != value).mean() < 1e-3, name
         apart = np.abs(found.displacement_m[0].numpy() - want[3]).max(-1) > 1e-4
         assert apart.mean() < 2e-3 and (want[3] != 0).any()
+
+
+def test_a_mover_leaves_no_ghost_where_nothing_was_observed() -> None:
+    """It drives out of the observed area; its old place is free then, and its new one holds it."""
+    labels = torch.full((1, 1, *GRID.shape), FREE, dtype=torch.uint8)
+    labels[0, 0, 36:39, 18:21, 4:7] = 4
+    labels[0, 0, 30, 5, 4] = 4
+    speed = torch.zeros(1, *GRID.shape[:2], 2)
+    speed[0, 36:39, 18:21, 0] = 4.0
+    seen, voxel = observe(labels, speed), GRID.voxel_m
+    ahead = forward(10 * voxel)
+
+    def cars(previous: torch.Tensor, seconds: float) -> torch.Tensor:
+        before = previous_forecast(previous, STILL, GRID)
+        return gather_evidence(seen, ahead, torch.tensor([seconds]), GRID, previous=before).labels == 4
+
+    nothing = torch.full((1, *GRID.shape), FREE, dtype=torch.uint8)
+    first = torch.where(cars(nothing, 0.5), 4, FREE).to(torch.uint8)
+    parked = first.clone()
+    parked[0, 35, 35, 4] = 4
+    cleared = without_movers(parked, seen, speed * 0.5, ahead, GRID)
+    assert int((first == 4).sum()) == 28 and int((cleared == 4).sum()) == 2, "what stands is remembered"
+    alone = cars(nothing, 1.0)
+    assert int(alone.sum()) == 28
+    assert torch.equal(cars(cleared, 1.0)[0, :35], alone[0, :35]) and int(cars(cleared, 1.0).sum()) == 29
+    assert int(cars(parked, 1.0).sum()) > 29, "else it would be at the old place, too"
