@@ -7,23 +7,34 @@ from pathlib import Path
 from shlex import quote
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from world_model.checkpoints.checkpoint import OCCWORLD_FILE, OCCWORLD_TOKENIZER_FILE, config_to_json, save_model
-from world_model.checkpoints.occworld import load_occworld, load_occworld_tokenizer, warm_start
+from world_model.checkpoints.checkpoint import (
+    OCCWORLD_FILE,
+    OCCWORLD_TOKENIZER_FILE,
+    config_to_json,
+    load_tokenizer,
+    save_model,
+)
+from world_model.checkpoints.occworld import load_occworld, load_occworld_tokenizer
 from world_model.core.command import run
 from world_model.core.errors import OptionError
 from world_model.data.index import SceneIndex
+from world_model.evaluation.windows import spread
 from world_model.models.occworld import PRESETS, OccWorld, OccWorldConfig, OccWorldTokenizer
 from world_model.models.occworld.config import CONDITIONED, FAITHFUL
-from world_model.models.occworld.encoding import encode_split
+from world_model.models.occworld.encoding import encode_scenes
+from world_model.models.occworld.inherit import inherit
 from world_model.models.occworld.training import ForecasterTask, OccWorldLossConfig, TokenizerTask
 from world_model.training.command import RESUMES, Job, Preset, TrainArgs, count_parameters, train
 from world_model.training.distributed import DistributedContext
 from world_model.training.loop import TrainConfig
 from world_model.training.optim import OptimConfig, iterations_of
 
+INHERIT_FRAMES = 32
+"""Frames on which a tokenizer is fitted to the one that it starts from."""
 SCENE_VISITS = 5
 """Windows that are drawn of every scene in one published epoch."""
 
@@ -42,8 +53,7 @@ class Args(TrainArgs):
     """What to train."""
     init: Path | None = None
     """For the forecaster: the tokenizer (file or folder). For the adapter: the OccWorld that gets it. For the tokenizer
-    (optional): a tokenizer of this package, II-Tokenizer or OccWorld's, whose parameters of equal name and shape it
-    takes."""
+    (optional): a trained II-Tokenizer of this package, whose encoder and decoder it starts from."""
     preset: Preset = "nano"
     """Sizes: base is the published model, nano runs on two CPU cores. With --stage adapter, those of --init count."""
     iterations: int = 0
@@ -54,10 +64,12 @@ class Args(TrainArgs):
     """Windows of one pass in one process; 0 takes the preset's: 1 for base (published, on 8 devices), else 4."""
     learning_rate: float = 0.0
     """Peak learning rate; 0 takes 1e-3."""
-    width: int = 48
+    width: int = 32
     """Width of the adapter."""
     voxels: int = -1
     """Voxels per grid in the tokenizer's loss; 0 all, -1 the preset's (base all, nano 24000)."""
+    scenes: int = 0
+    """Learn from so many scenes of the split, evenly spread; 0: all."""
     half: bool = False
     """Store the weights in float16: half the file."""
 
@@ -88,22 +100,23 @@ def recipe(args: Args, scenes: int, processes: int = 1) -> tuple[TrainConfig, Oc
 def job(args: Args, index: SceneIndex, context: DistributedContext) -> Job:
     """Model, data and recipe of a run."""
     torch.manual_seed(args.seed)
-    config, loss = recipe(args, len(index.scenes(args.split)), context.world_size)
+    scenes = spread(index.scenes(args.split), args.scenes or None)
+    config, loss = recipe(args, len(scenes), context.world_size)
     shard = config.shard(context)
     rest: dict[str, Any] = {"seed": args.seed, "shard": shard, "context": context, "workers": args.workers}
     model: nn.Module
     origin: dict[str, Any] = {}
     if args.stage == "tokenizer":
-        model, origin = _tokenizer(args, context)
-        task: Any = TokenizerTask(model, index, args.split, loss, **rest)
+        model, origin = _tokenizer(args, index, context)
+        task: Any = TokenizerTask(model, index, scenes, loss, **rest)
         name, following = (
             OCCWORLD_TOKENIZER_FILE,
             f"python -m world_model.train_occworld --stage forecaster --init {quote(str(args.out))}",
         )
     else:
         model, tokens, origin = _whole(args, context)
-        cache = encode_split(model.vae, index, args.split, args.out / "codes", tokens, context)
-        task = ForecasterTask(model, index, cache, args.split, loss, adapter=args.stage == "adapter", **rest)
+        cache = encode_scenes(model.vae, index, scenes, args.out / "codes", tokens, context)
+        task = ForecasterTask(model, index, cache, scenes, loss, adapter=args.stage == "adapter", **rest)
         name, following = (
             OCCWORLD_FILE,
             f"python -m world_model.evaluate --world occworld --checkpoint {quote(str(args.out))}",
@@ -119,23 +132,36 @@ def job(args: Args, index: SceneIndex, context: DistributedContext) -> Job:
     return Job(
         task=task,
         config=config,
-        identity={"model": config_to_json(model.config), "loss": config_to_json(loss), "stage": args.stage, **origin},
+        identity={
+            "model": config_to_json(model.config),
+            "loss": config_to_json(loss),
+            "stage": args.stage,
+            "scenes": len(scenes),
+            **origin,
+        },
         title=(
             f"OccWorld {args.stage} {args.preset}: {count_parameters(model)} on {context.device}; "
             f"{len(task.windows)} {index.source} windows"
         ),
         write=write,
-        card={"preset": args.preset, "stage": args.stage, "mode": mode, **origin},
+        card={"preset": args.preset, "stage": args.stage, "scenes": len(scenes), "mode": mode, **origin},
         following=following,
     )
 
 
-def _tokenizer(args: Args, context: DistributedContext) -> tuple[OccWorldTokenizer, dict[str, Any]]:
+def _tokenizer(args: Args, index: SceneIndex, context: DistributedContext) -> tuple[OccWorldTokenizer, dict[str, Any]]:
+    """The model of the first stage, and where it starts from."""
     model = OccWorldTokenizer(PRESETS[args.preset]().codec)
-    if args.preset != "base":
-        model.expect_free_space()
-    origin = {} if args.init is None else {"init": warm_start(model, args.init)}
-    return model.to(context.device), origin
+    if args.init is None:
+        if args.preset != "base":
+            model.expect_free_space()
+        return model.to(context.device), {}
+    source, card = load_tokenizer(args.init)
+    frames = np.concatenate([index.frames(scene) for scene in index.scenes(args.split)])
+    chosen = frames[np.linspace(0, len(frames) - 1, INHERIT_FRAMES).astype(int)]
+    labels = np.stack([index.read_labels(int(frame), model.config.grid.shape) for frame in chosen])
+    inherit(model, source, torch.from_numpy(labels))
+    return model.to(context.device), {"init": card["weights"]}
 
 
 def _whole(args: Args, context: DistributedContext) -> tuple[OccWorld, str, dict[str, Any]]:

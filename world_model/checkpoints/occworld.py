@@ -16,10 +16,8 @@ from torch import Tensor
 from world_model.checkpoints.checkpoint import (
     OCCWORLD_FILE,
     OCCWORLD_TOKENIZER_FILE,
-    TOKENIZER_FILE,
     bundled_path,
     load_model,
-    load_tokenizer,
     stamp_of,
     tokens_hash,
 )
@@ -82,30 +80,3 @@ def shared_occworld(
     """`load_occworld` for forecasting only: loaded once per process for each (checkpoint, device)."""
     path = Path(checkpoint) if checkpoint is not None else bundled_path(OCCWORLD_FILE)
     return _shared(str(path), stamp_of(path, OCCWORLD_FILE), str(device))
-
-
-def warm_start(model: OccWorldTokenizer, path: str | Path) -> str:
-    """Take over what fits of another tokenizer: its class table, and encoder and decoder layers of equal shape.
-
-    Args:
-        model: changed in place.
-        path: a tokenizer of this package, II-Tokenizer or OccWorld's.
-
-    Returns:
-        The hash of the weights that were given.
-
-    Raises:
-        CheckpointError: no such tokenizer, or nothing of it fits.
-    """
-    path = Path(path)
-    file = path / TOKENIZER_FILE if path.is_dir() else path
-    given, card = (
-        load_tokenizer(path) if file.name == TOKENIZER_FILE and file.exists() else load_occworld_tokenizer(path)
-    )
-    own = model.state_dict()
-    fits = {k: v for k, v in given.state_dict().items() if k in own and own[k].shape == v.shape}
-    if not fits:
-        raise CheckpointError(f"{path} holds no parameter of this tokenizer's sizes", "the same --preset", "")
-    model.load_state_dict({**own, **fits})
-    print(f"{len(fits)} of {len(own)} parameters taken from {path}", flush=True)
-    return str(card["weights"])

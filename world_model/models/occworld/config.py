@@ -69,6 +69,8 @@ class OccWorldConfig:
             raise ConfigError(
                 f"mode={self.mode!r} with adapter={self.adapter}", f"one of {MODES}; {CONDITIONED} with an adapter", ""
             )
+        if self.adapter % (32 if self.adapter > 32 else 4):
+            raise ConfigError(f"adapter={self.adapter}", "a multiple of 4 up to 32, else one of 32", "change --width")
         if min(self.levels[-1]) < 1:
             raise ConfigError(
                 f"a latent map of {self.levels[0]} cells", "at least 4 x 4", "take a larger grid or fewer levels"
@@ -121,8 +123,8 @@ def nano() -> OccWorldConfig:
         level_attention=False,
         middle_attention=False,
         latent=16,
-        window=8,
-        temporal_layers=2,
+        window=6,
+        temporal_layers=1,
         pose_layers=1,
         heads=4,
     )

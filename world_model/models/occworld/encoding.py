@@ -8,6 +8,7 @@ the first.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +35,20 @@ def moved_codes(vae: OccWorldTokenizer, labels: Tensor, curr_to_next: Tensor) ->
     return vae.encode(warp_voxels(labels, invert_pose(curr_to_next), vae.config.grid))
 
 
-def encode_split(
-    vae: OccWorldTokenizer, index: SceneIndex, split: str, folder: Path, tokens: str, context: DistributedContext
+def encode_scenes(
+    vae: OccWorldTokenizer,
+    index: SceneIndex,
+    scenes: Sequence[int],
+    folder: Path,
+    tokens: str,
+    context: DistributedContext,
 ) -> TokenCache:
-    """Encode what is missing of a split, with progress; several processes deal out the scenes.
+    """Encode what is missing of some scenes, with progress; several processes deal them out.
 
     Args:
         vae: the tokenizer, on the device to compute on.
         index: the data set.
-        split: which scenes.
+        scenes: their numbers.
         folder: of the cache; a killed run goes on with the scenes that are missing.
         tokens: hash of the tokenizer.
         context: this process.
@@ -58,7 +64,7 @@ def encode_split(
         TokenCache.create(folder, index, tokens, shape)
     context.barrier()
     cache = TokenCache.create(folder, index, tokens, shape)
-    missing = sorted(set(index.scenes(split)) - cache.done)
+    missing = sorted(set(scenes) - cache.done)
     # All have listed the missing scenes before the first one is filled in.
     context.barrier()
     own, begin = missing[context.rank :: context.world_size], time.perf_counter()
@@ -68,7 +74,7 @@ def encode_split(
             left = (time.perf_counter() - begin) / done * (len(own) - done) / 60
             print(f"codes of scene {done} of {len(own)}, {left:.1f} min left", flush=True)
     context.barrier()
-    return TokenCache.load(folder, index, split, tokens)
+    return cache
 
 
 @torch.inference_mode()

@@ -6,6 +6,7 @@ codes is as for the II-Tokenizer, and off in the published recipe.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,17 +55,17 @@ class OccWorldLossConfig:
     revive_every: int = 0
 
 
-def windows_of(index: SceneIndex, split: str, count: int, batch: int) -> NDArray[Any]:
-    """First-frame numbers of all windows of ``count`` frames that lie in one scene.
+def windows_of(index: SceneIndex, scenes: Sequence[int], count: int, batch: int) -> NDArray[Any]:
+    """First-frame numbers of all windows of ``count`` frames that lie in one of some scenes.
 
     Raises:
         DataError: there are fewer than a batch.
     """
-    scenes = [index.frames(s) for s in index.scenes(split)]
-    found = np.array([f for frames in scenes for f in frames[: max(0, len(frames) - count + 1)]], dtype=np.int64)
+    inside = [index.frames(scene) for scene in scenes]
+    found = np.array([f for frames in inside for f in frames[: max(0, len(frames) - count + 1)]], dtype=np.int64)
     if len(found) < batch:
         raise DataError(
-            f"split {split!r} has {len(found)} windows of {count} frames",
+            f"{len(scenes)} scenes with {len(found)} windows of {count} frames",
             f"at least one batch of {batch}",
             "use longer scenes or a smaller batch",
         )
@@ -92,7 +93,7 @@ class TokenizerTask(Task):
     Args:
         model: the tokenizer.
         index: the data set.
-        split: the split to learn from.
+        scenes: numbers of those to learn from.
         config: what to learn.
         seed, shard, context, workers: see `Task`.
     """
@@ -103,7 +104,7 @@ class TokenizerTask(Task):
         self,
         model: OccWorldTokenizer,
         index: SceneIndex,
-        split: str,
+        scenes: Sequence[int],
         config: OccWorldLossConfig,
         *,
         seed: int,
@@ -113,7 +114,7 @@ class TokenizerTask(Task):
     ) -> None:
         super().__init__(model, seed=seed, shard=shard, context=context, workers=workers)
         self.index, self.config = index, config
-        self.windows = windows_of(index, split, config.frames, shard.batch)
+        self.windows = windows_of(index, scenes, config.frames, shard.batch)
         self.usage = CodeUsage(model.config.codes, self.context)
 
     @property
@@ -131,7 +132,7 @@ class TokenizerTask(Task):
 
     def begin_step(self, batch: LabelBatch, iteration: int) -> None:
         """Move unused codes when it is time to."""
-        if self.config.revive_every and iteration % self.config.revive_every == 0:
+        if iteration and self.config.revive_every and iteration % self.config.revive_every == 0:
             book = self.model.vqvae.embedding.weight
             self.usage.revive(book, lambda: self._inputs(batch), self.seed, iteration)
 
@@ -206,7 +207,7 @@ class ForecasterTask(Task):
         model: the whole of OccWorld.
         index: the data set.
         cache: its codes.
-        split: the split to learn from.
+        scenes: numbers of those to learn from.
         config: what to learn.
         adapter: train the adapter alone.
         seed, shard, context, workers: see `Task`.
@@ -219,7 +220,7 @@ class ForecasterTask(Task):
         model: OccWorld,
         index: SceneIndex,
         cache: TokenCache,
-        split: str,
+        scenes: Sequence[int],
         config: OccWorldLossConfig,
         *,
         adapter: bool = False,
@@ -231,7 +232,7 @@ class ForecasterTask(Task):
         super().__init__(model, seed=seed, shard=shard, context=context, workers=workers)
         self.index, self.cache, self.config, self.adapter = index, cache, config, adapter
         # One frame more, so that the last displacement is a true one.
-        self.windows = windows_of(index, split, model.config.window + 2, shard.batch)
+        self.windows = windows_of(index, scenes, model.config.window + 2, shard.batch)
         model.requires_grad_(not adapter)
         model.vae.requires_grad_(False)
         if model.adapter is not None:
