@@ -37,7 +37,7 @@ $(VENV)/.stamp: pyproject.toml
 	touch $@
 
 $(VENV)/.stamp-dev: $(VENV)/.stamp
-	$(RUN) -m pip install -q '$(TORCH)' -e '.[dev,nuscenes]'
+	$(RUN) -m pip install -q '$(TORCH)' -e '.[dev,nuscenes,viewer]'
 	touch $@
 
 $(VENV)/.stamp-docs: $(VENV)/.stamp

@@ -14,7 +14,7 @@ from typing import Any
 REQUIRED = (
     "iiworld", "torch", "gymnasium", "numpy", "stable-baselines3", "safetensors", "tyro", "matplotlib", "pillow",
 )  # fmt: skip
-OPTIONAL = ("nuscenes-devkit",)
+OPTIONAL = ("nuscenes-devkit", "viser")
 STEPS = 10
 
 

@@ -27,7 +27,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "ii_world_env": (
         *(("ego", "state", "task", "observations"), ("engine",), ("scenes", "faces")),
-        ("*",),  # env, vector_env, sb3_vec_env, bench, doctor
+        ("*",),  # env, vector_env, sb3_vec_env, bench, view, doctor
     ),
 }
 MOST_FILES = 14

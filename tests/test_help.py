@@ -31,6 +31,7 @@ COMMANDS = (
     "agents.imitate",
     "ii_world_env.bench",
     "ii_world_env.doctor",
+    "ii_world_env.view",
 )
 WITH_EXAMPLES = (
     "agents.train",
@@ -41,6 +42,7 @@ WITH_EXAMPLES = (
     "agents.imitate",
     "ii_world_env.bench",
     "ii_world_env.doctor",
+    "ii_world_env.view",
 )
 
 

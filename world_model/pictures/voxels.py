@@ -69,11 +69,11 @@ def voxels_3d(
     size_px = (size[0] * smoothing, size[1] * smoothing)
     parts = [_voxel_faces(labels, grid, camera)]
     if route_m is not None:
-        plates = _plates(np.asarray(route_m, np.float32), labels, grid)
-        parts.append(_flat(plates, ROUTE_COLOR, 2.0, camera, grid))
+        squares = plates(np.asarray(route_m, np.float32), labels, grid)
+        parts.append(_flat(squares, ROUTE_COLOR, 2.0, camera, grid))
     if path_m is not None:
-        ribbon = _ribbon(np.asarray(path_m, np.float32), labels, grid)
-        parts.append(_flat(ribbon, PATH_COLOR, 2.5, camera, grid))
+        band = ribbon(np.asarray(path_m, np.float32), labels, grid)
+        parts.append(_flat(band, PATH_COLOR, 2.5, camera, grid))
     if footprint:
         parts.append(_ego_car(camera, grid))
     corners = np.concatenate([p.corners_m for p in parts])
@@ -91,7 +91,7 @@ def voxels_3d(
 def _voxel_faces(labels: NDArray[Any], grid: VoxelGrid, camera: Camera) -> _Faces:
     """Faces of occupied voxels that touch free space and face the camera."""
     filled = np.pad(labels != FREE, 1)
-    crowd, shade = _crowding(filled), _shadow(filled)
+    crowd, shade = crowding(filled), shadow(filled)
     inner = filled[1:-1, 1:-1, 1:-1]
     cells, colors, corners = [], [], []
     position = (np.asarray(camera.position_m) - grid.lower_m) / grid.voxel_m
@@ -129,7 +129,7 @@ def _grain(cell: NDArray[Any]) -> NDArray[Any]:
     return ((mixed >> 3) % 256).astype(np.float32) / 128 - 1
 
 
-def _crowding(filled: NDArray[Any]) -> NDArray[Any]:
+def crowding(filled: NDArray[Any]) -> NDArray[Any]:
     """How much of the 27 cells around each is filled, beyond the 9 that any flat wall fills: 0 open .. 0.6 corner."""
     total = filled.astype(np.uint8)
     for axis in range(3):
@@ -144,7 +144,7 @@ def _crowding(filled: NDArray[Any]) -> NDArray[Any]:
     return table[total]
 
 
-def _shadow(filled: NDArray[Any]) -> NDArray[Any]:
+def shadow(filled: NDArray[Any]) -> NDArray[Any]:
     """Share of the sun hidden at each cell, 0..1: light falls one layer down per cell and a bit sideways."""
     hidden = np.zeros(filled.shape, np.float32)
     for dx, dy in ((1, 1), (1, 0), (0, 1)):  # three suns side by side soften the edge
@@ -157,7 +157,7 @@ def _shadow(filled: NDArray[Any]) -> NDArray[Any]:
     return hidden / 3
 
 
-def _ground_m(points_m: NDArray[Any], labels: NDArray[Any], grid: VoxelGrid) -> NDArray[Any]:
+def ground_m(points_m: NDArray[Any], labels: NDArray[Any], grid: VoxelGrid) -> NDArray[Any]:
     """(N,) height of the drivable or walkable surface under each point, the road plane where none is known."""
     cell = np.floor((points_m - grid.lower_m[:2]) / grid.voxel_m).astype(int)
     cell = cell.clip(0, np.array(labels.shape[:2]) - 1)
@@ -181,7 +181,7 @@ def _order(corners_m: NDArray[Any], camera: Camera, grid: VoxelGrid, nearer: flo
     return order
 
 
-def _ribbon(path_m: NDArray[Any], labels: NDArray[Any], grid: VoxelGrid, width_m: float = 0.7) -> NDArray[Any]:
+def ribbon(path_m: NDArray[Any], labels: NDArray[Any], grid: VoxelGrid, width_m: float = 0.7) -> NDArray[Any]:
     """(N, 4, 3) corners of the path as a band of short quads that follows the ground."""
     along = np.concatenate(((0.0,), np.cumsum(np.hypot(*np.diff(path_m, axis=0).T))))
     nothing = np.zeros((0, 4, 3), np.float32)
@@ -194,25 +194,26 @@ def _ribbon(path_m: NDArray[Any], labels: NDArray[Any], grid: VoxelGrid, width_m
         return nothing
     tangent = np.gradient(center, axis=0)
     normal = np.stack((-tangent[:, 1], tangent[:, 0]), 1) / np.maximum(np.hypot(*tangent.T), 1e-6)[:, None]
-    height = (_ground_m(center, labels, grid) + 0.08)[:, None]
+    height = (ground_m(center, labels, grid) + 0.08)[:, None]
     left = np.concatenate((center + normal * width_m / 2, height), 1)
     right = np.concatenate((center - normal * width_m / 2, height), 1)
     corners: NDArray[Any] = np.stack((left[:-1], left[1:], right[1:], right[:-1]), 1).astype(np.float32)
     return corners
 
 
-def _plates(route_m: NDArray[Any], labels: NDArray[Any], grid: VoxelGrid) -> NDArray[Any]:
+def plates(route_m: NDArray[Any], labels: NDArray[Any], grid: VoxelGrid) -> NDArray[Any]:
     """(N, 4, 3) corners of route points as small square plates on the ground."""
     route_m = route_m[np.isfinite(route_m).all(1) & (np.abs(route_m) < min(grid.upper_m[:2])).all(1)]
     square = np.array(((-0.4, -0.4), (0.4, -0.4), (0.4, 0.4), (-0.4, 0.4)), np.float32)
     corners = np.empty((len(route_m), 4, 3), np.float32)
     corners[..., :2] = route_m[:, None] + square
-    corners[..., 2] = (_ground_m(route_m, labels, grid) + 0.06)[:, None]
+    corners[..., 2] = (ground_m(route_m, labels, grid) + 0.06)[:, None]
     return corners
 
 
-def _ego_car(camera: Camera, grid: VoxelGrid) -> _Faces:
-    """The ego vehicle as a body with wheels and a cabin, nose along x."""
+def ego_boxes() -> list[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]]:
+    """The ego vehicle as boxes, nose along x, in the order to paint them in: lower and upper corner (3,) in metres in
+    the ego frame, and RGB (3,) 0..255."""
     rear, half = -EGO_REAR_OVERHANG_M, EGO_WIDTH_M / 2
     front = rear + EGO_LENGTH_M
     body = np.array(EGO_COLOR, np.float32)
@@ -227,9 +228,14 @@ def _ego_car(camera: Camera, grid: VoxelGrid) -> _Faces:
         ((rear + 0.35, front - 1.35), (-half * 0.86, half * 0.86), (1.1, 1.55), glass),
         ((rear + 0.5, front - 1.6), (-half * 0.86, half * 0.86), (1.55, 1.72), body),
     ]
+    ends = [(np.array(ranges).T, color) for *ranges, color in boxes]
+    return [(low, high, color) for (low, high), color in ends]
+
+
+def _ego_car(camera: Camera, grid: VoxelGrid) -> _Faces:
+    """The ego vehicle as a body with wheels and a cabin, nose along x."""
     corners, colors = [], []
-    for x, y, z, color in boxes:
-        low, high = np.array((x[0], y[0], z[0])), np.array((x[1], y[1], z[1]))
+    for low, high, color in ego_boxes():
         for (axis, side), sun in _SUNLIGHT.items():
             face = (low + _face(axis, side) * (high - low)).astype(np.float32)
             if (camera.position_m[axis] - face[0, axis]) * side > 0:

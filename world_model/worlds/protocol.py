@@ -152,7 +152,7 @@ def agents_of(world: World, state: WorldState) -> Tracks:
         raise OptionError(
             f"the agents of a {type(world).__name__}",
             "a world that tracks them, with a method agents(state)",
-            "use world='geometric'",
+            "use world='geometric' or 'simulated'",
         )
     with torch.inference_mode():
         return world.agents(state)

@@ -19,10 +19,11 @@ from torch import Tensor
 
 from world_model.core.errors import ConfigError, DataError
 from world_model.core.geometry import invert_pose, planar_pose, se2_matrix
-from world_model.core.grid import FREE, OCC3D, VoxelGrid
+from world_model.core.grid import FREE, MOVABLE, OCC3D, VoxelGrid
 from world_model.core.tensor_state import TensorState
 from world_model.data.clips import Clips
 from world_model.models.geometric.agents.actors import Actors
+from world_model.models.geometric.agents.tracks import SLOTS, Tracks, wrapped
 from world_model.simulator import SimState, Simulator
 from world_model.simulator.dataset.config import GENERATOR_VERSION
 from world_model.simulator.simulator import SimulatorConfig
@@ -148,6 +149,11 @@ class SimulatedWorld:
         self._hold_town(scene)
         return _staged(scene, actors)
 
+    def agents(self, state: SimulatedState) -> Tracks:
+        """The nearest movable road users as they truly are, parked ones too, (B, SLOTS) in the current ego frame."""
+        rows = [_tracks(scene, self.grid) for scene in state.scenes]
+        return Tracks.cat(rows).map(lambda value: value.to(self.device))
+
     def _advance(self, scene: SimState, motion: NDArray[Any] | None) -> SimState:
         self._hold_town(scene)
         return self._simulator.step(scene, motion)
@@ -194,6 +200,25 @@ class SimulatedWorld:
             f"a data set made by this version of the simulator, generator {GENERATOR_VERSION}",
             "make it again with `python -m world_model.make_synthetic`, or choose world='replay'",
         )
+
+
+def _tracks(scene: SimState, grid: VoxelGrid) -> Tracks:
+    """The agents of one scene inside the grid, nearest first."""
+    ego, motion, agents = scene.ego, scene.motion, scene.agents
+    east, north = (motion.xy - (ego.x, ego.y)).T
+    c, s = np.cos(ego.yaw), np.sin(ego.yaw)
+    x, y = c * east + s * north, c * north - s * east
+    inside = (x > grid.lower_m[0]) & (x < grid.upper_m[0]) & (y > grid.lower_m[1]) & (y < grid.upper_m[1])
+    rows = np.flatnonzero(inside & np.isin(agents.label, MOVABLE))
+    rows = rows[np.argsort(np.hypot(x, y)[rows], kind="stable")][:SLOTS]
+    empty = Tracks.none(1, torch.device("cpu"))
+    values = {"x": x, "y": y, "yaw": motion.yaw - ego.yaw, "speed": motion.speed, "confidence": np.ones_like(x)}
+    values |= dict(zip(("length", "width", "height"), agents.size_m.T, strict=True)) | {"class_id": agents.label}
+    full = {"alive": empty.alive.clone()} | {name: getattr(empty, name).clone() for name in values}
+    full["alive"][0, : len(rows)] = True
+    for name, value in values.items():
+        full[name][0, : len(rows)] = torch.from_numpy(value[rows]).to(full[name].dtype)
+    return replace(empty, **{**full, "yaw": wrapped(full["yaw"])})
 
 
 def _relative(before: SimState, after: SimState) -> NDArray[Any]:
