@@ -18,11 +18,11 @@ from pathlib import Path
 import tyro
 
 from ii_world_env.faces.config import EnvConfig
-from ii_world_env.view.colors import class_boxes
-from ii_world_env.view.drivers import key_action
-from ii_world_env.view.serve import server
-from ii_world_env.view.session import Begin, Session
-from ii_world_env.view.show import Show
+from ii_world_env.view.drives.drivers import key_action
+from ii_world_env.view.drives.session import Begin, Session
+from ii_world_env.view.geometry.colors import class_boxes
+from ii_world_env.view.page.serve import server
+from ii_world_env.view.page.show import Show
 
 READER = """
 import sys, viser

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from ii_world_env.view.boxes import HIDDEN, merged, surface
-from ii_world_env.view.colors import (
+from ii_world_env.view.geometry.boxes import HIDDEN, merged, surface
+from ii_world_env.view.geometry.colors import (
     CLASS_PALETTE,
     DIFFERENCE_PALETTE,
     chosen,

@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from ii_world_env.faces.config import EnvConfig
-from ii_world_env.view.drivers import HELD_S, YOU, Keys, key_action
-from ii_world_env.view.overlays import cars_of, ego_car, quads
-from ii_world_env.view.session import Begin, Session
+from ii_world_env.view.drives.drivers import HELD_S, YOU, Keys, key_action
+from ii_world_env.view.drives.session import Begin, Session
+from ii_world_env.view.geometry.overlays import cars_of, ego_car, quads
 from world_model.core.errors import DataError, IIWorldError, OptionError
 from world_model.core.grid import FREE
+
+LOWEST = np.array((40.0, 40.0, 1.0))
 
 
 def small(data: Path, **options: object) -> EnvConfig:
@@ -165,7 +167,7 @@ def test_the_learned_and_the_simulated_world_know_the_others() -> None:
         hits = 0
         for car in cars:
             low, high = car.lines.reshape(-1, 3).min(0), car.lines.reshape(-1, 3).max(0)
-            first, last = (np.clip((p + (40, 40, 1)) / 0.4, 0, (199, 199, 15)).astype(int) for p in (low, high))
+            first, last = (np.clip((p + LOWEST) / 0.4, 0, (199, 199, 15)).astype(int) for p in (low, high))
             block = labels[first[0] : last[0] + 1, first[1] : last[1] + 1, first[2] : last[2] + 1]
             hits += bool((block < 11).any())
         assert hits > len(cars) / 2

@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 
 from ii_world_env.faces.config import EnvConfig
-from ii_world_env.view.browser import Browser, chromium, open_browser
-from ii_world_env.view.film import QUIET, READY, film_page
-from ii_world_env.view.saved import is_drive
-from ii_world_env.view.serve import address, server
-from ii_world_env.view.session import Begin, Session
-from ii_world_env.view.show import Show
+from ii_world_env.view.drives.saved import is_drive
+from ii_world_env.view.drives.session import Begin, Session
+from ii_world_env.view.page.browser import Browser, chromium, open_browser
+from ii_world_env.view.page.film import QUIET, READY, film_page
+from ii_world_env.view.page.serve import address, server
+from ii_world_env.view.page.show import Show
 from world_model.core.errors import ConfigError, OptionError
 from world_model.pictures.bev import EGO_COLOR
 
@@ -221,7 +221,7 @@ def test_a_port_in_use_and_a_strange_host_are_refused() -> None:
 
 
 def test_it_listens_on_loopback_and_tunnels_nothing() -> None:
-    from ii_world_env.view.__main__ import View
+    from ii_world_env.view.run import View
 
     assert View().host == "127.0.0.1"
     with server("127.0.0.1", 0) as made:

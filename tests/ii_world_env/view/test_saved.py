@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from ii_world_env.faces.config import EnvConfig
-from ii_world_env.view import saved
-from ii_world_env.view.saved import Frames, is_drive, load_drive, open_files, save_drive
-from ii_world_env.view.serve import source_of
-from ii_world_env.view.session import Begin, Session
+from ii_world_env.view.drives import saved
+from ii_world_env.view.drives.saved import Frames, is_drive, load_drive, open_files, save_drive
+from ii_world_env.view.drives.session import Begin, Session
+from ii_world_env.view.page.serve import source_of
 from world_model.core.errors import DataError, IIWorldError
 from world_model.core.grid import FREE
 from world_model.pictures.npz_files import read_forecast

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ii_world_env.engine import Engine, State
-from ii_world_env.view.drive import Driver
+from ii_world_env.view.drives.drive import Driver
 from world_model.core.errors import OptionError
 from world_model.core.grid import EGO_WHEELBASE_M
 from world_model.core.plugins import import_object

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ii_world_env.view.overlays import Car
+from ii_world_env.view.geometry.overlays import Car
 from world_model.core.grid import OCC3D, VoxelGrid
 
 NOTHING = np.zeros((0, 4, 3), np.float32)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ii_world_env.ego.route import points_at
 from ii_world_env.engine import Engine, State
-from ii_world_env.view.colors import linear
+from ii_world_env.view.geometry.colors import linear
 from world_model.core.errors import OptionError
 from world_model.core.geometry import into
 from world_model.core.grid import CLASS_COLORS, CLASS_NAMES, VoxelGrid

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ii_world_env.view.boxes import Boxes
-from ii_world_env.view.colors import class_boxes, difference_boxes
-from ii_world_env.view.overlays import ego_car, quads
-from ii_world_env.view.picture import Picture
+from ii_world_env.view.geometry.boxes import Boxes
+from ii_world_env.view.geometry.colors import class_boxes, difference_boxes
+from ii_world_env.view.geometry.overlays import ego_car, quads
+from ii_world_env.view.geometry.picture import Picture
 from world_model.core.errors import ConfigError
 from world_model.core.grid import VoxelGrid
 from world_model.pictures.bev import PATH_COLOR, ROUTE_COLOR

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from ii_world_env.faces.config import EnvConfig
-from ii_world_env.view.curves import Curves
-from ii_world_env.view.film import BETWEEN, PageRecorder, Recorder, stamp
-from ii_world_env.view.panel import PACES, Panel
-from ii_world_env.view.saved import Frames, is_drive, load_drive, open_files, save_drive
-from ii_world_env.view.scene import Scene
-from ii_world_env.view.session import Session
+from ii_world_env.view.drives.saved import Frames, is_drive, load_drive, open_files, save_drive
+from ii_world_env.view.drives.session import Session
+from ii_world_env.view.page.curves import Curves
+from ii_world_env.view.page.film import BETWEEN, PageRecorder, Recorder, stamp
+from ii_world_env.view.page.panel import PACES, Panel
+from ii_world_env.view.page.scene import Scene
 from world_model.core.errors import DataError, IIWorldError
 from world_model.core.grid import STEP_S
 from world_model.worlds import WORLD_NAMES
@@ -186,7 +186,7 @@ class Show:
         self._on_camera(self._camera, client=client)
 
     def _on_gone(self, client: Any) -> None:
-        """Nobody drives a car that nobody sees."""
+        """A car that is not seen does not drive."""
         if self._film is not None and self._film.client is client:
             self._end_film()
         if not self.server.get_clients():

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ii_world_env.view.boxes import HIDDEN, Boxes, merged, surface
+from ii_world_env.view.geometry.boxes import HIDDEN, Boxes, merged, surface
 from world_model.core.errors import ConfigError
 from world_model.core.grid import FREE
 from world_model.pictures.bev import PICTURE_COLORS

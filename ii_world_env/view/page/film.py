@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ii_world_env.view.browser import Browser, open_browser
+from ii_world_env.view.page.browser import Browser, open_browser
 from world_model.core.grid import STEP_S
 from world_model.pictures.video import write_film
 
@@ -62,7 +62,7 @@ class Recorder:
 
 
 class Filmed(Protocol):
-    """What can be filmed: `ii_world_env.view.show.Show`."""
+    """What can be filmed: `ii_world_env.view.page.show.Show`."""
 
     def film(self, recorder: PageRecorder) -> None:
         """Let a recorder take a picture of every moment from now on."""
@@ -89,7 +89,7 @@ class PageRecorder:
 
 
 def film_page(show: Filmed, address: str, path: Path, seconds: float, size: tuple[int, int]) -> Path:
-    """Film a page that nobody looks at, in a headless Chromium.
+    """Film a page without a screen, in a headless Chromium.
 
     Args:
         show: what the page shows; its driver drives.

@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 from ii_world_env.faces.config import EnvConfig
-from ii_world_env.view.picture import Picture
-from ii_world_env.view.session import Begin, Session
+from ii_world_env.view.drives.session import Begin, Session
+from ii_world_env.view.geometry.picture import Picture
 from world_model.core.errors import DataError
 from world_model.core.files import DAMAGED_NPZ, write_npz
 from world_model.core.geometry import se2_matrix

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ii_world_env.ego.actions import ACTION_MODES
-from ii_world_env.view.drivers import PLANNERS, YOU
-from ii_world_env.view.scene import CAMERAS, Look
+from ii_world_env.view.drives.drivers import PLANNERS, YOU
+from ii_world_env.view.page.scene import CAMERAS, Look
 from world_model.core.grid import CLASS_COLORS, CLASS_NAMES, FREE
 from world_model.worlds import WORLD_NAMES
 

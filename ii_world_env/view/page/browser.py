@@ -117,7 +117,7 @@ class Browser:
 
 @contextlib.contextmanager
 def open_browser(path: str | None = None) -> Iterator[Browser]:
-    """Start Chromium with a fresh profile, and end it.
+    """Start Chromium with a profile of its own, and end it.
 
     Raises:
         ConfigError: no Chromium, or it does not start.

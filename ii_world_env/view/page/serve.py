@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ii_world_env.faces.config import EnvConfig
-from ii_world_env.view.saved import Frames, is_drive, load_drive, open_files
-from ii_world_env.view.session import Begin, Session
+from ii_world_env.view.drives.saved import Frames, is_drive, load_drive, open_files
+from ii_world_env.view.drives.session import Begin, Session
 from world_model.core.errors import ConfigError, OptionError
 
 INSTALL = "pip install 'iiworld[viewer]'"

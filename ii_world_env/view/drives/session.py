@@ -12,10 +12,10 @@ from torch import Tensor
 from ii_world_env.faces.config import EnvConfig
 from ii_world_env.faces.episodes import Episodes
 from ii_world_env.scenes import PAST
-from ii_world_env.view.drive import Drive, Driver, Moment, Pane
-from ii_world_env.view.drivers import FUTURES, YOU, Keys, Manoeuvre, check_choices, key_action, planner
-from ii_world_env.view.overlays import cars_of, path_quads, route_quads
-from ii_world_env.view.picture import Picture
+from ii_world_env.view.drives.drive import Drive, Driver, Moment, Pane
+from ii_world_env.view.drives.drivers import FUTURES, YOU, Keys, Manoeuvre, check_choices, key_action, planner
+from ii_world_env.view.geometry.overlays import cars_of, path_quads, route_quads
+from ii_world_env.view.geometry.picture import Picture
 from world_model.core.geometry import relative
 from world_model.core.grid import STEP_S
 from world_model.worlds import resolve_world
