@@ -33,15 +33,23 @@ FORECASTER_FILE = "forecaster.safetensors"
 GEOMETRIC_FILE = "geometric.safetensors"
 OCCWORLD_TOKENIZER_FILE = "occworld_tokenizer.safetensors"
 OCCWORLD_FILE = "occworld.safetensors"
+SORA_TOKENIZER_FILE = "occsora_tokenizer.safetensors"
+SORA_TRANSFORMER_FILE = "occsora_transformer.safetensors"
 KINDS = {
     TOKENIZER_FILE: Tokenizer.__name__,
     FORECASTER_FILE: Forecaster.__name__,
     GEOMETRIC_FILE: GeometricForecaster.__name__,
     OCCWORLD_TOKENIZER_FILE: "OccWorldTokenizer",
     OCCWORLD_FILE: "OccWorld",
+    SORA_TOKENIZER_FILE: "SoraTokenizer",
+    SORA_TRANSFORMER_FILE: "SoraTransformer",
 }
 """Which model each file of a checkpoint holds."""
-BUNDLED = {OCCWORLD_FILE: "nano_occworld"}
+BUNDLED = {
+    OCCWORLD_FILE: "nano_occworld",
+    SORA_TOKENIZER_FILE: "nano_occsora",
+    SORA_TRANSFORMER_FILE: "nano_occsora",
+}
 """Folders of bundled files that do not lie in ``assets/nano``."""
 
 

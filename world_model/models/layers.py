@@ -55,13 +55,18 @@ class LabelStem(nn.Module):
 
     def forward(self, cells: Tensor) -> Tensor:
         """Labels in cells (B, Xc, Yc, slots) -> (B, Xc, Yc, C)."""
-        flat = cells.reshape(-1)
-        occupied = occupied_indices(flat)
-        cell, slot = quotient(occupied, self.slots)
-        row = slot * NUM_CLASSES + flat.index_select(0, occupied)
-        count = torch.bincount(cell, minlength=len(flat) // self.slots)
-        total = F.embedding_bag(row, self.rows, count.cumsum(0) - count, mode="sum")
-        return total.view(*cells.shape[:3], self.channels)
+        return sum_rows(cells, self.rows)
+
+
+def sum_rows(cells: Tensor, rows: Tensor) -> Tensor:
+    """Labels in cells (B, Xc, Yc, slots) -> (B, Xc, Yc, C): the sum of a row (slots * K, C) for each occupied voxel."""
+    slots, flat = cells.shape[3], cells.reshape(-1)
+    occupied = occupied_indices(flat)
+    cell, slot = quotient(occupied, slots)
+    row = slot * NUM_CLASSES + flat.index_select(0, occupied)
+    count = torch.bincount(cell, minlength=len(flat) // slots)
+    total = F.embedding_bag(row, rows, count.cumsum(0) - count, mode="sum")
+    return total.view(*cells.shape[:3], rows.shape[1])
 
 
 class UNet(nn.Module):

@@ -1,0 +1,211 @@
+"""How OccSora learns: first labels <-> latents, then the noise in latents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from world_model.core.errors import ConfigError
+from world_model.data.index import SceneIndex
+from world_model.models.losses import cross_entropy_lovasz
+from world_model.models.occsora.diffusion import diffusion_loss
+from world_model.models.occsora.tokenizer import SoraTokenizer
+from world_model.models.occsora.trajectory import encode_trajectory
+from world_model.models.occsora.transformer import SoraTransformer
+from world_model.models.occsora.windows import LatentCache, Window, read_drive, read_window, window_starts
+from world_model.models.tokenizer.embedding import patch_index
+from world_model.models.voxel_sample import sample_voxels
+from world_model.training.distributed import BatchShard, DistributedContext, draws
+from world_model.training.task import Loss, Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoraLossConfig:
+    """What the 4D tokenizer is trained for: 10 x cross-entropy + Lovász-softmax + the loss of the codes.
+
+    Args:
+        frames: frames of a window that are compared, drawn anew at every step; 0 all, as published.
+        voxels: voxels per grid in the loss (stratified, weighted to stand for all); 0 all, as published.
+        revive_every: iterations between moving codes that nothing used onto inputs; 0 never, as published.
+        mirror: half of the windows have left and right swapped; not published.
+    """
+
+    frames: int = 0
+    voxels: int = 0
+    revive_every: int = 0
+    mirror: bool = False
+
+    def __post_init__(self) -> None:
+        if min(self.frames, self.voxels, self.revive_every) < 0:
+            raise ConfigError(f"{self}", "numbers >= 0", "change them")
+
+
+class SoraTokenizerTask(Task):
+    """Model, data and loss of the 4D tokenizer, for the training loop; arguments as for `Task`."""
+
+    model: SoraTokenizer
+
+    def __init__(
+        self,
+        model: SoraTokenizer,
+        index: SceneIndex,
+        split: str,
+        config: SoraLossConfig,
+        *,
+        seed: int,
+        shard: BatchShard,
+        context: DistributedContext | None = None,
+        workers: int = 2,
+    ) -> None:
+        super().__init__(model, seed=seed, shard=shard, context=context, workers=workers)
+        self.index, self.config = index, config
+        self.scenes = window_starts(index, split, model.config.frames)
+        self.used = torch.zeros(model.config.codes, dtype=torch.float32, device=self.device)
+        self.counts = torch.zeros_like(self.used)
+
+    @property
+    def heavy(self) -> list[nn.Module]:
+        """Encoder and decoder."""
+        return [self.model.encoder_gpt, self.model.decoder_gpt]
+
+    def read(self, iteration: int, samples: range) -> Window:
+        """Random windows of random scenes."""
+        found = [self._window(np.random.default_rng([self.seed, iteration, n, 17])) for n in samples]
+        return Window(**{name: torch.cat([vars(one)[name] for one in found]) for name in vars(found[0])})
+
+    def _window(self, rng: np.random.Generator) -> Window:
+        scene = self.scenes[rng.integers(len(self.scenes))]
+        start, mirrored = scene[rng.integers(len(scene))], bool(rng.random() < 0.5) and self.config.mirror
+        config = self.model.config
+        return read_window(self.index, start, config.frames, config.grid, mirrored)
+
+    def begin_step(self, batch: Window, iteration: int) -> None:
+        """Move unused codes when it is time to, as `TokenizerTask` does."""
+        every = self.config.revive_every
+        dead = (self.used == 0).nonzero()[:, 0] if every and iteration and iteration % every == 0 else self.used[:0]
+        if not len(dead):
+            return
+        book = self.model.vqvae.embedding.weight
+        if self.context.first:
+            with torch.no_grad():
+                pool = self.model.encode(batch.labels[: self.shard.group])[3].flatten(0, -2)
+                pick = torch.randint(len(pool), (len(dead),), generator=draws(self.seed, iteration, -1), device="cpu")
+                book[dead] = pool[pick.to(pool.device)]
+        self.context.broadcast(book.data)
+
+    def loss(self, batch: Window, iteration: int, micro: int = 0) -> Loss:
+        """Encode windows, decode some or all of their frames, compare."""
+        config = self.model.config
+        latent, codes, code_loss, _ = self.model.encode(batch.labels)
+        self.counts += torch.bincount(codes.flatten(), minlength=config.codes)
+        maps = self.model.decode_maps(latent)
+        count = self.config.frames or config.frames
+        chosen = torch.randperm(config.frames, generator=draws(self.seed, iteration, -2), device="cpu")[:count]
+        chosen = chosen.to(self.device)
+        rebuilt, parts = self.mean_over_groups(
+            self._compare, iteration, micro, maps[:, chosen].flatten(0, 1), batch.labels[:, chosen].flatten(0, 1)
+        )
+        return rebuilt + code_loss, {**parts, "codes": code_loss.detach()}
+
+    def _compare(self, maps: Tensor, labels: Tensor, generator: torch.Generator) -> Loss:
+        config, rows = self.model.config, self.model.rows(maps).float()
+        target, weight = labels.reshape(-1), None
+        position = torch.arange(len(target), device=target.device)
+        if self.config.voxels:
+            sample = sample_voxels(labels, self.config.voxels, generator)
+            position, weight = sample.index, sample.weight
+            target = target[position]
+        rows = rows.index_select(0, patch_index(position, config.grid.shape, config.patch))
+        logits = rows @ self.model.class_embeds.weight.float().t()
+        return cross_entropy_lovasz(logits, target.long(), weight)
+
+    def end_step(self) -> dict[str, Tensor]:
+        """Note which codes the step has used."""
+        self.used = self.used * 0.99 + self.context.sum(self.counts)
+        self.used[self.used < 0.05] = 0
+        self.counts.zero_()
+        return {"codes_used": (self.used > 0).float().mean()}
+
+    def state(self) -> dict[str, Any]:
+        """The usage of codes."""
+        return {"used": self.used}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take it over."""
+        self.used.copy_(state["used"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentBatch:
+    """Samples of the diffusion model.
+
+    Attributes:
+        latent: (B, 1 or 2, C, t, x, y) float32 unscaled: the window's, and that of its carried first frame.
+        trajectory: (B, 2 F) float32.
+    """
+
+    latent: Tensor
+    trajectory: Tensor
+
+
+class SoraTransformerTask(Task):
+    """Model, data and loss of the diffusion transformer, for the training loop.
+
+    Args:
+        model: the transformer.
+        index: the data set.
+        cache: latents of all windows.
+        seed, shard, context, workers: see `Task`.
+    """
+
+    model: SoraTransformer
+
+    def __init__(
+        self,
+        model: SoraTransformer,
+        index: SceneIndex,
+        cache: LatentCache,
+        *,
+        seed: int,
+        shard: BatchShard,
+        context: DistributedContext | None = None,
+        workers: int = 2,
+    ) -> None:
+        super().__init__(model, seed=seed, shard=shard, context=context, workers=workers)
+        self.latents = [cache.read(n) for n in range(len(cache.scenes))]
+        self.rows = [(n, row) for n, scene in enumerate(cache.scenes) for row in range(len(scene))]
+        drives = [read_drive(index, p.start, model.config.frames, p.mirrored) for scene in cache.scenes for p in scene]
+        poses, commands = (torch.stack(part) for part in zip(*drives, strict=True))
+        self.trajectories = encode_trajectory(model.config, poses, commands)
+
+    @property
+    def heavy(self) -> list[nn.Module]:
+        """The blocks."""
+        return list(self.model.blocks)
+
+    def read(self, iteration: int, samples: range) -> LatentBatch:
+        """Random windows."""
+        rows = [int(np.random.default_rng([self.seed, iteration, n, 19]).integers(len(self.rows))) for n in samples]
+        found = [np.array(self.latents[scene][row], np.float32) for scene, row in (self.rows[r] for r in rows)]
+        return LatentBatch(latent=torch.from_numpy(np.stack(found)), trajectory=self.trajectories[rows])
+
+    def loss(self, batch: LatentBatch, iteration: int, micro: int = 0) -> Loss:
+        """The error of the predicted noise at random steps of the process."""
+        scaled = batch.latent / self.model.config.latent_scale
+        step = (self.draw(1, iteration, micro)[0] * self.model.config.steps).long()
+        noise = torch.cat(
+            [torch.randn(scaled[own, 0].shape, generator=g, device="cpu") for own, g in self._groups(iteration, micro)]
+        ).to(scaled)
+        history = scaled[:, 1] if self.model.config.history else None
+        return diffusion_loss(self.model, scaled[:, 0], batch.trajectory, step, noise, history)
+
+    def _groups(self, iteration: int, micro: int) -> list[tuple[slice, torch.Generator]]:
+        size = self.shard.group
+        return [
+            (slice(n * size, (n + 1) * size), draws(self.seed, iteration, group))
+            for n, group in enumerate(self.shard.groups(micro))
+        ]
