@@ -33,7 +33,7 @@ from world_model.core.grid import STEP_S
 from world_model.core.vehicle import MAX_SPEED_MPS, Motion, along
 from world_model.data.clips import Clips
 from world_model.models.geometric.agents.tracks import Tracks
-from world_model.worlds import SelfDriving, World, WorldState, agents_of
+from world_model.worlds import SelfDriving, World, WorldState, agents_of, check_steps
 
 __all__ = ["CAUSES", "TERMINATIONS", "TTC_S", "Engine", "EngineConfig", "PlanScores", "State", "StepResult"]
 
@@ -111,6 +111,7 @@ class Engine:
 
     Raises:
         ConfigError: an action mode in which the world drives, in a world that cannot.
+        OptionError: a horizon beyond what the world has to show.
     """
 
     def __init__(
@@ -123,6 +124,7 @@ class Engine:
     ) -> None:
         self.world = world
         self.config = config or EngineConfig()
+        check_steps(world, self.config.horizon)
         self.reward = reward or default()
         self.trust = trust
         self.needs_occupancy = reward_needs_occupancy(self.reward) if needs_occupancy is None else needs_occupancy

@@ -44,6 +44,10 @@ class IIWorldEnv(gym.Env[Any, NDArray[Any]]):
     ("evidence_iou"). Where the network was worse, the evidence wins in this episode; `self_check=False` switches that
     off.
 
+    In a world that does less than this, `info["world_limits"]` says what: "starts_from_observation" (whether the first
+    occupancy is what was observed), "answers_actions" (whether what it shows depends on the actions, beyond the place
+    that it is seen from), "horizon_steps" (steps after which it has nothing more to show; a longer horizon is refused).
+
     ## Action Space
     `action="kinematic"` (default), a `Box(-1, 1, (2,), float32)`, through a bicycle model with a wheelbase of 2.588 m:
 

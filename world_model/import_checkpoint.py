@@ -1,4 +1,4 @@
-"""Import checkpoints of the original: ``python -m world_model.import_checkpoint ii_scene_tokenizer_4f.pth``."""
+"""Import released checkpoints: ``python -m world_model.import_checkpoint ii_scene_tokenizer_4f.pth``."""
 
 from __future__ import annotations
 
@@ -10,26 +10,32 @@ import tyro
 
 from world_model.checkpoints.import_i2world import import_files
 from world_model.core.command import run
+from world_model.models.occsora import Trajectory
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImportCheckpoint:
-    """Turn checkpoints of the original (.pth) into this package's format, with faithful=True.
+    """Turn released checkpoints of I2-World (with faithful=True) or OccSora into this package's format.
 
     Every parameter is matched by name and shape against the published model; the full list of what is matched, missing,
     unexpected and wrongly shaped is printed, and nothing is written unless all of it fits. Files are read without
     executing anything in them. mmcv's state_dict/meta wrapping, averaged (EMA) weights in files of their own, and
-    prefixes such as module. are understood; so is a world model with the tokenizer inside its file.
+    prefixes such as module. are understood; so is a world model with the tokenizer inside its file. Of OccSora's
+    transformer the averaged weights are taken.
     """
 
     file: Annotated[Path, tyro.conf.Positional]
-    """Checkpoint of the tokenizer, e.g. ii_scene_tokenizer_4f.pth; or of a world model that holds its tokenizer."""
+    """Checkpoint of the tokenizer, e.g. ii_scene_tokenizer_4f.pth or epoch_125.pth; or of a world model that holds its
+    tokenizer."""
     world: Path | None = None
     """Checkpoint of the world model. Its own tokenizer, if it holds one, must be the given one."""
     out: Path
-    """Folder for tokenizer.safetensors and forecaster.safetensors."""
+    """Folder for tokenizer.safetensors and forecaster.safetensors, or OccSora's files."""
     data_source: str = "Occ3D-nuScenes (weights of the original)"
     """What the weights were trained on, as every result will show it."""
+    trajectory: Trajectory = "path_metres"
+    """What OccSora's transformer was told of a drive, which its release does not say: positions in metres, the same
+    scaled to 0..1, displacements in metres, or the flags of the commands."""
     overwrite: bool = False
     """Replace files that are there already."""
 
@@ -37,7 +43,13 @@ class ImportCheckpoint:
 def import_checkpoint(options: ImportCheckpoint) -> list[Path]:
     """Import, and return the files written."""
     files = [options.file] if options.world is None else [options.file, options.world]
-    return import_files(files, options.out, data_source=options.data_source, overwrite=options.overwrite)
+    return import_files(
+        files,
+        options.out,
+        data_source=options.data_source,
+        trajectory=options.trajectory,
+        overwrite=options.overwrite,
+    )
 
 
 def main() -> None:

@@ -34,7 +34,7 @@ from ii_world_env.state.state import terminates
 from ii_world_env.task.rewards import check_finite, reward_function
 from ii_world_env.task.trust import Pessimistic, check_pessimism, trust_of
 from world_model.core.grid import STEP_S
-from world_model.worlds import SelfChecking, build_world, resolve_world, untouched_gpu
+from world_model.worlds import SelfChecking, build_world, limits_of, resolve_world, untouched_gpu
 from world_model.worlds.provenance import provenance, same_source, weights_source
 from world_model.worlds.traffic import DRAWN
 
@@ -366,6 +366,8 @@ class Episodes:
         columns |= zip(facts, rest, strict=False)
         if checks:
             columns["self_check"] = dict(zip(checks, rest[len(facts) + len(terms) :], strict=False))
+        if limits := limits_of(world):
+            columns["world_limits"] = {name: [value] * len(rows) for name, value in limits.items()}
         return columns, ends
 
     def _terms(self, state: State) -> list[str]:

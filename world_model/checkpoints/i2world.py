@@ -1,8 +1,9 @@
-"""Checkpoints of the original: read without executing anything, matched key by key, never half taken over.
+"""Released checkpoints of I2-World and OccSora: read without executing anything, never half taken over.
 
-The original saves with mmcv: a dictionary with ``state_dict`` and ``meta``, parameters named with or without
-``module.``, the tokenizer inside the world model's file or not, averaged weights in files of their own. Parameter names
-of this package are the original's, so matching is by name and shape alone.
+The original of I2-World saves with mmcv: a dictionary with ``state_dict`` and ``meta``, parameters named with or
+without ``module.``, the tokenizer inside the world model's file or not, averaged weights in files of their own. OccSora
+saves weights, averaged weights (the ones to use), and its options as an `argparse.Namespace`, for which an inert
+stand-in is read. Parameter names of this package are the originals', so matching is by name and shape alone.
 """
 
 from __future__ import annotations
@@ -22,12 +23,21 @@ from torch import Tensor
 from world_model.core.errors import CheckpointError
 from world_model.models.forecaster import Forecaster
 from world_model.models.forecaster import base as base_forecaster
+from world_model.models.occsora import SoraTokenizer, SoraTransformer
+from world_model.models.occsora import base as base_occsora
 from world_model.models.tokenizer import Tokenizer
 from world_model.models.tokenizer import base as base_tokenizer
 
+PublishedModel = Tokenizer | Forecaster | SoraTokenizer | SoraTransformer
 WRAPPERS = ("state_dict", "ema_state_dict", "model_state_dict", "model", "ema")
 """Names under which a file may keep its state dict."""
-ANCHORS = {"tokenizer": "vq.embedding.weight", "forecaster": "pose_encoder.pose_time_embedding"}
+SORA_TOKENIZER, SORA_TRANSFORMER = "OccSora tokenizer", "OccSora transformer"
+ANCHORS = {
+    "tokenizer": "vq.embedding.weight",
+    "forecaster": "pose_encoder.pose_time_embedding",
+    SORA_TOKENIZER: "encoder_gpt.conv_last.conv.weight",
+    SORA_TRANSFORMER: "mlp_trag.fc1.weight",
+}
 """A parameter that every model of a kind has: what stands before its name is the kind's prefix."""
 
 
@@ -36,7 +46,7 @@ class Match:
     """How a state dict fits a model.
 
     Attributes:
-        kind: tokenizer or forecaster.
+        kind: which model, one of `ANCHORS`.
         prefix: what stood before the parameter names in the file.
         matched: names that fit.
         missing: names that the model has and the file has not.
@@ -72,8 +82,23 @@ class Match:
         return "\n".join(lines)
 
 
-def published_model(kind: str) -> Tokenizer | Forecaster:
-    """The model that a published checkpoint fits: published sizes, ``faithful=True``."""
+class Options:
+    """Stands for the `argparse.Namespace` in a file: keeps its plain values, and does nothing else."""
+
+    def __setstate__(self, state: object) -> None:
+        plain = state.items() if isinstance(state, dict) else ()
+        self.values = {str(k): v for k, v in plain if v is None or isinstance(v, str | int | float | bool)}
+
+
+def published_model(kind: str) -> PublishedModel:
+    """The model that a published checkpoint fits: published sizes, ``faithful=True`` where there is such a switch.
+
+    OccSora's have no memory of their own: only their names and shapes are asked for.
+    """
+    if kind in (SORA_TOKENIZER, SORA_TRANSFORMER):
+        tokenizer, transformer = base_occsora()
+        with torch.device("meta"):
+            return SoraTokenizer(tokenizer) if kind == SORA_TOKENIZER else SoraTransformer(transformer)
     if kind == "tokenizer":
         return Tokenizer(replace(base_tokenizer(), faithful=True))
     return Forecaster(replace(base_forecaster(), faithful=True))
@@ -90,7 +115,8 @@ def read_original(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the pickle's protocol
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals([(Options, "argparse.Namespace")]):
+                content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         asked = re.search(r"GLOBAL (\S+)", str(error))
         if asked is None:
@@ -111,7 +137,10 @@ def read_original(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         ) from error
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path} holds a {type(content).__name__}", "a state dict, or a dict with one", "")
-    inner = next((content[name] for name in WRAPPERS if isinstance(content.get(name), Mapping)), content)
+    found = [content[name] for name in WRAPPERS if isinstance(content.get(name), Mapping)]
+    inner = next(iter(found), content)
+    if ANCHORS[SORA_TRANSFORMER] in inner:
+        inner = found[-1] if found else inner  # its averaged weights
     if not any(isinstance(value, Tensor) for value in inner.values()):
         raise CheckpointError(
             f"{path} holds no tensors under {list(content)[:6]}",
@@ -119,6 +148,8 @@ def read_original(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             "",
         )
     meta = content.get("meta")
+    if isinstance(options := content.get("args"), Options):
+        meta = vars(options).get("values")
     return {str(k): v for k, v in inner.items()}, dict(meta) if isinstance(meta, Mapping) else {}
 
 
@@ -151,7 +182,7 @@ def split_kinds(content: Mapping[str, Any]) -> dict[str, tuple[str, dict[str, An
     return parts
 
 
-def match(kind: str, prefix: str, content: Mapping[str, Any], model: Tokenizer | Forecaster) -> Match:
+def match(kind: str, prefix: str, content: Mapping[str, Any], model: PublishedModel) -> Match:
     """Compare the names and shapes of a part of a file with a model's."""
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     raw = {f"ema_{name}".replace(".", "_") for name in expected}

@@ -4,21 +4,46 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from world_model.checkpoints.checkpoint import FORECASTER_FILE, TOKENIZER_FILE, save_model, tokens_hash
-from world_model.checkpoints.i2world import Match, match, plain_weights, published_model, read_original, split_kinds
+from world_model.checkpoints.checkpoint import (
+    FORECASTER_FILE,
+    SORA_TOKENIZER_FILE,
+    SORA_TRANSFORMER_FILE,
+    TOKENIZER_FILE,
+    save_model,
+    tokens_hash,
+    weights_hash,
+)
+from world_model.checkpoints.i2world import (
+    SORA_TOKENIZER,
+    SORA_TRANSFORMER,
+    Match,
+    PublishedModel,
+    match,
+    plain_weights,
+    published_model,
+    read_original,
+    split_kinds,
+)
 from world_model.core.errors import CheckpointError, OptionError
-from world_model.models.forecaster import Forecaster
-from world_model.models.tokenizer import Tokenizer
+from world_model.models.occsora import SoraTransformer, Trajectory
 
-SAFE_META = ("epoch", "iter", "mmcv_version", "time", "exp_name")
-"""Entries of mmcv's metadata that go into the checkpoint's card."""
+SAFE_META = ("epoch", "iter", "mmcv_version", "time", "exp_name", "global_batch_size", "global_seed", "model")
+"""Entries of the trainers' metadata that go into the checkpoint's card."""
+FILES = {
+    "tokenizer": TOKENIZER_FILE,
+    "forecaster": FORECASTER_FILE,
+    SORA_TOKENIZER: SORA_TOKENIZER_FILE,
+    SORA_TRANSFORMER: SORA_TRANSFORMER_FILE,
+}
+"""What each model is written to; of each system the tokenizer comes first."""
+SYSTEMS = {"I2-World": ("tokenizer", "forecaster"), "OccSora": (SORA_TOKENIZER, SORA_TRANSFORMER)}
 
 
 @dataclass(kw_only=True)
@@ -26,18 +51,26 @@ class _Found:
     """The parts collected so far."""
 
     weights: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    models: dict[str, Tokenizer | Forecaster] = field(default_factory=dict)
+    models: dict[str, PublishedModel] = field(default_factory=dict)
     cards: dict[str, dict[str, Any]] = field(default_factory=dict)
     reports: list[tuple[Path, Match]] = field(default_factory=list)
 
 
-def import_files(files: Sequence[Path], out: Path, *, data_source: str, overwrite: bool = False) -> list[Path]:
+def import_files(
+    files: Sequence[Path],
+    out: Path,
+    *,
+    data_source: str,
+    trajectory: Trajectory = "path_metres",
+    overwrite: bool = False,
+) -> list[Path]:
     """Read, match, report, and write.
 
     Args:
         files: checkpoints of the original; what several of them hold must agree.
         out: folder for this package's checkpoint.
         data_source: what the weights were trained on.
+        trajectory: what OccSora's transformer was told of a drive; its file does not say.
         overwrite: replace files that are there already.
 
     Returns:
@@ -54,13 +87,22 @@ def import_files(files: Sequence[Path], out: Path, *, data_source: str, overwrit
     bad = [(path, report) for path, report in found.reports if not report.ok]
     if bad:
         raise CheckpointError(*_refusal(*bad[0]))
-    if "tokenizer" not in found.weights:
+    systems = [name for name, kinds in SYSTEMS.items() if set(kinds) & set(found.weights)]
+    if len(systems) > 1:
+        raise CheckpointError(
+            f"{' and '.join(map(str, files))} hold models of {' and '.join(systems)}",
+            "a tokenizer and a world model of one system",
+            "import each system into a folder of its own",
+        )
+    if SYSTEMS[systems[0]][0] not in found.weights:
         raise CheckpointError(
             f"{files[0]} holds a world model without its tokenizer",
             "a tokenizer, which the world model's tokens come from",
             "give the tokenizer's checkpoint first and this one with --world",
         )
-    return _write(found, out, data_source, overwrite)
+    if isinstance(model := found.models.get(SORA_TRANSFORMER), SoraTransformer):
+        model.config = replace(model.config, trajectory=trajectory)
+    return _write(found, out, SYSTEMS[systems[0]], data_source, overwrite)
 
 
 def _collect(path: Path, found: _Found) -> None:
@@ -69,8 +111,9 @@ def _collect(path: Path, found: _Found) -> None:
     if not parts:
         raise CheckpointError(
             f"{path} holds none of the original's models; its first names are {list(content)[:4]}",
-            "parameters named ...vq.embedding.weight (tokenizer) or ...pose_encoder.pose_time_embedding (world model)",
-            "give a checkpoint of I2-World's tokenizer or world model",
+            "parameters named ...vq.embedding.weight (tokenizer) or ...pose_encoder.pose_time_embedding (world model); "
+            "or OccSora's encoder_gpt... (tokenizer) or mlp_trag... (transformer)",
+            "give a checkpoint of I2-World's or OccSora's tokenizer or world model",
         )
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     for kind, (prefix, entries) in parts.items():
@@ -107,7 +150,8 @@ def _refusal(path: Path, report: Match) -> tuple[str, str, str]:
     first = next(iter((*report.wrong, *report.missing, *report.unexpected)))
     total = len(report.matched) + len(report.missing) + len(report.wrong)
     remedy = (
-        "give the released checkpoint of the 4-frame configuration; the list above names every parameter in question"
+        "give the released checkpoint (of I2-World that of the 4-frame configuration); the list above names every "
+        "parameter in question"
     )
     if not report.missing and not report.unexpected and any(": shape " in what for what in report.wrong):
         remedy = "this is a model of another size: only the published sizes can be imported"
@@ -115,19 +159,17 @@ def _refusal(path: Path, report: Match) -> tuple[str, str, str]:
     return found, f"the {total} parameters of the published {report.kind}, and no others", remedy
 
 
-def _write(found: _Found, out: Path, data_source: str, overwrite: bool) -> list[Path]:
-    names = {"tokenizer": TOKENIZER_FILE, "forecaster": FORECASTER_FILE}
-    paths = {kind: out / names[kind] for kind in ("tokenizer", "forecaster") if kind in found.weights}
+def _write(found: _Found, out: Path, kinds: tuple[str, str], data_source: str, overwrite: bool) -> list[Path]:
+    paths = {kind: out / FILES[kind] for kind in kinds if kind in found.weights}
     if not overwrite and (there := [str(path) for path in paths.values() if path.exists()]):
         raise OptionError(f"{', '.join(there)} exists", "a new folder", "choose another --out, or give --overwrite")
-    tokens = tokens_hash(found.weights["tokenizer"])
+    first = found.weights[kinds[0]]
+    tokens = tokens_hash(first) if kinds[0] == "tokenizer" else weights_hash(first)
     for kind, path in paths.items():
         card = {"data_source": data_source, "imported": found.cards[kind]}
-        card |= {"tokens": tokens} if kind == "forecaster" else {}
+        card |= {"tokens": tokens} if kind == kinds[1] else {}
         save_model(path, found.models[kind], found.weights[kind], card)
         print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
-    if "forecaster" not in paths:
-        print(
-            "no world model yet: give its checkpoint with --world for a folder that `load_world` and gym.make can read"
-        )
+    if kinds[1] not in paths:
+        print("no world model yet: give its checkpoint with --world for a folder that gym.make can read")
     return list(paths.values())

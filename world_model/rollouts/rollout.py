@@ -14,7 +14,7 @@ from torch import Tensor
 from world_model.core.errors import DataError, OptionError
 from world_model.core.geometry import invert_pose
 from world_model.data.clips import Clips
-from world_model.worlds.protocol import MotionPredicting, SelfDriving, World, WorldState
+from world_model.worlds.protocol import MotionPredicting, SelfDriving, World, WorldState, check_steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,11 +67,12 @@ def roll(
         progress: called after every step with the number of steps done.
 
     Raises:
-        OptionError: there are no motions, and the world cannot drive itself.
+        OptionError: there are no motions, and the world cannot drive itself; or more steps than it has to show.
         DataError: the world's occupancy is not labels of its grid.
     """
     state, pose = start, torch.eye(4, dtype=torch.float64, device="cpu").expand(len(commands), 4, 4)
     if isinstance(start, Clips):
+        check_steps(world, commands.shape[1])
         state, pose = world.reset(start), start.ego_to_global[:, start.past]
     device = getattr(world, "device", None) or world.occupancy(state).device
     steps = range(1, commands.shape[1] + 1)

@@ -8,6 +8,7 @@ from world_model.worlds.kinds import LEARNED_NAMES, resolve_world
 from world_model.worlds.protocol import (
     AgentTracking,
     Latent,
+    Limited,
     ManyFutures,
     MotionPredicting,
     Populated,
@@ -17,6 +18,8 @@ from world_model.worlds.protocol import (
     World,
     WorldState,
     agents_of,
+    check_steps,
+    limits_of,
 )
 from world_model.worlds.replay import ReplayWorld
 from world_model.worlds.transport import TransportWorld
@@ -26,6 +29,7 @@ __all__ = [
     "WORLD_NAMES",
     "AgentTracking",
     "Latent",
+    "Limited",
     "ManyFutures",
     "MotionPredicting",
     "Populated",
@@ -39,6 +43,8 @@ __all__ = [
     "WorldState",
     "agents_of",
     "build_world",
+    "check_steps",
+    "limits_of",
     "pick_device",
     "resolve_world",
     "untouched_gpu",

@@ -181,3 +181,44 @@ class Stage(Protocol):
     def stage(self, state: WorldState, actors: Actors) -> WorldState:
         """The state of a reset with the actors of events, see `world_model.worlds.events`."""
         ...
+
+
+@runtime_checkable
+class Limited(Protocol):
+    """A world that does less than `World` promises, and says so: what ``info["world_limits"]`` and the tables show.
+
+    Attributes:
+        starts_from_observation: its first occupancy is what was observed.
+        answers_actions: what it shows depends on the actions, beyond the place that it is seen from.
+        horizon_steps: steps of 0.5 s after which it has nothing more to show.
+    """
+
+    starts_from_observation: bool
+    answers_actions: bool
+    horizon_steps: int
+
+
+def limits_of(world: World) -> dict[str, bool | int]:
+    """What a world says that it cannot do, by name; nothing for one that does all."""
+    if not isinstance(world, Limited):
+        return {}
+    return {
+        "starts_from_observation": world.starts_from_observation,
+        "answers_actions": world.answers_actions,
+        "horizon_steps": world.horizon_steps,
+    }
+
+
+def check_steps(world: World, steps: int) -> None:
+    """Refuse more steps than a world has to show.
+
+    Raises:
+        OptionError: they are too many.
+    """
+    most = limits_of(world).get("horizon_steps", steps)
+    if steps > most:
+        raise OptionError(
+            f"{steps} steps in a {type(world).__name__}",
+            f"at most {most}: it draws that many at once and shows nothing beyond them",
+            f"ask for {most} steps or fewer, or choose another world",
+        )

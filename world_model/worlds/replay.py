@@ -5,7 +5,7 @@ Beyond the end of the recording the last frame stays. Where nothing is known the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -61,20 +61,21 @@ class ReplayWorld:
                 "load them with load_clips(..., with_future_labels=True)",
             )
         labels = unknown_as_free(torch.cat((clips.occupancy[:, -1:], clips.future_occupancy), 1).to(self.device))
-        past, steps = clips.past, labels.shape[1]
-        start_to_log = invert_pose(level_poses(clips.ego_to_global[:, past : past + steps])).float().to(self.device)
+        return self.begin(labels, clips.ego_to_global[:, clips.past : clips.past + labels.shape[1]])
+
+    def begin(self, labels: Tensor, ego_to_global: Tensor) -> ReplayState:
+        """Replay frames that are given: labels (B, N, X, Y, Z) on the world's device, poses (B, N, 4, 4) float64."""
         batch = len(labels)
         return ReplayState(
             labels=labels,
-            start_to_log=start_to_log,
+            start_to_log=invert_pose(level_poses(ego_to_global)).float().to(self.device),
             ego_to_start=torch.eye(4, dtype=torch.float32, device=self.device).repeat(batch, 1, 1),
             time=torch.zeros(batch, dtype=torch.long, device=self.device),
         )
 
     def step(self, state: ReplayState, curr_to_next: Tensor, command: Tensor) -> ReplayState:
-        return ReplayState(
-            labels=state.labels,
-            start_to_log=state.start_to_log,
+        return replace(
+            state,
             ego_to_start=state.ego_to_start @ invert_pose(curr_to_next),
             time=(state.time + 1).clamp(max=state.labels.shape[1] - 1),
         )

@@ -15,10 +15,13 @@ from world_model.models.forecaster import Forecaster
 from world_model.models.forecaster import tiny as tiny_forecaster
 from world_model.models.geometric import GeometricForecaster, fusion
 from world_model.models.geometric import tiny as tiny_geometric
+from world_model.models.occsora import SoraTokenizer, SoraTransformer
+from world_model.models.occsora import tiny as tiny_occsora
 from world_model.models.tokenizer import Tokenizer
 from world_model.models.tokenizer import tiny as tiny_tokenizer
 from world_model.worlds import ReplayWorld, TransportWorld, World, build_world
 from world_model.worlds.geometric import GeometricWorld
+from world_model.worlds.occsora import SoraWorld
 from world_model.worlds.token import TokenWorld
 
 GRID = VoxelGrid(shape=(40, 40, 16), lower_m=(-8.0, -8.0, -1.0))
@@ -59,8 +62,19 @@ def geometric_world() -> GeometricWorld:
     return GeometricWorld(GeometricForecaster(tiny_geometric(GRID)))
 
 
+OCCSORA = (SoraTokenizer, SoraTransformer)
+
+
+def sora_world() -> SoraWorld:
+    torch.manual_seed(0)
+    tokenizer, transformer = (kind(config) for kind, config in zip(OCCSORA, tiny_occsora(GRID), strict=True))
+    for parameter in (*tokenizer.parameters(), *transformer.parameters()):
+        torch.nn.init.normal_(parameter, std=0.3)  # untrained it would draw free space
+    return SoraWorld(tokenizer, transformer, steps=3)
+
+
 def worlds() -> list[World]:
-    return [TransportWorld(GRID), ReplayWorld(GRID), tiny_world(), geometric_world()]
+    return [TransportWorld(GRID), ReplayWorld(GRID), tiny_world(), geometric_world(), sora_world()]
 
 
 STRAIGHT = torch.tensor([2, 2])
