@@ -40,12 +40,23 @@ class GroupBatchNorm2d(nn.BatchNorm2d):
         return out.view(self.group, groups, channels, *size).transpose(0, 1).flatten(0, 1)
 
 
+class GroupBatchNorm3d(GroupBatchNorm2d):
+    """The same for BatchNorm3d."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() != 5:
+            raise ValueError(f"expected (B, C, T, X, Y), got {tuple(input.shape)}")
+
+
+GROUPED = {nn.BatchNorm2d: GroupBatchNorm2d, nn.BatchNorm3d: GroupBatchNorm3d}
+
+
 def group_batch_norm(model: nn.Module, group: int) -> None:
-    """Turn every BatchNorm2d of a model into one over groups of ``group`` samples; parameters and names stay."""
+    """Turn every BatchNorm of a model into one over groups of ``group`` samples; parameters and names stay."""
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
-            if type(child) is nn.BatchNorm2d:
-                grouped = GroupBatchNorm2d(child.num_features, eps=child.eps, momentum=child.momentum)
+            if isinstance(child, nn.BatchNorm2d | nn.BatchNorm3d) and type(child) in GROUPED:
+                grouped = GROUPED[type(child)](child.num_features, eps=child.eps, momentum=child.momentum)
                 grouped.group = group
                 grouped.weight, grouped.bias = child.weight, child.bias
                 grouped.running_mean, grouped.running_var = child.running_mean, child.running_var
