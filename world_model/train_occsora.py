@@ -15,10 +15,9 @@ from world_model.checkpoints.checkpoint import (
     SORA_TRANSFORMER_FILE,
     config_to_json,
     copy_model,
-    load_sora_tokenizer,
-    load_sora_transformer,
     save_model,
 )
+from world_model.checkpoints.occsora import load_sora_tokenizer, load_sora_transformer
 from world_model.core.command import run
 from world_model.core.errors import ConfigError, OptionError
 from world_model.data.index import SceneIndex
@@ -79,8 +78,7 @@ def recipe(args: Args, scenes: int, processes: int = 1) -> TrainConfig:
     if first:
         optim = OptimConfig(
             learning_rate=args.learning_rate or (1e-3 if published else 2e-3),
-            schedule="cosine",
-            last_rate=1e-6,
+            schedule="long-cosine",
             clip_norm=35.0 if published else 5.0,
             warmup=200 if published else 50,
             ema=0.0 if published else 0.98,

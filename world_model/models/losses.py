@@ -196,25 +196,6 @@ def sampled_reconstruction_loss(
     return focal + lovasz + rare_weight * rare, {**logs, "rare": rare.detach()}
 
 
-def cross_entropy_lovasz(
-    logits: Tensor, target: Tensor, weight: Tensor | None = None
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """The reconstruction loss of OccWorld (Zheng et al., ECCV 2024) and OccSora: 10 x cross-entropy + Lovász-softmax.
-
-    Args:
-        logits: (N, K).
-        target: (N,) int64 class ids.
-        weight: (N,) how many voxels each one stands for; None: these are all.
-    """
-    each = F.cross_entropy(logits, target, reduction="none")
-    if weight is None:
-        entropy, lovasz = each.mean(), lovasz_softmax(logits.softmax(1), target)
-    else:
-        entropy = (each * weight).sum() / weight.sum().clamp(min=1e-6)
-        lovasz = lovasz_softmax_binned(logits.softmax(1), target, weight)
-    return 10 * entropy + lovasz, {"entropy": entropy.detach(), "lovasz": lovasz.detach()}
-
-
 CLASS_WEIGHTS: tuple[float, ...] = (
     *(0.0727, 0.0692, 0.0838, 0.0681, 0.0601, 0.0741, 0.0823, 0.0688, 0.0773),
     *(0.0681, 0.0641, 0.0527, 0.0655, 0.0563, 0.0558, 0.0541, 0.0538, 0.0468),

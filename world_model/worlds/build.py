@@ -16,6 +16,7 @@ from world_model.worlds.kinds import (
     GEOMETRIC,
     LEARNED,
     LEARNED_NAMES,
+    OCCSORA,
     OCCWORLD,
     OCCWORLD_MODES,
     Checkpoint,
@@ -48,8 +49,9 @@ def build_world(
     Args:
         name: "learned" (the learned world that the checkpoint holds, see `resolve_world`), "geometric", "ii-world",
             "occworld" (or a mode of it, "occworld-faithful", "occworld-rewarp", "occworld-conditioned", see
-            `OccWorldWorld`), "transport", "replay", "simulated", or the import path "package.module:Class" of a class
-            whose instances satisfy `World`; it is called with ``checkpoint=``, ``device=`` and ``grid=``.
+            `OccWorldWorld`), "occsora" (see `SoraWorld`), "transport", "replay", "simulated", or the import path
+            "package.module:Class" of a class whose instances satisfy `World`; it is called with ``checkpoint=``,
+            ``device=`` and ``grid=``.
         checkpoint: folder of a trained model; None takes the bundled one; several (a list, or names separated by
             commas) make an ensemble, see `EnsembleWorld`.
         device: "auto" (a GPU when there is one), "cpu", "cuda", "cuda:1", ...
@@ -126,6 +128,13 @@ def _member(
         if faithful is not None:
             raise _no_switch(faithful, kind)
         return OccWorldWorld(shared_occworld(path, place)[0], OCCWORLD_MODES.get(kind))
+    if kind == OCCSORA:
+        from world_model.checkpoints.occsora import shared_occsora
+        from world_model.worlds.occsora import SoraWorld
+
+        if faithful is not None:
+            raise _no_switch(faithful, kind)
+        return SoraWorld(*shared_occsora(path, place))
     from world_model.worlds.token import TokenWorld
 
     model = load_world(path, device=str(place), dtype=_pick_dtype(dtype, place))

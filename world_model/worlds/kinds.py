@@ -1,7 +1,7 @@
 """The learned worlds, and which of them a checkpoint holds.
 
 A checkpoint folder holds a geometry-first forecaster, the published token architecture (a tokenizer and its
-forecaster), OccWorld, or several of them. ``world="learned"`` means the best of these.
+forecaster), OccWorld, OccSora, or several of them. ``world="learned"`` means the best of these.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from world_model.checkpoints.checkpoint import (
     FORECASTER_FILE,
     GEOMETRIC_FILE,
     OCCWORLD_FILE,
+    SORA_TOKENIZER_FILE,
+    SORA_TRANSFORMER_FILE,
     TOKENIZER_FILE,
     bundled_path,
     read_card,
@@ -22,13 +24,14 @@ from world_model.core.errors import CheckpointError, OptionError
 from world_model.models.occworld.config import FAITHFUL, MODES
 
 LEARNED, GEOMETRIC, II_WORLD = "learned", "geometric", "ii-world"
-OCCWORLD = "occworld"
+OCCWORLD, OCCSORA = "occworld", "occsora"
 OCCWORLD_MODES = {f"{OCCWORLD}-{mode}": mode for mode in MODES}
 """OccWorld by the way in which it answers actions; ``occworld`` alone leaves it to the checkpoint."""
 WEIGHT_FILES = {
     GEOMETRIC: (GEOMETRIC_FILE,),
     II_WORLD: (TOKENIZER_FILE, FORECASTER_FILE),
     **dict.fromkeys((OCCWORLD, *OCCWORLD_MODES), (OCCWORLD_FILE,)),
+    OCCSORA: (SORA_TOKENIZER_FILE, SORA_TRANSFORMER_FILE),
 }
 """Files of each learned world in a checkpoint; the better forecaster comes first (docs/results/fidelity.md)."""
 WITH_MOTION = (II_WORLD, OCCWORLD, *OCCWORLD_MODES)
@@ -73,8 +76,10 @@ def member_kind(name: str, checkpoint: str | Path | None) -> str:
     if found is None:
         raise CheckpointError(
             f"{folder} holds no learned world" if folder.is_dir() else f"no checkpoint at {folder}",
-            f"a folder with {GEOMETRIC_FILE}, with {TOKENIZER_FILE} and {FORECASTER_FILE}, or with {OCCWORLD_FILE}",
-            "give a folder that train_geometric, train_forecaster or train_occworld wrote, or leave checkpoint= out",
+            f"a folder with {GEOMETRIC_FILE}, with {TOKENIZER_FILE} and {FORECASTER_FILE}, with {OCCWORLD_FILE}, or "
+            f"with {SORA_TOKENIZER_FILE} and {SORA_TRANSFORMER_FILE}",
+            "give a folder that train_geometric, train_forecaster, train_occworld or train_occsora wrote, or leave "
+            "checkpoint= out",
         )
     return found
 

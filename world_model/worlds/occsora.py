@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from world_model.core.errors import ConfigError
+from world_model.core.errors import ConfigError, OptionError
 from world_model.core.geometry import se2_matrix
 from world_model.core.grid import STEP_S
 from world_model.data.clips import Clips
@@ -100,8 +100,14 @@ class SoraWorld(ReplayWorld):
         begun = self.begin(self._draw(trajectory, history, seed.tolist()), poses)
         return SoraState(**vars(begun), trajectory=trajectory, seed=seed, history=history)
 
-    def draw_traffic(self, state: SoraState, seed: Tensor) -> SoraState:
-        """The same planned drives, drawn from other noise: another road, other traffic."""
+    def draw_traffic(self, state: SoraState, seed: Tensor, futures: Sequence[str | None] | None = None) -> SoraState:
+        """The same planned drives, drawn from other noise: another road, other traffic.
+
+        Raises:
+            OptionError: the most likely future, which cannot be drawn from noise.
+        """
+        if futures is not None and "mode" in futures:
+            raise OptionError("future='mode' in a SoraWorld", "future='sample'", "leave it out: every seed is a sample")
         labels = self._draw(state.trajectory, state.history, seed.tolist())
         return replace(state, labels=labels, seed=seed.to(self.device))
 
@@ -130,7 +136,8 @@ def plan(clips: Clips, frames: int, recorded: bool) -> tuple[Tensor, Tensor]:
         end = min(now + int(known), now + frames)
         pose = list(clips.ego_to_global[n, now:end].double())
         vx, vy, yaw_rate = clips.motion[n, end - 1].double() * STEP_S
-        held = se2_matrix(vx, vy, yaw_rate)
+        still = torch.zeros_like(vx)
+        held = se2_matrix(still, still, yaw_rate) @ se2_matrix(vx, vy, still)  # velocities are along the later frame
         while len(pose) < frames:
             pose.append(pose[-1] @ held)
         command = clips.command[n, now:end]

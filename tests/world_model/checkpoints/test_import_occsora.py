@@ -15,13 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from world_model.checkpoints import import_i2world
-from world_model.checkpoints.checkpoint import (
-    SORA_TOKENIZER_FILE,
-    SORA_TRANSFORMER_FILE,
-    load_sora_tokenizer,
-    load_sora_transformer,
-)
+from world_model.checkpoints.checkpoint import SORA_TOKENIZER_FILE, SORA_TRANSFORMER_FILE
 from world_model.checkpoints.i2world import SORA_TOKENIZER, SORA_TRANSFORMER, published_model
+from world_model.checkpoints.occsora import load_sora_tokenizer, load_sora_transformer
 from world_model.core.errors import CheckpointError
 from world_model.import_checkpoint import ImportCheckpoint, import_checkpoint
 from world_model.models.occsora import SoraTokenizer, SoraTransformer, tiny

@@ -10,12 +10,8 @@ import torch
 from tiny_scenes import write_scenes
 
 from world_model import train_occsora
-from world_model.checkpoints.checkpoint import (
-    SORA_TOKENIZER_FILE,
-    SORA_TRANSFORMER_FILE,
-    load_sora_tokenizer,
-    load_sora_transformer,
-)
+from world_model.checkpoints.checkpoint import SORA_TOKENIZER_FILE, SORA_TRANSFORMER_FILE
+from world_model.checkpoints.occsora import load_sora_tokenizer, load_sora_transformer, shared_occsora
 from world_model.core.errors import CheckpointError, ConfigError, DataError, OptionError
 from world_model.core.geometry import invert_pose
 from world_model.data.index import SceneIndex
@@ -59,6 +55,7 @@ def test_the_chain_makes_a_checkpoint(trained: Path) -> None:
     transformer, card = load_sora_transformer(trained / "world")
     assert transformer.config.fits(tokenizer.config) and card["tokens"] == own["weights"]
     assert card["data_source"] == "synthetic" and card["iterations"] == 3
+    assert shared_occsora(trained / "world")[1].config == transformer.config
     # The latents that it learned have about unit size.
     assert transformer.config.latent_scale != 10
 
@@ -137,6 +134,8 @@ def test_what_does_not_fit_is_refused(data: Path, trained: Path, tmp_path: Path)
     (tmp_path / SORA_TOKENIZER_FILE).write_bytes((trained / "world" / SORA_TRANSFORMER_FILE).read_bytes())
     with pytest.raises(CheckpointError, match="holds a SoraTransformer"):
         train_occsora.main(second(data, tmp_path, tmp_path / "out"))
+    with pytest.raises(CheckpointError, match="without a transformer"):
+        shared_occsora(trained / "tokenizer")
     with pytest.raises(DataError, match="holds latents of"):
         train_occsora.main(second(data, trained / "tokenizer", trained / "world", window_step=2))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from world_model.core.errors import ConfigError, OptionError
 from world_model.core.geometry import invert_pose, se2_matrix, warp_voxels
 from world_model.core.grid import VoxelGrid
 from world_model.data.clips import Clips
+from world_model.generation.drive import drive, planned
 from world_model.models.occsora import SoraTokenizer, SoraTransformer, tiny
 from world_model.rollouts import roll
 from world_model.worlds import Limited, ManyFutures, TransportWorld, limits_of
@@ -137,3 +139,23 @@ def test_parts_that_do_not_fit_are_refused() -> None:
     tokenizer, transformer = tiny(GRID)
     with pytest.raises(ConfigError, match="trained together"):
         SoraWorld(SoraTokenizer(replace(tokenizer, latent=8)), SoraTransformer(transformer))
+
+
+def test_a_given_drive_is_what_generate_draws_for() -> None:
+    """Along a trajectory of its own, the episode is drawn for that trajectory, not for the recording."""
+    own = world()
+    one = clips()
+    first = Clips(**{k: v[:1] if isinstance(v, Tensor | list) else v for k, v in vars(one).items()})
+    motions = np.array([[1.0, 0.2, 0.1]] * 4)
+    rollout = drive(own, first, 4, motions=motions)
+    step = se2_matrix(*(torch.tensor(v, dtype=torch.float64) for v in motions[0]))
+    poses, _ = plan(planned(first, step.expand(4, 4, 4)), 8, recorded=True)
+    expected = first.ego_to_global[0, 4]
+    for n in range(8):  # the last motion is held
+        torch.testing.assert_close(poses[0, n], expected, atol=1e-5, rtol=1e-5)
+        expected = expected @ step
+    state = own.reset(planned(first, step.expand(4, 4, 4)))
+    assert torch.equal(
+        rollout.occupancy[1], own.occupancy(own.step(state, invert_pose(step)[None].float(), STRAIGHT[:1]))
+    )
+    assert not torch.equal(state.labels, own.reset(first).labels)

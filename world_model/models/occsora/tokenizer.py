@@ -14,7 +14,8 @@ from world_model.core.errors import DataError
 from world_model.core.grid import FREE, NUM_CLASSES
 from world_model.models.layers import from_cells, sum_rows, to_cells
 from world_model.models.occsora.config import SoraTokenizerConfig
-from world_model.models.tokenizer.tokenizer import classify
+from world_model.models.tokenizer.codec import classify
+from world_model.models.tokenizer.quantizer import Codebook
 
 
 class Conv(nn.Module):
@@ -146,32 +147,6 @@ class Decoder4D(nn.Module):
         return x
 
 
-class Codebook(nn.Module):
-    """A plain vector quantizer with straight-through gradients (van den Oord et al., NeurIPS 2017)."""
-
-    def __init__(self, config: SoraTokenizerConfig) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(config.codes, config.latent)
-        self.quant_conv = nn.Conv3d(config.latent, config.latent, 1)
-        self.post_quant_conv = nn.Conv3d(config.latent, config.latent, 1)
-        nn.init.uniform_(self.embedding.weight, -1 / config.codes, 1 / config.codes)
-
-    def nearest(self, cells: Tensor) -> Tensor:
-        """Code numbers (...) nearest to vectors (..., C), by squared distance."""
-        flat, book = cells.detach().reshape(-1, cells.shape[-1]), self.embedding.weight.detach()
-        # |z|^2 is the same for every code, so it never decides.
-        return torch.addmm(book.square().sum(1), flat, book.t(), alpha=-2).argmin(1).view(cells.shape[:-1])
-
-    def forward(self, latent: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The latent that is decoded (B, C, t, x, y), the codes (B, t, x, y), the loss, and what was quantized."""
-        z = self.quant_conv(latent)
-        cells = z.permute(0, 2, 3, 4, 1)
-        code = self.nearest(cells)
-        plain = self.embedding(code).permute(0, 4, 1, 2, 3).to(z.dtype)
-        loss = F.mse_loss(plain.detach(), z) + F.mse_loss(plain, z.detach())
-        return self.post_quant_conv(z + (plain - z).detach()), code, loss, cells.detach()
-
-
 class SoraTokenizer(nn.Module):
     """Labels (B, F, X, Y, Z) <-> latents (B, C, t, x, y)."""
 
@@ -183,7 +158,8 @@ class SoraTokenizer(nn.Module):
         self.decoder_gpt = Decoder4D(config)
         self.pre_vq_conv = Conv(config.width, config.latent, 1)
         self.post_vq_conv = Conv(config.latent, config.width, 1)
-        self.vqvae = Codebook(config)
+        self.vqvae = Codebook(config.codes, config.latent, conv=nn.Conv3d)
+        self.vqvae.spread()
         if config.stem:
             self.stem_in = nn.Linear(config.folded, config.stem)
             self.stem_out = nn.Linear(config.stem, config.folded)
@@ -197,21 +173,27 @@ class SoraTokenizer(nn.Module):
         self.stem_out.bias.copy_((4 * table[FREE] - table.mean(0)).repeat(self.config.folded // table.shape[1]))
         self.stem_out.weight.mul_(0.1)
 
-    def encode(self, labels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What `Codebook` makes of label grids; the first is the latent.
+    def latent(self, labels: Tensor) -> Tensor:
+        """Latents (B, C, t, x, y) of label grids (B, F, X, Y, Z), as the transformer learns them.
 
         Raises:
             DataError: fewer or more frames than the configuration's, or another grid.
         """
+        return self.reconstruct(labels)[0]
+
+    def reconstruct(self, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """For training: the latent with straight-through gradient, the codebook loss, and the codes (B, t, x, y)."""
+        through, loss, codes = self.vqvae.quantize(self.inputs(labels))
+        return self.vqvae.post_quant_conv(through), loss, codes
+
+    def inputs(self, labels: Tensor) -> Tensor:
+        """What is quantized of label grids: (B, C, t, x, y)."""
         self._check(labels)
         batch, frames = labels.shape[:2]
         x = self._folded(labels.flatten(0, 1))
         x = x.view(batch, frames, *x.shape[1:]).transpose(1, 2).contiguous()
-        return self.vqvae(self.pre_vq_conv(self.encoder_gpt(x)))  # type: ignore[no-any-return]
-
-    def latent(self, labels: Tensor) -> Tensor:
-        """Latents (B, C, t, x, y) of label grids (B, F, X, Y, Z), as the transformer learns them."""
-        return self.encode(labels)[0]
+        out: Tensor = self.vqvae.quant_conv(self.pre_vq_conv(self.encoder_gpt(x)))
+        return out
 
     def _check(self, labels: Tensor) -> None:
         expected = (self.config.frames, *self.config.grid.shape)

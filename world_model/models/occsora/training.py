@@ -11,14 +11,13 @@ from torch import Tensor, nn
 
 from world_model.core.errors import ConfigError
 from world_model.data.index import SceneIndex
-from world_model.models.losses import cross_entropy_lovasz
 from world_model.models.occsora.diffusion import diffusion_loss
 from world_model.models.occsora.tokenizer import SoraTokenizer
 from world_model.models.occsora.trajectory import encode_trajectory
 from world_model.models.occsora.transformer import SoraTransformer
 from world_model.models.occsora.windows import LatentCache, Window, read_drive, read_window, window_starts
-from world_model.models.tokenizer.embedding import patch_index
-from world_model.models.voxel_sample import sample_voxels
+from world_model.models.tokenizer.reconstruction import entropy_lovasz
+from world_model.models.tokenizer.revival import CodeUsage
 from world_model.training.distributed import BatchShard, DistributedContext, draws
 from world_model.training.task import Loss, Task
 
@@ -64,8 +63,7 @@ class SoraTokenizerTask(Task):
         super().__init__(model, seed=seed, shard=shard, context=context, workers=workers)
         self.index, self.config = index, config
         self.scenes = window_starts(index, split, model.config.frames)
-        self.used = torch.zeros(model.config.codes, dtype=torch.float32, device=self.device)
-        self.counts = torch.zeros_like(self.used)
+        self.usage = CodeUsage(model.config.codes, self.context)
 
     @property
     def heavy(self) -> list[nn.Module]:
@@ -84,59 +82,42 @@ class SoraTokenizerTask(Task):
         return read_window(self.index, start, config.frames, config.grid, mirrored)
 
     def begin_step(self, batch: Window, iteration: int) -> None:
-        """Move unused codes when it is time to, as `TokenizerTask` does."""
-        every = self.config.revive_every
-        dead = (self.used == 0).nonzero()[:, 0] if every and iteration and iteration % every == 0 else self.used[:0]
-        if not len(dead):
-            return
-        book = self.model.vqvae.embedding.weight
-        if self.context.first:
-            with torch.no_grad():
-                pool = self.model.encode(batch.labels[: self.shard.group])[3].flatten(0, -2)
-                pick = torch.randint(len(pool), (len(dead),), generator=draws(self.seed, iteration, -1), device="cpu")
-                book[dead] = pool[pick.to(pool.device)]
-        self.context.broadcast(book.data)
+        """Move unused codes when it is time to."""
+        if self.config.revive_every and iteration and iteration % self.config.revive_every == 0:
+            self.usage.revive(self.model.vqvae.embedding.weight, lambda: self._inputs(batch), self.seed, iteration)
+
+    def _inputs(self, batch: Window) -> Tensor:
+        """(N, C) what is quantized of the step's first group."""
+        return self.model.inputs(batch.labels[: self.shard.group]).movedim(1, -1).flatten(0, -2)
 
     def loss(self, batch: Window, iteration: int, micro: int = 0) -> Loss:
         """Encode windows, decode some or all of their frames, compare."""
-        config = self.model.config
-        latent, codes, code_loss, _ = self.model.encode(batch.labels)
-        self.counts += torch.bincount(codes.flatten(), minlength=config.codes)
+        frames = self.model.config.frames
+        latent, vq, codes = self.model.reconstruct(batch.labels)
+        self.usage.count([codes])
         maps = self.model.decode_maps(latent)
-        count = self.config.frames or config.frames
-        chosen = torch.randperm(config.frames, generator=draws(self.seed, iteration, -2), device="cpu")[:count]
-        chosen = chosen.to(self.device)
+        order = torch.randperm(frames, generator=draws(self.seed, iteration, -2), device="cpu").to(self.device)
+        chosen = order[: self.config.frames or frames]
         rebuilt, parts = self.mean_over_groups(
             self._compare, iteration, micro, maps[:, chosen].flatten(0, 1), batch.labels[:, chosen].flatten(0, 1)
         )
-        return rebuilt + code_loss, {**parts, "codes": code_loss.detach()}
+        return rebuilt + vq, {**parts, "vq": vq.detach()}
 
     def _compare(self, maps: Tensor, labels: Tensor, generator: torch.Generator) -> Loss:
-        config, rows = self.model.config, self.model.rows(maps).float()
-        target, weight = labels.reshape(-1), None
-        position = torch.arange(len(target), device=target.device)
-        if self.config.voxels:
-            sample = sample_voxels(labels, self.config.voxels, generator)
-            position, weight = sample.index, sample.weight
-            target = target[position]
-        rows = rows.index_select(0, patch_index(position, config.grid.shape, config.patch))
-        logits = rows @ self.model.class_embeds.weight.float().t()
-        return cross_entropy_lovasz(logits, target.long(), weight)
+        table, patch = self.model.class_embeds.weight, self.model.config.patch
+        return entropy_lovasz(self.model.rows(maps), table, labels, patch, generator, voxels=self.config.voxels)
 
     def end_step(self) -> dict[str, Tensor]:
         """Note which codes the step has used."""
-        self.used = self.used * 0.99 + self.context.sum(self.counts)
-        self.used[self.used < 0.05] = 0
-        self.counts.zero_()
-        return {"codes_used": (self.used > 0).float().mean()}
+        return self.usage.end_step()
 
     def state(self) -> dict[str, Any]:
         """The usage of codes."""
-        return {"used": self.used}
+        return {"used": self.usage.used}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take it over."""
-        self.used.copy_(state["used"])
+        """Go on with the usage of codes."""
+        self.usage.used.copy_(state["used"])
 
 
 @dataclass(frozen=True, kw_only=True)

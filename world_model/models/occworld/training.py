@@ -18,17 +18,14 @@ from torch import Tensor, nn
 
 from world_model.core.errors import DataError
 from world_model.core.geometry import invert_pose
-from world_model.core.grid import IGNORE
 from world_model.data.index import SceneIndex
 from world_model.data.labels import unknown_as_free
 from world_model.data.tokens import TokenCache
-from world_model.models.losses import lovasz_softmax, lovasz_softmax_binned, rare_class_loss
 from world_model.models.occworld.model import OccWorld, code_loss, plan_loss
 from world_model.models.occworld.motion import displacement_of, inside_cells, pose_inputs
 from world_model.models.occworld.tokenizer import OccWorldTokenizer
-from world_model.models.tokenizer.embedding import patch_index
+from world_model.models.tokenizer.reconstruction import entropy_lovasz
 from world_model.models.tokenizer.revival import CodeUsage
-from world_model.models.voxel_sample import sample_voxels
 from world_model.training.distributed import BatchShard, DistributedContext
 from world_model.training.task import Loss, Task
 
@@ -153,22 +150,9 @@ class TokenizerTask(Task):
 
     def _reconstruction(self, rows: Tensor, labels: Tensor, generator: torch.Generator) -> Loss:
         """Cross-entropy and Lovász-softmax of rows (N, e) against labels (B, X, Y, Z)."""
-        table, config = self.model.class_embeds.weight.float(), self.config
-        if not config.voxels:
-            logits = self.model.unpatch(rows.float() @ table.t()).flatten(0, 3)
-            ce = F.cross_entropy(logits, labels.flatten().long(), ignore_index=IGNORE)
-            lovasz, rare = lovasz_softmax(logits.softmax(1), labels.flatten()), torch.zeros_like(ce)
-        else:
-            sample = sample_voxels(labels, config.voxels, generator)
-            at = patch_index(sample.index, self.model.config.grid.shape, self.model.config.patch)
-            logits = rows.index_select(0, at).float() @ table.t()
-            target = labels.reshape(-1)[sample.index].long()
-            each = F.cross_entropy(logits, target, reduction="none") * sample.weight
-            ce = each.sum() / max(sample.total, 1)
-            lovasz = lovasz_softmax_binned(logits.softmax(1), target, sample.weight)
-            rare = rare_class_loss(logits, target, sample.weight) if config.rare_weight else torch.zeros_like(ce)
-        loss = config.ce_weight * ce + lovasz + config.rare_weight * rare
-        return loss, {"ce": ce.detach(), "lovasz": lovasz.detach()}
+        table, config = self.model.class_embeds.weight, self.config
+        options = {"voxels": config.voxels, "weight": config.ce_weight, "rare_weight": config.rare_weight}
+        return entropy_lovasz(rows, table, labels, self.model.config.patch, generator, **options)
 
     def end_step(self) -> dict[str, Tensor]:
         """Note which codes the step has used."""

@@ -39,14 +39,17 @@ class Codebook(nn.Module):
         codes: number of code vectors.
         width: their length C.
         beta: weight of the codebook term of the loss.
+        conv: kind of the convolutions: of maps, or of volumes.
     """
 
-    def __init__(self, codes: int, width: int, beta: float = 1.0) -> None:
+    def __init__(
+        self, codes: int, width: int, beta: float = 1.0, conv: type[nn.Conv2d] | type[nn.Conv3d] = nn.Conv2d
+    ) -> None:
         super().__init__()
         self.beta = beta
         self.embedding = nn.Embedding(codes, width)
-        self.quant_conv = nn.Conv2d(width, width, 1)
-        self.post_quant_conv = nn.Conv2d(width, width, 1)
+        self.quant_conv = conv(width, width, 1)
+        self.post_quant_conv = conv(width, width, 1)
 
     def spread(self) -> None:
         """Draw the code vectors from +-1 / codes."""
@@ -64,13 +67,13 @@ class Codebook(nn.Module):
         return distance.argmin(1).view(cells.shape[:-1])
 
     def vectors(self, code: Tensor) -> Tensor:
-        """Code numbers (B, x, y) -> their vectors (B, C, x, y)."""
-        out: Tensor = self.embedding(code).permute(0, 3, 1, 2)
+        """Code numbers (B, ...) -> their vectors (B, C, ...)."""
+        out: Tensor = self.embedding(code).movedim(-1, 1)
         return out
 
     def quantize(self, z: Tensor, given: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Quantize (B, C, x, y): straight-through codes, the loss of codebook and commitment, and the code numbers."""
-        code = self.nearest(z.permute(0, 2, 3, 1)) if given is None else given
+        """Quantize (B, C, ...): straight-through codes, the loss of codebook and commitment, and the code numbers."""
+        code = self.nearest(z.movedim(1, -1)) if given is None else given
         plain = self.vectors(code).to(z.dtype)
         loss = F.mse_loss(plain.detach(), z) + self.beta * F.mse_loss(plain, z.detach())
         return z + (plain - z).detach(), loss, code
