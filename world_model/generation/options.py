@@ -33,8 +33,9 @@ class Generate:
     """Folder of a trained model. If not given: the bundled checkpoint."""
     world: str = "learned"
     """learned: what the checkpoint holds, the geometric world before ii-world (tokenizer and token forecaster); for the
-    control right, left or straight always ii-world, the only one with a motion model. Or geometric, ii-world, transport
-    (the current occupancy moved by the ego motion), occsora (drawn anew for the drive, at most 31 steps), replay (the log seen from the new pose), package.module:Class."""
+    control right, left or straight always ii-world, the only one with a motion model. Or geometric, ii-world, occworld,
+    occsora (drawn anew for the drive, at most 31 steps), transport (the current occupancy moved by the ego motion),
+    replay (the log seen from the new pose), package.module:Class."""
     split: str = "all"
     """Where to look for scenes: train, val or all."""
     scene: tuple[str, ...] = ()

@@ -155,7 +155,6 @@ def test_a_given_drive_is_what_generate_draws_for() -> None:
         torch.testing.assert_close(poses[0, n], expected, atol=1e-5, rtol=1e-5)
         expected = expected @ step
     state = own.reset(planned(first, step.expand(4, 4, 4)))
-    assert torch.equal(
-        rollout.occupancy[1], own.occupancy(own.step(state, invert_pose(step)[None].float(), STRAIGHT[:1]))
-    )
+    shown = own.occupancy(own.step(state, invert_pose(step)[None].float(), STRAIGHT[:1]))
+    assert torch.equal(rollout.occupancy[1], shown)
     assert not torch.equal(state.labels, own.reset(first).labels)

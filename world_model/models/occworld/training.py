@@ -150,9 +150,11 @@ class TokenizerTask(Task):
 
     def _reconstruction(self, rows: Tensor, labels: Tensor, generator: torch.Generator) -> Loss:
         """Cross-entropy and Lovász-softmax of rows (N, e) against labels (B, X, Y, Z)."""
-        table, config = self.model.class_embeds.weight, self.config
-        options = {"voxels": config.voxels, "weight": config.ce_weight, "rare_weight": config.rare_weight}
-        return entropy_lovasz(rows, table, labels, self.model.config.patch, generator, **options)
+        config, table, patch = self.config, self.model.class_embeds.weight, self.model.config.patch
+        return entropy_lovasz(
+            rows, table, labels, patch, generator,
+            voxels=config.voxels, weight=config.ce_weight, rare_weight=config.rare_weight,
+        )  # fmt: skip
 
     def end_step(self) -> dict[str, Tensor]:
         """Note which codes the step has used."""
