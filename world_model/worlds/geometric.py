@@ -14,7 +14,7 @@ from world_model.core.tensor_state import TensorState
 from world_model.data.clips import Clips
 from world_model.models.geometric import GeometricForecaster
 from world_model.models.geometric.agents.actors import Actors, staged
-from world_model.models.geometric.agents.bodies import Drawn, draw_all, place_bodies, without_bodies
+from world_model.models.geometric.agents.bodies import Drawn, draw_all, near, place_bodies, without_bodies
 from world_model.models.geometric.agents.boxes import tracks_of_boxes
 from world_model.models.geometric.agents.completion import completed
 from world_model.models.geometric.agents.drivers import road_of
@@ -207,8 +207,9 @@ class GeometricWorld:
         )
         labels, certainty = self.model.fusion.forecast(evidence, state.belief if self.self_check else None)
         if bodies:
-            # A body keeps its voxels, whatever the network makes of them far ahead.
-            draw_all(bodies, labels)
+            # Where the ego meets it, a body keeps its voxels. Elsewhere the network may leave out what it is unsure of.
+            kept = near(agents.now, there) | solid
+            draw_all([part.some(kept) for part in bodies], labels)
         return GeometricState(
             seen=state.seen,
             ego_to_start=ego_to_start,
@@ -233,7 +234,8 @@ class GeometricWorld:
         """What is drawn into the target frame, by transforms (B, 4, 4) from it to the frame of the reset."""
         (whole, solid), found, bodies = self._drawn(agents), agents.found, list[Drawn]()
         if self.traffic.traffic != CONSTANT_VELOCITY:
-            bodies.append(place_bodies(state.seen.movers, found, agents.now, there, self.grid, whole))
+            movers, road = state.seen.movers, state.road
+            bodies.append(place_bodies(movers, found, agents.now, there, self.grid, whole=whole, road=road))
         if bool(solid.any()):
             bodies.append(place_solids(solid, found.tracks, agents.now, state.road, there, self.grid))
         return bodies

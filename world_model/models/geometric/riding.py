@@ -68,6 +68,20 @@ class RoadPlane(TensorState):
         height, count = F.avg_pool2d(self.sums, SMOOTH, 1, SMOOTH // 2).unbind(1)
         return height / count.clamp(min=1e-6)
 
+    def climb(self, start: Tensor, end: Tensor, grid: VoxelGrid) -> Tensor:
+        """(B, K) metres by which the road is higher at places ``end`` (B, K, 2) than at ``start``; 0 where it was not
+        observed near both."""
+        heights, count = self.heights(), F.avg_pool2d(self.sums[:, 1], SMOOTH, 1, SMOOTH // 2)
+        row, low = torch.arange(len(heights), device=start.device)[:, None], start.new_tensor(grid.lower_m[:2])
+        top = torch.tensor(heights.shape[1:], device=start.device) - 1
+        cells = [
+            torch.minimum(((place - low) / (CELL * grid.voxel_m)).floor().long().clamp(min=0), top)
+            for place in (start, end)
+        ]
+        here, there = (heights[row, cell[..., 0], cell[..., 1]] for cell in cells)
+        known = torch.minimum(*(count[row, cell[..., 0], cell[..., 1]] for cell in cells)) > 0
+        return (there - here) * known
+
     def ride(self, ego_to_start: Tensor, grid: VoxelGrid) -> Tensor:
         """Later ego frames as the road lets them stand.
 

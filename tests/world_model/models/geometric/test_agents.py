@@ -12,13 +12,14 @@ from torch import Tensor
 
 from world_model.core.geometry import se2_matrix
 from world_model.core.grid import FREE, VoxelGrid
-from world_model.models.geometric.agents.bodies import place_bodies, without_bodies
+from world_model.models.geometric.agents.bodies import near, place_bodies, without_bodies
 from world_model.models.geometric.agents.completion import completed
 from world_model.models.geometric.agents.observed import FollowedMoment
 from world_model.models.geometric.agents.segments import movable_columns, segments
 from world_model.models.geometric.agents.tracker import Found, find_tracks, observe_bodies
 from world_model.models.geometric.agents.tracks import SLOTS, Tracks
 from world_model.models.geometric.evidence import gather_evidence, observe, previous_forecast
+from world_model.models.geometric.riding import RoadPlane
 
 GRID = VoxelGrid(shape=(96, 96, 16), lower_m=(-19.2, -19.2, -1.0))
 CAR, PEDESTRIAN, ROAD = 4, 7, 11
@@ -225,3 +226,43 @@ def test_rows_of_a_batch_move_as_bodies_or_as_columns() -> None:
 
     cleared = moment.without(both.labels, still, second)
     assert not (cleared[0] == CAR).any() and torch.equal(cleared[1], both.labels[1])
+
+
+def test_a_body_climbs_with_its_road() -> None:
+    """On a road that rises by one in five, a car that has gone 4 m is two voxels higher."""
+    frames = drive(CAR, (4.4, 2.0), 4.0)
+    rise = (torch.arange(96) // 10)[:, None].expand(96, 96) - 5
+    hill = torch.stack(
+        [
+            torch.stack([c.roll(int(r), -1) for c, r in zip(x, row, strict=True)])
+            for x, row in zip(frames[0, 0], rise, strict=True)
+        ]
+    )[None]
+    road = RoadPlane.of(hill, GRID)
+    found = found_in(frames, 4.0)
+    exact = replace(found.tracks, speed=found.tracks.speed.round(), yaw=torch.zeros_like(found.tracks.yaw))
+    found = replace(found, tracks=exact)
+    seen = observe(frames, found.velocity())
+    flat = place_bodies(seen.movers, found, exact.advanced(2.0), STILL, GRID)
+    climbed = place_bodies(seen.movers, found, exact.advanced(2.0), STILL, GRID, road=road)
+    assert torch.equal(climbed.body, flat.body.roll(2, -1))
+    level = place_bodies(seen.movers, found, exact.advanced(2.0), STILL, GRID, road=RoadPlane.of(frames[:, 0], GRID))
+    assert torch.equal(level.body, flat.body)
+    unknown = place_bodies(seen.movers, found, exact.advanced(2.0), STILL, GRID, road=road.blank(1))
+    assert torch.equal(unknown.body, flat.body)
+
+
+def test_some_bodies_can_be_drawn_alone() -> None:
+    frames = torch.cat((drive(CAR, (4.4, 2.0), 3.0), drive(CAR, (4.4, 2.0), 3.0, x=-3.0, y=4.0)))
+    found = found_in(frames, 3.0)
+    seen = observe(frames, found.velocity())
+    both = place_bodies(seen.movers, found, found.tracks, STILL.expand(2, 4, 4), GRID)
+    first = both.some(found.tracks.alive & torch.tensor([[True], [False]]))
+    labels = torch.full_like(frames[:, 0], FREE)
+    first.onto(labels)
+    assert torch.equal(labels[0], seen.movers[0]) and (labels[1] == FREE).all()
+
+
+def test_near_is_told_from_where_the_ego_will_be() -> None:
+    tracks, ahead = one(x=25.0, y=0.0), se2_matrix(*(torch.tensor([value]) for value in (10.0, 0.0, 0.5)))
+    assert not near(tracks, STILL)[0, 0] and near(tracks, ahead)[0, 0]

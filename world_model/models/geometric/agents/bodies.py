@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,9 +21,12 @@ from world_model.core.sparse import nonzero_indices
 from world_model.models.geometric.agents.tracker import Found
 from world_model.models.geometric.agents.tracks import SLOTS, Tracks
 from world_model.models.geometric.evidence import ColumnMove, is_movable, last_of, lift_of
+from world_model.models.geometric.riding import RoadPlane
 
 MARGIN_M = 0.6
 """Columns of an object lie up to so far outside its box."""
+NEAR_M = 20.0
+"""Objects nearer to the ego keep their voxels, whatever the network makes of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,12 +36,19 @@ class Drawn:
     Attributes:
         column: (N,) int64 positions of the columns that hold some, none twice.
         body: (N, Z) uint8 their voxels, free elsewhere.
+        owner: (N,) int64 the object, numbered b * K + k.
         displacement_m: (B, X, Y, 2) how far the objects in each column have moved by themselves, target axes.
     """
 
     column: Tensor
     body: Tensor
+    owner: Tensor
     displacement_m: Tensor
+
+    def some(self, which: Tensor) -> Drawn:
+        """The columns of some objects (B, K) bool only."""
+        mine = which.reshape(-1)[self.owner]
+        return replace(self, column=self.column[mine], body=self.body[mine], owner=self.owner[mine])
 
     def onto(self, labels: Tensor) -> Tensor:
         """Put them into labels (B, X, Y, Z), in place; returns ``displacement_m``."""
@@ -61,7 +71,9 @@ def place_bodies(
     now: Tracks,
     target_to_source: Tensor,
     grid: VoxelGrid,
+    *,
     whole: Tensor | None = None,
+    road: RoadPlane | None = None,
 ) -> Drawn:
     """Draw moving objects in the target frame.
 
@@ -72,6 +84,7 @@ def place_bodies(
         target_to_source: (B, 4, 4) target ego frame -> source ego frame, metres.
         grid: the voxel grid.
         whole: (B, K) bool, which of them; None: all that move or moved then.
+        road: the ground, source frame: objects climb with it; None: they keep their height.
     """
     then, matrix = found.tracks, target_to_source.float()
     back = invert_pose(matrix)
@@ -89,12 +102,25 @@ def place_bodies(
     mine = inside & (found.slot.reshape(-1)[index] == k % SLOTS)
     # Where two overlap, one of them is drawn.
     column, last = last_of(at.column[mine])
-    index, b, place, source = (part[mine][last] for part in (index, b, at.place, source))
+    index, b, k, place, source = (part[mine][last] for part in (index, b, k, at.place, source))
     lift = lift_of(matrix[b], place[:, 0], place[:, 1], grid.voxel_m)
+    if road is not None:
+        ends = (torch.stack((tracks.x, tracks.y), -1) for tracks in (then, now))
+        rise = (road.climb(*ends, grid) / grid.voxel_m).round().long()
+        if bool(rise.any()):
+            rise = rise.reshape(-1)[k]
+            lift = -rise if lift is None else lift - rise
     body = ColumnMove(index=index, inside=torch.ones_like(index, dtype=torch.bool), lift=lift).take(movers)
     old = (back[b, :2, :2] @ source[..., None])[..., 0] + back[b, :2, 3]
     shift = place.new_zeros(found.slot.numel(), 2).index_copy_(0, column, place - old)
-    return Drawn(column=column, body=body, displacement_m=shift.view(*found.slot.shape, 2))
+    return Drawn(column=column, body=body, owner=k, displacement_m=shift.view(*found.slot.shape, 2))
+
+
+def near(now: Tracks, target_to_source: Tensor) -> Tensor:
+    """(B, K) bool, the objects within `NEAR_M` of the ego in target frames, by transforms (B, 4, 4) from these to the
+    frame of ``now``."""
+    away = torch.stack((now.x, now.y), -1) - target_to_source[:, None, :2, 3].float()
+    return away.norm(dim=-1) < NEAR_M
 
 
 def without_bodies(

@@ -17,8 +17,8 @@ from world_model.models.geometric.agents.segments import small_classes
 from world_model.models.geometric.agents.tracker import Found
 from world_model.models.geometric.agents.tracks import SLOTS
 
-NEAR_M = 25.0
-"""Vehicles further away stay as they were seen."""
+NEAR_M = 10.0
+"""Vehicles further away stay as they were seen: labels do not show their far side either."""
 CONFIDENT = 0.6
 """Least confidence of a track that is completed."""
 SKIN_M = 0.1

@@ -57,7 +57,7 @@ def place_solids(
     moved = torch.stack((of("x", now) - of("x", then), of("y", now) - of("y", then)), 1)
     shift = place.new_zeros(len(solid) * grid.shape[0] * grid.shape[1], 2)
     shift[column] = (back[b, :2, :2] @ moved[..., None])[..., 0]
-    return Drawn(column=column, body=body, displacement_m=shift.view(len(solid), *grid.shape[:2], 2))
+    return Drawn(column=column, body=body, owner=k, displacement_m=shift.view(len(solid), *grid.shape[:2], 2))
 
 
 def _ground_index(place: Tensor, b: Tensor, matrix: Tensor, back: Tensor, road: RoadPlane, grid: VoxelGrid) -> Tensor:
