@@ -97,7 +97,9 @@ def imitate(options: Imitate) -> ActorCriticPolicy:
     venv: VecEnv = inner if options.prior is None else PriorVecEnv(inner, options.prior, options.comfort)
     venv.seed(options.seed)
     teacher = build_planner(options.teacher, inner.vector.engine, inner.vector.scenes)
-    policy = make_policy(options.facts(), venv.observation_space, venv.action_space, options.learning_rate)
+    policy: ActorCriticPolicy = make_policy(
+        options.facts(), venv.observation_space, venv.action_space, options.learning_rate
+    )
     plain = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()}
     write_json(options.out / "config.json", json.loads(json.dumps(plain)))
     samples, curve, clock = Samples(inner, venv, teacher, options.seed), [], time.perf_counter()

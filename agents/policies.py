@@ -13,8 +13,12 @@ from typing import Any
 from gymnasium import spaces
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
-from stable_baselines3.common.policies import ActorCriticPolicy, MultiInputActorCriticPolicy
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from torch import Tensor
 
+from agents.learning.learners import LEARNERS, LSTM_WIDTH, OFF_POLICY, RECURRENT, policy_class
+from agents.learning.normalise import MEAN, VARIANCE, Normaliser
 from ii_world_env.observations.extractor import extractor_for
 from world_model.core.errors import CheckpointError
 from world_model.core.files import atomic_write
@@ -38,6 +42,8 @@ class PolicyFacts:
         layers: widths of the hidden layers behind the features.
         grouped: whether class maps are read by the `GroupMapExtractor`; policies of before read single classes.
         standard: whether vectors are standardised by the `StandardExtractor`.
+        learner: what trained it, one of `LEARNERS`; it decides the network.
+        normalised: whether it sees observations through a `Normaliser`.
     """
 
     action: str
@@ -47,6 +53,8 @@ class PolicyFacts:
     layers: tuple[int, ...] = (64,)
     grouped: bool = False
     standard: bool = False
+    learner: str = "ppo"
+    normalised: bool = False
 
     @staticmethod
     def of(values: Any, source: str) -> PolicyFacts:
@@ -60,8 +68,10 @@ class PolicyFacts:
         except (TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(f"{source} says {values!r}", "the facts of a policy", REMEDY) from error
         names = all(isinstance(value, str) for value in (facts.action, facts.observation, facts.prior or ""))
-        flags = all(isinstance(value, bool) for value in (facts.comfort, facts.grouped, facts.standard))
-        if not names or not flags or not all(0 < n <= LARGEST_LAYER for n in facts.layers):
+        switches = (facts.comfort, facts.grouped, facts.standard, facts.normalised)
+        flags = all(isinstance(value, bool) for value in switches)
+        sizes = all(0 < n <= LARGEST_LAYER for n in facts.layers)
+        if not (names and flags and sizes and facts.learner in LEARNERS):
             raise CheckpointError(f"{source} says {values!r}", "the facts of a policy", REMEDY)
         return facts
 
@@ -71,36 +81,39 @@ def make_policy(
     observation_space: spaces.Space[Any],
     action_space: spaces.Space[Any],
     learning_rate: float = 3e-4,
-) -> ActorCriticPolicy:
-    """A policy network with new weights: what PPO trains, and what imitation learners train without it."""
-    kind: Any = MultiInputActorCriticPolicy if isinstance(observation_space, spaces.Dict) else ActorCriticPolicy
-    policy: ActorCriticPolicy = kind(
-        observation_space, action_space, lambda _: learning_rate, **policy_keywords(facts, observation_space)
-    )
-    return policy
+) -> Any:
+    """A policy network with new weights: what learners train, and what imitation trains without them."""
+    kind: Any = policy_class(facts.learner, observation_space)
+    return kind(observation_space, action_space, lambda _: learning_rate, **policy_keywords(facts, observation_space))
 
 
 def policy_keywords(facts: PolicyFacts, observation_space: spaces.Space[Any]) -> dict[str, Any]:
     """How stable-baselines3 makes the network."""
-    return {
-        "features_extractor_class": extractor_for(
-            facts.observation, observation_space, grouped=facts.grouped, standard=facts.standard
-        ),
-        "net_arch": list(facts.layers),
-        "log_std_init": -0.7,
-    }
+    extractor = extractor_for(facts.observation, observation_space, grouped=facts.grouped, standard=facts.standard)
+    shared = {"features_extractor_class": FlattenExtractor if facts.normalised else extractor}
+    if facts.learner in OFF_POLICY:
+        return {**shared, "net_arch": list(facts.layers)}
+    lstm = {"lstm_hidden_size": LSTM_WIDTH} if facts.learner == RECURRENT else {}
+    return {**shared, "net_arch": list(facts.layers), "log_std_init": -0.7, **lstm}
 
 
-def save_policy(path: Path, policy: ActorCriticPolicy, facts: PolicyFacts) -> None:
-    """Write weights and facts, atomically.
+def save_policy(path: Path, policy: BasePolicy, facts: PolicyFacts, normaliser: Normaliser | None = None) -> None:
+    """Write weights and facts, atomically; of learners with a replay memory the actor alone, which drives.
 
     Raises:
         OutputError: the file cannot be written.
     """
-    own = {name: value for name, value in policy.state_dict().items() if not name.startswith(SHARED)}
+    own = {name: value for name, value in policy.state_dict().items() if _drives(name, facts)}
     weights = {name: value.detach().cpu().contiguous() for name, value in own.items()}
+    if normaliser is not None:
+        weights |= normaliser.tensors()
     with atomic_write(path) as stream:
         stream.write(serialize(weights, {"format": FORMAT, "facts": json.dumps(asdict(facts))}))
+
+
+def _drives(name: str, facts: PolicyFacts) -> bool:
+    """Whether a weight of this name is part of the file."""
+    return name.startswith("actor.") if facts.learner in OFF_POLICY else not name.startswith(SHARED)
 
 
 def read_facts(path: Path) -> PolicyFacts:
@@ -114,25 +127,32 @@ def read_facts(path: Path) -> PolicyFacts:
 
 def load_policy(
     path: Path, facts: PolicyFacts, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]
-) -> ActorCriticPolicy:
-    """The policy of a file, for spaces that fit.
+) -> tuple[Any, Normaliser | None]:
+    """The policy of a file, for spaces that fit, and how its observations are normalised.
 
     Raises:
         CheckpointError: the file is missing or damaged, or its weights are for other spaces.
+        OptionError: its learner is of sb3-contrib, which is not installed.
     """
-    policy = make_policy(facts, observation_space, action_space)
+    weights: dict[str, Tensor] = _opened(path)[1]
+    named = {name: weights.pop(name) for name in (MEAN, VARIANCE) if name in weights}
+    normaliser = Normaliser.of({name: value.numpy() for name, value in named.items()}) if len(named) == 2 else None
     try:
-        missing, unexpected = policy.load_state_dict(_opened(path)[1], strict=False)
-        if unexpected or not all(name.startswith(SHARED) for name in missing):
+        policy = make_policy(facts, observation_space, action_space)
+        missing, unexpected = policy.load_state_dict(weights, strict=False)
+        if unexpected or any(_drives(name, facts) for name in missing):
             raise RuntimeError(f"missing {missing}, unexpected {unexpected}")
-    except RuntimeError as error:
+        sizes = {value.shape for value in named.values()}
+        if facts.normalised != (normaliser is not None) or (facts.normalised and sizes != {observation_space.shape}):
+            raise RuntimeError(f"normaliser of {sizes}")
+    except (RuntimeError, AssertionError) as error:  # stable-baselines3 asserts what kind of actions there are
         raise CheckpointError(
             f"{path} does not fit observation={facts.observation!r}, action={facts.action!r} in this world ({error})",
             "weights of the same sizes",
             "choose the world and the modes that it was trained with",
         ) from error
     policy.set_training_mode(False)
-    return policy
+    return policy, normaliser
 
 
 def _opened(path: Path) -> tuple[Any, dict[str, Any]]:

@@ -15,9 +15,11 @@ from world_model.worlds import build_world
 
 __all__ = ["SCRIPTED", "build_planner", "check_planner"]
 EXPECTED = (
-    f"{', '.join((*SCRIPTED, *METHODS))}, cem:WORLD, mppi:WORLD, ppo:PATH or package.module:Class, "
+    f"{', '.join((*SCRIPTED, *METHODS))}, cem:WORLD, mppi:WORLD, policy:PATH or package.module:Class, "
     f"each with or without {COMFORT}"
 )
+POLICIES = ("policy", "ppo", "recurrent_ppo", "sac", "tqc")
+"""Before the path of a saved policy, which says itself what trained it: all mean the same."""
 
 
 def check_planner(name: str) -> None:
@@ -36,9 +38,9 @@ def build_planner(name: str, engine: Engine, scenes: Scenes | None = None) -> Pl
 
     Args:
         name: of a scripted planner; "cem" or "mppi" to search in the world that is driven in, "cem:WORLD" in
-            another one, which begins anew at every step from what was observed; "ppo:PATH" for a policy that `python
-            -m agents.train` saved; "package.module:Class" for a class that is called with the engine. With "+comfort"
-            behind it, the comfort limiter follows.
+            another one, which begins anew at every step from what was observed; "policy:PATH" or "ppo:PATH" for
+            a policy that `python -m agents.train` saved; "package.module:Class" for a class that is called with the
+            engine. With "+comfort" behind it, the comfort limiter follows.
         engine: that it drives in.
         scenes: the recordings that it drives in, so that another world knows the observed frames before a start.
 
@@ -65,10 +67,10 @@ def _loaded(name: str, engine: Engine, scenes: Scenes | None) -> Planner:
             needs_occupancy=True,
         )
         return Elsewhere(engine, plan_in, Search(plan_in, method), name, scenes)
-    if name.startswith("ppo:"):
-        from agents.planners.learned import PPOPlanner
+    if method in POLICIES:
+        from agents.planners.learned import PolicyPlanner
 
-        return PPOPlanner(engine, name.removeprefix("ppo:"))
+        return PolicyPlanner(engine, name.partition(":")[2])
     made = import_object("planner", name, EXPECTED)(engine)
     if not (callable(getattr(made, "reset", None)) and callable(getattr(made, "act", None))):
         raise OptionError(f"planner {name!r}", "a class with methods reset(state) and act(state)", "see Planner")

@@ -9,18 +9,22 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
-from stable_baselines3 import PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
 from torch import Tensor
 
+from agents.learning.learners import LEARNERS, RECURRENT, learner_class
+from agents.learning.normalise import Normaliser
+from agents.planners.planner import follows, moment
 from agents.planners.residual import Residual
 from agents.policies import REMEDY, PolicyFacts, load_policy, read_facts
+from agents.resume import described
 from ii_world_env.ego.actions import ActionMode
 from ii_world_env.engine import Engine, State
 from ii_world_env.observations.build import OBSERVATION_MODES, Observation, build_observation, needs_before
-from world_model.core.errors import CheckpointError, ConfigError
+from world_model.core.errors import CheckpointError, ConfigError, OptionError
 
 
-class PPOPlanner:
+class PolicyPlanner:
     """Acts with a policy that `python -m agents.train` or `python -m agents.imitate` saved.
 
     A policy says itself which prior it corrects. `policy.safetensors` executes nothing; a `model.zip` of
@@ -32,31 +36,52 @@ class PPOPlanner:
 
     Raises:
         CheckpointError: the file is missing, damaged, or was trained for other actions or observations.
+        OptionError: its learner is of sb3-contrib, which is not installed.
     """
+
+    observation: Observation
+    policy: Any
+    normaliser: Normaliser | None
+    residual: Residual | None
+    _memory: Any
+    _moment: Tensor | None
 
     def __init__(self, engine: Engine, path: str | Path) -> None:
         path = Path(path)
-        self.name = f"ppo:{path.parent.name or path.stem}"
-        self.residual: Residual | None = None
         if path.suffix == ".safetensors":
-            facts = read_facts(path)
+            facts: PolicyFacts | None = read_facts(path)
+            assert facts is not None
             if facts.action != engine.config.action:
                 raise _other_actions(path, facts.action, engine)
-            self._correct(engine, facts)
+            self._begin(engine, facts)
             self.observation = _observation(engine, facts.observation)
-            engine.remembers |= needs_before(self.observation)
             seen = self._widened(self.observation.space())
-            self.policy: Any = load_policy(path, facts, seen, _action_space(engine.action_mode))
-            return
-        self.policy = _zip(path)
-        _check_actions(self.policy.action_space, engine, path)
-        written = getattr(self.policy, "facts", None)
-        self._correct(engine, None if written is None else PolicyFacts.of(written, str(path)))
-        self.observation = self._observation(engine, self.policy.observation_space, path)
+            self.policy, self.normaliser = load_policy(path, facts, seen, _action_space(engine.action_mode))
+        else:
+            self.policy = _zip(path)
+            _check_actions(self.policy.action_space, engine, path)
+            written = getattr(self.policy, "facts", None)
+            facts = None if written is None else PolicyFacts.of(written, str(path))
+            self._begin(engine, facts)
+            self.normaliser = Normaliser.of(getattr(self.policy, "statistics", {}))
+            self.observation = self._observation(engine, self.policy.observation_space, path)
         engine.remembers |= needs_before(self.observation)
+        self.name = f"{'ppo' if facts is None else facts.learner}:{path.parent.name or path.stem}"
+
+    @classmethod
+    def of(cls, engine: Engine, facts: PolicyFacts, policy: Any, normaliser: Normaliser | None = None) -> PolicyPlanner:
+        """The planner of a policy in memory, perhaps in the middle of its training."""
+        self = cls.__new__(cls)
+        self.name = facts.learner
+        self._begin(engine, facts)
+        self.observation = _observation(engine, facts.observation)
+        engine.remembers |= needs_before(self.observation)
+        self.policy, self.normaliser = policy, normaliser
+        return self
 
     def reset(self, state: State) -> None:
         """New episodes everywhere."""
+        self._memory, self._moment = None, None
         if self.residual is not None:
             self.residual.reset(state)
 
@@ -70,12 +95,28 @@ class PPOPlanner:
 
     def _predict(self, observed: Tensor | dict[str, Tensor], state: State) -> Tensor:
         if isinstance(observed, dict):
-            actions, _ = self.policy.predict({k: v.cpu().numpy() for k, v in observed.items()}, deterministic=True)
+            shown: Any = {k: v.cpu().numpy() for k, v in observed.items()}
         else:
-            actions, _ = self.policy.predict(observed.cpu().numpy(), deterministic=True)
+            shown = observed.cpu().numpy()
+        if self.normaliser is not None:
+            shown = self.normaliser(shown)
+        memory: dict[str, Any] = {}
+        if self.recurrent:
+            now = moment(state)
+            before, starts = self._moment, torch.ones(len(now), dtype=torch.bool)
+            if before is None or len(before) != len(now):
+                self._memory = None
+            else:
+                starts = ~follows(before, state)
+            memory = {"state": self._memory, "episode_start": starts.cpu().numpy()}
+            self._moment = now
+        actions, self._memory = self.policy.predict(shown, deterministic=True, **memory)
         return torch.as_tensor(actions, device=state.pose.device)
 
-    def _correct(self, engine: Engine, facts: PolicyFacts | None) -> None:
+    def _begin(self, engine: Engine, facts: PolicyFacts | None) -> None:
+        self.residual, self.normaliser = None, None
+        self.recurrent = facts is not None and facts.learner == RECURRENT
+        self._memory, self._moment = None, None
         if facts is not None and facts.prior is not None:
             self.residual = Residual(engine, facts.prior, facts.comfort)
 
@@ -111,11 +152,19 @@ def _observation(engine: Engine, name: str) -> Observation:
     return build_observation(name, engine.world, engine.action_mode, config.footprint, config.horizon)
 
 
-def _zip(path: Path) -> PPO:
+PPOPlanner = PolicyPlanner
+"""Its name of before."""
+
+
+def _zip(path: Path) -> BaseAlgorithm:
     if not path.is_file():
         raise CheckpointError(f"no policy at {path}", "a model zip of stable-baselines3", REMEDY)
     try:
-        return PPO.load(path, device="cpu")
+        facts = described(path).get("facts")
+        learner = facts.get("learner") if isinstance(facts, dict) else None
+        return learner_class(learner if learner in LEARNERS else "ppo").load(path, device="cpu")
+    except OptionError:
+        raise
     except Exception as error:  # SB3 lets every kind of pickle, zip and torch error through
         raise CheckpointError(f"{path} cannot be read ({error})", "a model zip of stable-baselines3", REMEDY) from error
 

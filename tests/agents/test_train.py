@@ -55,7 +55,7 @@ def trained(street_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Trai
 
 
 def test_training_leaves_model_curve_picture_and_config(trained: Train) -> None:
-    names = {"model.zip", "policy.safetensors", "curve.csv", "curve.png", "config.json"}
+    names = {"model.zip", "policy.safetensors", "curve.csv", "log.csv", "curve.png", "config.json"}
     assert {p.name for p in trained.out.iterdir()} == names
     rows = np.genfromtxt(trained.out / "curve.csv", delimiter=",", names=True)
     assert rows.dtype.names == CURVE_COLUMNS and len(rows) >= 6

@@ -1,0 +1,1 @@
+"""Learners of policies, and what is written down while they learn."""
