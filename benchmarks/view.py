@@ -20,7 +20,7 @@ import tyro
 from ii_world_env.faces.config import EnvConfig
 from ii_world_env.view.drives.drivers import key_action
 from ii_world_env.view.drives.session import Begin, Session
-from ii_world_env.view.geometry.colors import class_boxes
+from ii_world_env.view.geometry.colors import class_faces
 from ii_world_env.view.page.serve import server
 from ii_world_env.view.page.show import Show
 
@@ -32,7 +32,7 @@ with connect(sys.argv[1], subprotocols=["viser-v" + viser.__version__], max_size
     while True:
         socket.recv()
 """
-BYTES_A_BOX = 3 * 4 + 4 * 4 + 3 * 4 + 3
+BYTES_A_FACE = 3 * 4 + 4 * 4 + 3 * 4 + 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class Args:
 
 def main(args: Args) -> None:
     """Print a table."""
-    print("| world | updates/s | updates/CPU s | CPU ms: step | geometry | the rest | boxes | kB | update : step |")
+    print("| world | updates/s | updates/CPU s | CPU ms: step | geometry | the rest | faces | kB | update : step |")
     print("|---|---|---|---|---|---|---|---|---|")
     for world in args.worlds:
         index = None if args.index is None else str(args.index)
@@ -86,13 +86,13 @@ def _row(show: Show, session: Session, world: str, updates: int) -> str:
     labels = session.pictures()[0].labels
     begin = time.process_time()
     for _ in range(10):
-        boxes, _ = class_boxes(labels)
+        faces, _ = class_faces(labels)
     geometry = (time.process_time() - begin) / 10
     rest = whole - step - geometry
-    count = len(boxes)
+    count = len(faces)
     return (
         f"| {world} | {1 / seconds:.1f} | {1 / whole:.1f} | {1e3 * step:.0f} | {1e3 * geometry:.0f} | {1e3 * rest:.0f} "
-        f"| {count} | {count * BYTES_A_BOX / 1e3:.0f} | {whole / step:.1f} |"
+        f"| {count} | {count * BYTES_A_FACE / 1e3:.0f} | {whole / step:.1f} |"
     )
 
 

@@ -1,1 +1,1 @@
-"""What is drawn of a moment: boxes of voxels, their colours, and what lies over them."""
+"""What is drawn of a moment: faces of voxels, their colours, and what lies over them."""

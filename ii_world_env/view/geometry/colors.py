@@ -1,4 +1,4 @@
-"""What colour a box has: the class colours, baked light, and where two worlds differ.
+"""What colour a face has: the class colours, baked light, and where two worlds differ.
 
 A key is a row of a palette: the class (or the kind of difference) times the levels of light.
 """
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ii_world_env.view.geometry.boxes import HIDDEN, Boxes, merged, surface
+from ii_world_env.view.geometry.faces import TOP, Faces, merged, visible
 from world_model.core.errors import ConfigError
 from world_model.core.grid import FREE
 from world_model.pictures.bev import PICTURE_COLORS
@@ -40,20 +40,19 @@ DIFFERENCE_PALETTE = _palette(np.array((COLORS[0], (74, 80, 92), *COLORS[OTHER_C
 """What agrees is dim, so that the rest shows."""
 
 
-def lit(labels: NDArray[Any]) -> NDArray[Any]:
-    """(X, Y, Z) uint8 level of light of every voxel, by what is above it."""
-    filled = np.pad(labels < FREE, 1)
+def lit(filled: NDArray[Any]) -> NDArray[Any]:
+    """(X, Y, Z) uint8 level of light on top of every voxel, by what stands around and above it."""
+    filled = np.pad(filled, 1)
     above = (slice(1, -1), slice(1, -1), slice(2, None))
     dark = 0.55 * shadow(filled)[above] + 0.8 * crowding(filled)[above]
-    dark[filled[above]] = 0  # walls are lit from the side, by the page
     level: NDArray[Any] = np.clip(np.round(dark * _LEVELS), 0, _LEVELS - 1).astype(np.uint8)
     return level
 
 
-def class_boxes(
+def class_faces(
     labels: NDArray[Any], hidden: tuple[int, ...] = (), heights: tuple[int, int] | None = None
-) -> tuple[Boxes, NDArray[Any]]:
-    """The visible voxels of labels as few boxes.
+) -> tuple[Faces, NDArray[Any]]:
+    """The visible faces of labels as few rectangles.
 
     Args:
         labels: (X, Y, Z) class ids.
@@ -61,12 +60,20 @@ def class_boxes(
         heights: layers [low, high) that are shown; all if None.
 
     Returns:
-        N boxes, and their colours (N, 3) uint8 of linear light.
+        N rectangles, and their colours (N, 3) uint8 of linear light.
     """
     labels = chosen(labels, hidden, heights)
-    keys = np.where(surface(labels), labels * np.uint8(_LEVELS) + lit(labels), HIDDEN).astype(np.uint8)
-    boxes = merged(keys)
-    return boxes, CLASS_PALETTE[boxes.key]
+    faces = _lit_faces(labels < FREE, labels)
+    return faces, CLASS_PALETTE[faces.key]
+
+
+def _lit_faces(filled: NDArray[Any], rows: NDArray[Any]) -> Faces:
+    """Faces whose keys are rows (X, Y, Z) of a palette with the level of light."""
+    cells, sides = visible(filled)
+    place = tuple(cells.T)
+    # Walls are lit from the side, by the page.
+    level = np.where(sides == TOP, lit(filled)[place], 0)
+    return merged(cells, sides, rows[place] * np.int64(_LEVELS) + level, filled.shape)
 
 
 def chosen(labels: NDArray[Any], hidden: tuple[int, ...], heights: tuple[int, int] | None) -> NDArray[Any]:
@@ -102,16 +109,14 @@ def differences(ours: NDArray[Any], theirs: NDArray[Any]) -> NDArray[Any]:
     return kind
 
 
-def difference_boxes(
+def difference_faces(
     ours: NDArray[Any],
     theirs: NDArray[Any],
     hidden: tuple[int, ...] = (),
     heights: tuple[int, int] | None = None,
-) -> tuple[Boxes, NDArray[Any]]:
-    """Where two worlds differ, as `class_boxes`: dim where they agree, else in the colours of the kinds."""
+) -> tuple[Faces, NDArray[Any]]:
+    """Where two worlds differ, as `class_faces`: dim where they agree, else in the colours of the kinds."""
     ours, theirs = chosen(ours, hidden, heights), chosen(theirs, hidden, heights)
     kind = differences(ours, theirs)
-    either = np.where(kind > 0, np.uint8(0), np.uint8(FREE))
-    keys = np.where(surface(either), kind * np.uint8(_LEVELS) + lit(either), HIDDEN).astype(np.uint8)
-    boxes = merged(keys)
-    return boxes, DIFFERENCE_PALETTE[boxes.key]
+    faces = _lit_faces(kind > 0, kind)
+    return faces, DIFFERENCE_PALETTE[faces.key]

@@ -14,7 +14,7 @@ from ii_world_env.engine import Engine, State
 from ii_world_env.view.geometry.colors import linear
 from world_model.core.errors import OptionError
 from world_model.core.geometry import into
-from world_model.core.grid import CLASS_COLORS, CLASS_NAMES, VoxelGrid
+from world_model.core.grid import CLASS_COLORS, VoxelGrid
 from world_model.pictures.voxels import ego_boxes, plates, ribbon
 
 _ROUTE_M = 60.0
@@ -28,7 +28,7 @@ class Car:
 
     Attributes:
         lines: (12, 2, 3) float32 edges of its box in metres, ego frame. top: (3,) above it.
-        color: RGB of its class. text: its class and speed.
+        color: RGB of its class. text: its speed, empty where it stands.
     """
 
     lines: NDArray[Any]
@@ -81,10 +81,9 @@ def _car(
     corners = (_CORNERS - (0.5, 0.5, 0)) * (length, width, height)
     cosine, sine = np.cos(yaw), np.sin(yaw)
     turned = corners @ np.array(((cosine, sine, 0), (-sine, cosine, 0), (0, 0, 1))) + (x, y, 0.1)
-    name = CLASS_NAMES[int(class_id)].replace("_", " ")
     return Car(
         lines=turned[_EDGES].astype(np.float32),
         top=np.array((x, y, height + 0.4), np.float32),
         color=CLASS_COLORS[int(class_id)],
-        text=f"{name} {speed * 3.6:.0f} km/h" if speed > 0.3 else "",
+        text=f"{speed * 3.6:.0f} km/h" if speed > 0.3 else "",
     )

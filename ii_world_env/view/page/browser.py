@@ -32,7 +32,7 @@ FLAGS = (
     *("--disable-extensions", "--disable-background-networking", "--remote-debugging-port=0"),
 )
 CODES = {"arrowup": 38, "arrowdown": 40, "arrowleft": 37, "arrowright": 39, "space": 32, "backspace": 8}
-START_S, ANSWER_S = 60.0, 300.0
+START_S, ANSWER_S = 120.0, 300.0
 """A machine without a GPU may need a minute for a picture of a large scene."""
 
 

@@ -13,7 +13,7 @@ from ii_world_env.view.page.browser import Browser, open_browser
 from world_model.core.grid import STEP_S
 from world_model.pictures.video import write_film
 
-BETWEEN = 4
+BETWEEN = 2
 """Pictures between two moments."""
 FPS = (BETWEEN + 1) / STEP_S
 SIZE = (960, 540)

@@ -7,14 +7,14 @@ surroundings glide past along the executed motion.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ii_world_env.view.geometry.boxes import Boxes
-from ii_world_env.view.geometry.colors import class_boxes, difference_boxes
+from ii_world_env.view.geometry.colors import class_faces, difference_faces
+from ii_world_env.view.geometry.faces import SIDES, Faces
 from ii_world_env.view.geometry.overlays import ego_car, quads
 from ii_world_env.view.geometry.picture import Picture
 from world_model.core.errors import ConfigError
@@ -22,8 +22,6 @@ from world_model.core.grid import VoxelGrid
 from world_model.pictures.bev import PATH_COLOR, ROUTE_COLOR
 
 GAP_M = 6.0
-SEAM_M = 0.006
-"""Boxes overlap by so much: else the background shines through between them."""
 CUBE = np.array([(x, y, z) for x in (-0.5, 0.5) for y in (-0.5, 0.5) for z in (-0.5, 0.5)], np.float32)
 CUBE_FACES = np.array(
     [
@@ -32,6 +30,7 @@ CUBE_FACES = np.array(
     ],
     np.uint32,
 )
+"""Two triangles for each of `SIDES`, and last the two that look down."""
 SKY_TOP, SKY_LOW = (74, 104, 150), (176, 190, 208)
 CAMERAS = {
     "chase": ((-13.0, 0.0, 8.0), (9.0, 0.0, 0.0)),
@@ -73,7 +72,7 @@ class Scene:
         self.scene.configure_default_lights(False)
         self.scene.configure_environment_map(None)
         self.scene.set_background_image(sky(), format="png")
-        self.scene.configure_fog(60.0, 260.0, color=SKY_LOW)
+        self.scene.configure_fog(90.0, 600.0, color=SKY_LOW)
         self.scene.add_light_hemisphere(
             "/light/sky", sky_color=(222, 234, 255), ground_color=(96, 92, 88), intensity=2.5
         )
@@ -87,21 +86,21 @@ class Scene:
         Raises:
             ConfigError: two pictures that are compared differ in their grids.
         """
-        geometry = [class_boxes(one.labels, look.hidden, look.heights) for one in pictures]
+        geometry = [class_faces(one.labels, look.hidden, look.heights) for one in pictures]
         titles, grids = [one.title for one in pictures], [one.grid for one in pictures]
         other = look.differs_from
         if other is not None and 0 < other < len(pictures):
             if pictures[other].labels.shape != pictures[0].labels.shape:
                 raise ConfigError("pictures on different grids", "one grid", "compare worlds or files on one grid")
             labels = pictures[0].labels, pictures[other].labels
-            geometry.append(difference_boxes(*labels, look.hidden, look.heights))
+            geometry.append(difference_faces(*labels, look.hidden, look.heights))
             titles.append(f"{titles[0]} against {titles[other]}")
             grids.append(grids[0])
-            pictures = [*pictures, pictures[0]]
+            pictures = [*pictures, replace(pictures[0], cars=())]
         with self._atomic():
             self._arrange(titles, grids)
-            for shown, picture, (boxes, colors) in zip(self._shown, pictures, geometry, strict=True):
-                shown.show(picture, boxes, colors, look)
+            for shown, picture, (faces, colors) in zip(self._shown, pictures, geometry, strict=True):
+                shown.show(picture, faces, colors, look)
 
     def glide(self, poses: Sequence[NDArray[Any]]) -> None:
         """Move the surroundings of each picture to where they are seen from a pose (3,) of the step that is driven."""
@@ -115,16 +114,19 @@ class Scene:
         return abs(self.places[-1][1] - self.places[0][1]) if self.places else 0.0
 
     def voxels(self, number: int) -> NDArray[Any]:
-        """(N, 3) middles of the boxes of a picture as the page has them, metres."""
-        return np.asarray(self._shown[number].voxels.batched_positions)
+        """(N, 3) middles of the voxels of a picture whose faces the page has, metres."""
+        return np.concatenate([side.batched_positions for side in self._shown[number].voxels if side.visible])
 
     def camera(self, name: str) -> tuple[NDArray[Any], NDArray[Any]]:
         """Position and target (3,) of a camera; the outer ones take in all pictures."""
         position, target = (np.array(one) for one in CAMERAS[name])
-        if name in ("bird's eye", "orbit") and self.places:
-            middle = (np.array(self.places[0]) + self.places[-1]) / 2
-            position = position * (1 + self.width_m / 110) + middle
-            target = target + middle
+        if name in ("bird's eye", "orbit") and self.width_m:
+            middle, wide = (np.array(self.places[0]) + self.places[-1]) / 2, self.width_m
+            if name == "orbit":
+                position, target = np.array((-40.0 - 0.45 * wide, 0.0, 30.0 + 0.5 * wide)), np.array((2.0, 0.0, 0.0))
+            else:
+                position = position * (1 + wide / 130)
+            position, target = position + middle, target + middle
         return position, target
 
     def _arrange(self, titles: list[str], grids: list[VoxelGrid]) -> None:
@@ -174,7 +176,7 @@ class _Shown:
                 anchor="bottom-center",
                 font_screen_scale=1.4,
             )
-        self.voxels: Any = None
+        self.voxels: list[Any] = []
         self._lines: Any = None
         self._bands: dict[str, Any] = {}
         self._labels: list[Any] = []
@@ -190,28 +192,31 @@ class _Shown:
         self._around.wxyz = (np.cos(yaw / 2), 0.0, 0.0, -np.sin(yaw / 2))
         self._around.position = (-(c * x + s * y), s * x - c * y, 0.0)
 
-    def show(self, picture: Picture, boxes: Boxes, colors: NDArray[Any], look: Look) -> None:
+    def show(self, picture: Picture, faces: Faces, colors: NDArray[Any], look: Look) -> None:
         """Replace everything that changes."""
         self.move(np.zeros(3))
-        self._show_voxels(boxes, colors)
+        self._show_voxels(faces, colors)
         for name, corners, color in (("route", picture.route, ROUTE_COLOR), ("path", picture.path, PATH_COLOR)):
             self._show_band(name, corners, color)
         self._show_cars(picture if look.boxes else None)
 
-    def _show_voxels(self, boxes: Boxes, colors: NDArray[Any]) -> None:
-        if not len(boxes):
-            if self.voxels is not None:
-                self.voxels.visible = False
-            return
-        centers, sizes = boxes.centers_m(self.grid), boxes.sizes_m(self.grid) + SEAM_M
-        if self.voxels is None:
-            self.voxels = instances(self.scene, f"{self.root}/around/voxels", centers, sizes, colors)
-            return
-        self.voxels.batched_positions = centers
-        self.voxels.batched_wxyzs = upright(len(boxes))
-        self.voxels.batched_scales = sizes
-        self.voxels.batched_colors = colors
-        self.voxels.visible = True
+    def _show_voxels(self, faces: Faces, colors: NDArray[Any]) -> None:
+        """One set of instances for each side: its face of the cube, stretched."""
+        centers, sizes = faces.centers_m(self.grid), faces.sizes_m(self.grid)
+        ends = np.searchsorted(faces.side, np.arange(len(SIDES) + 1))
+        nothing = np.zeros((1, 3), np.float32), np.zeros((1, 3), np.float32), np.zeros((1, 3), np.uint8)
+        for side in range(len(SIDES)):
+            part = slice(ends[side], ends[side + 1])
+            filled = ends[side] < ends[side + 1]
+            values = (centers[part], sizes[part], colors[part]) if filled else nothing
+            if side == len(self.voxels):
+                name = f"{self.root}/around/voxels/{side}"
+                self.voxels.append(instances(self.scene, name, *values, faces=CUBE_FACES[2 * side : 2 * side + 2]))
+            else:
+                node = self.voxels[side]
+                node.batched_positions, node.batched_scales, node.batched_colors = values
+                node.batched_wxyzs = upright(len(values[0]))
+            self.voxels[side].visible = bool(filled)
 
     def _show_band(self, name: str, corners: NDArray[Any], color: tuple[int, int, int]) -> None:
         band = self._bands.get(name)
@@ -260,12 +265,19 @@ class _Shown:
                 )
 
 
-def instances(scene: Any, name: str, centers: NDArray[Any], sizes: NDArray[Any], colors: NDArray[Any]) -> Any:
-    """Boxes (N) as instances of one cube; colours of linear light."""
+def instances(
+    scene: Any,
+    name: str,
+    centers: NDArray[Any],
+    sizes: NDArray[Any],
+    colors: NDArray[Any],
+    faces: NDArray[Any] = CUBE_FACES,
+) -> Any:
+    """Boxes (N) as instances of one cube, or of some of its faces; colours of linear light."""
     return scene.add_batched_meshes_simple(
         name,
         CUBE,
-        CUBE_FACES,
+        faces,
         batched_wxyzs=upright(len(centers)),
         batched_positions=centers,
         batched_scales=sizes,

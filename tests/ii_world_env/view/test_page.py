@@ -56,7 +56,7 @@ def shown(data: Path, folder: Path, **options: Any) -> Iterator[tuple[Show, str]
             thread.join(60)
 
 
-def until(true: Callable[[], bool], limit_s: float = 60.0) -> None:
+def until(true: Callable[[], bool], limit_s: float = 240.0) -> None:
     end = time.monotonic() + limit_s
     while not true():
         assert time.monotonic() < end, "it did not happen"

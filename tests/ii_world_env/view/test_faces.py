@@ -1,4 +1,4 @@
-"""Boxes cover what is visible, exactly and once."""
+"""Faces cover what is visible, exactly and once."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from ii_world_env.view.geometry.boxes import HIDDEN, merged, surface
 from ii_world_env.view.geometry.colors import (
     CLASS_PALETTE,
     DIFFERENCE_PALETTE,
     chosen,
-    class_boxes,
-    difference_boxes,
+    class_faces,
+    difference_faces,
     differences,
     linear,
     lit,
 )
+from ii_world_env.view.geometry.faces import SIDES, TOP, merged, visible
+from ii_world_env.view.page.scene import CUBE, CUBE_FACES
 from world_model.core.errors import ConfigError
 from world_model.core.grid import CLASS_ID, FREE, VoxelGrid
 from world_model.pictures.bev import PICTURE_COLORS
@@ -28,41 +29,50 @@ SHAPES = st.tuples(st.integers(1, 6), st.integers(1, 6), st.integers(1, 5))
 LABELS = SHAPES.flatmap(lambda shape: arrays.arrays(np.uint8, shape, elements=st.sampled_from([4, 11, FREE])))
 
 
-def painted(keys: np.ndarray) -> np.ndarray:
-    boxes = merged(keys)
-    back = np.full(keys.shape, HIDDEN, np.uint8)
-    for first, size, key in zip(boxes.first, boxes.size, boxes.key, strict=True):
-        place = tuple(slice(a, a + b) for a, b in zip(first, size, strict=True))
-        assert (back[place] == HIDDEN).all(), "two boxes overlap"
+def covered(filled: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Keys (sides, X, Y, Z) of the merged faces, and how often each face is covered."""
+    cells, sides = visible(filled)
+    faces = merged(cells, sides, keys[tuple(cells.T)], filled.shape)
+    back, times = (np.zeros((len(SIDES), *filled.shape), np.int64) for _ in range(2))
+    assert (np.diff(faces.side) >= 0).all()
+    for first, size, side, key in zip(faces.first, faces.size, faces.side, faces.key, strict=True):
+        assert size[SIDES[side][0]] == 1
+        place = side, *(slice(a, a + b) for a, b in zip(first, size, strict=True))
         back[place] = key
-    return back
+        times[place] += 1
+    return back, times
 
 
 @given(LABELS)
-def test_boxes_cover_the_keys_exactly_and_once(labels: np.ndarray) -> None:
-    keys = np.where(labels == FREE, HIDDEN, labels).astype(np.uint8)
-    np.testing.assert_array_equal(painted(keys), keys)
+def test_faces_cover_what_is_visible_exactly_and_once(labels: np.ndarray) -> None:
+    filled = labels < FREE
+    back, times = covered(filled, labels)
+    padded = np.pad(filled, 1)
+    for number, (axis, direction) in enumerate(SIDES):
+        beyond = np.roll(padded, -direction, axis)[1:-1, 1:-1, 1:-1]
+        np.testing.assert_array_equal(times[number], (filled & ~beyond).astype(int))
+        np.testing.assert_array_equal(back[number], np.where(times[number], labels, 0))
 
 
-@given(LABELS)
-def test_the_surface_is_what_touches_free_space_or_the_edge(labels: np.ndarray) -> None:
-    filled = np.pad(labels < FREE, 1)
-    open_near = np.zeros(labels.shape, np.bool_)
-    for axis in range(3):
-        for side in (-1, 1):
-            open_near |= ~np.roll(filled, side, axis)[1:-1, 1:-1, 1:-1]
-    np.testing.assert_array_equal(surface(labels), (labels < FREE) & open_near)
-
-
-def test_a_plain_road_is_one_box() -> None:
-    keys = np.full((50, 40, 8), HIDDEN, np.uint8)
-    keys[:, 5:35, 2] = 11
-    boxes = merged(keys)
-    assert len(boxes) == 1 and boxes.size.tolist() == [[50, 30, 1]]
+def test_a_plain_road_is_five_rectangles() -> None:
+    filled = np.zeros((50, 40, 8), np.bool_)
+    filled[:, 5:35, 2] = True
+    cells, sides = visible(filled)
+    faces = merged(cells, sides, np.full(len(cells), 11), filled.shape)
+    assert len(faces) == len(SIDES) and faces.size[TOP].tolist() == [50, 30, 1]
     grid = VoxelGrid(shape=(50, 40, 8), lower_m=(-10.0, -8.0, -1.0))
-    np.testing.assert_allclose(boxes.centers_m(grid), [[0.0, 0.0, 0.0]], atol=1e-6)
-    np.testing.assert_allclose(boxes.sizes_m(grid), [[20.0, 12.0, 0.4]], rtol=1e-6)
-    assert len(merged(np.full((4, 4, 4), HIDDEN, np.uint8))) == 0
+    np.testing.assert_allclose(faces.centers_m(grid)[TOP], [0.0, 0.0, 0.0], atol=1e-6)
+    np.testing.assert_allclose(faces.sizes_m(grid)[TOP], [20.0, 12.0, 0.4], rtol=1e-6)
+    assert len(merged(*visible(~filled & filled), np.zeros(0), filled.shape)) == 0
+
+
+def test_the_faces_of_the_page_look_where_they_should() -> None:
+    for number, (axis, direction) in enumerate((*SIDES, (2, -1))):
+        for triangle in CUBE_FACES[2 * number : 2 * number + 2]:
+            a, b, c = CUBE[triangle]
+            normal = np.cross(b - a, c - a)
+            assert normal[axis] * direction > 0 and np.abs(normal).sum() == abs(normal[axis])
+            assert (CUBE[triangle][:, axis] == direction / 2).all()
 
 
 def test_classes_and_layers_can_be_left_out() -> None:
@@ -71,8 +81,8 @@ def test_classes_and_layers_can_be_left_out() -> None:
     labels[2, 2, 1:5] = CLASS_ID["manmade"]
     left = chosen(labels, (CLASS_ID["driveable_surface"],), (2, 4))
     assert sorted(map(tuple, np.argwhere(left < FREE))) == [(2, 2, 2), (2, 2, 3)]
-    boxes, colors = class_boxes(labels, (CLASS_ID["driveable_surface"],))
-    assert len(boxes) == 1 and boxes.size[0].tolist() == [1, 1, 4] and colors.shape == (1, 3)
+    faces, colors = class_faces(labels, (CLASS_ID["driveable_surface"],))
+    assert len(faces) == 5 and faces.size.tolist() == [*[[1, 1, 4]] * 4, [1, 1, 1]] and colors.shape == (5, 3)
     assert (labels[..., 0] == CLASS_ID["driveable_surface"]).all(), "the labels themselves stay"
 
 
@@ -87,7 +97,7 @@ def test_the_ground_beside_a_wall_is_darker() -> None:
     labels = np.full((30, 30, 10), FREE, np.uint8)
     labels[..., 0] = 11
     labels[15, :, 1:8] = 15
-    level = lit(labels)[:, 15, 0]
+    level = lit(labels < FREE)[:, 15, 0]
     assert level[14] > level[3] and level[3] == 0
 
 
@@ -103,12 +113,12 @@ def test_differences_are_of_four_kinds(labels: np.ndarray) -> None:
 def test_equal_worlds_show_no_difference_and_other_grids_are_refused() -> None:
     labels = np.full((6, 6, 4), FREE, np.uint8)
     labels[..., 0] = 11
-    _, colors = difference_boxes(labels, labels)
+    _, colors = difference_faces(labels, labels)
     dim = DIFFERENCE_PALETTE.reshape(5, -1, 3)[AGREES]
     assert {tuple(color) for color in colors} <= {tuple(color) for color in dim}
     other = labels.copy()
     other[3, 3, 1] = 4
-    _, colors = difference_boxes(labels, other)
+    _, colors = difference_faces(labels, other)
     assert {tuple(color) for color in colors} & {tuple(c) for c in DIFFERENCE_PALETTE.reshape(5, -1, 3)[MISSED]}
     with pytest.raises(ConfigError, match="one grid"):
         differences(labels, labels[:3])
