@@ -15,6 +15,7 @@ COMMANDS = (
     "world_model.train_forecaster",
     "world_model.train_geometric",
     "world_model.train_occsora",
+    "world_model.train_occworld",
     "world_model.refine_decoder",
     "world_model.evaluate",
     "world_model.fidelity",

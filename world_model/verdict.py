@@ -15,6 +15,7 @@ from world_model.evaluation.fidelity.benchmark import Fidelity
 from world_model.evaluation.statistics import LEAST_SCENES
 from world_model.evaluation.verdict import PUBLISHED, grade, too_few_scenes, write_verdict
 from world_model.fidelity import fidelity
+from world_model.worlds import resolve_world
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,17 +56,19 @@ def verdict(options: Verdict) -> list[Path]:
     if options.index is not None:
         check_scenes(options.index)
     folders = {"evaluation": options.out / "evaluation", "fidelity": options.out / "fidelity"}
+    # "learned" and "occworld" stand for what the checkpoint holds, which is the name in both results.
+    worlds = tuple(resolve_world(world, options.checkpoint) for world in options.worlds)
     evaluate(
         Evaluate(
             index=options.index, checkpoint=options.checkpoint, out=folders["evaluation"],
-            world=options.worlds, regimes=("gt-ego", "pred-ego"), stride=options.stride, device=options.device,
+            world=worlds, regimes=("gt-ego", "pred-ego"), stride=options.stride, device=options.device,
             workers=options.workers,
         )
     )  # fmt: skip
     fidelity(
         Fidelity(
             index=options.index, checkpoint=() if options.checkpoint is None else (options.checkpoint,),
-            out=folders["fidelity"], worlds=(*options.worlds, "transport"), limit=options.scenes,
+            out=folders["fidelity"], worlds=tuple(dict.fromkeys((*worlds, "transport"))), limit=options.scenes,
             device=options.device,
         )
     )  # fmt: skip
@@ -73,7 +76,7 @@ def verdict(options: Verdict) -> list[Path]:
         "evaluation": json.loads((folders["evaluation"] / "results.json").read_text(encoding="utf-8-sig")),
         "fidelity": json.loads((folders["fidelity"] / "fidelity.json").read_text(encoding="utf-8-sig")),
     }
-    findings = [line for world in options.worlds for line in grade(world, found["evaluation"], found["fidelity"])]
+    findings = [line for world in worlds for line in grade(world, found["evaluation"], found["fidelity"])]
     sources = {name: f"{folders[name]}; {found[name]['settings']['data']}" for name in folders}
     sources |= {"provenance": found["fidelity"]["settings"]["provenance"]}
     written = write_verdict(options.out, found["fidelity"]["title"], findings, sources)

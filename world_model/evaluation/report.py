@@ -34,6 +34,13 @@ INTERVALS = (
     "of paired differences: a row is above the ego warp where both ends are."
 )
 WARP = "ego warp"
+PLANS = (
+    "The ego as the world itself expects it under the logged command of each step, against the recorded drive, at the "
+    "LiDAR's place. UniAD: the value at that time; ST-P3: the mean over all steps until then. Collisions in percent of "
+    "windows, with vehicles and people on a raster of 0.5 m; where the true drive collides nothing counts."
+)
+PLAN_CONVENTIONS, PLAN_S = ("UniAD", "ST-P3"), (1, 2, 3)
+OCCWORLD_SCORE = "mIoU in OccWorld's convention (a class that the ground truth does not hold counts as IoU 1): "
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +103,7 @@ class Report:
             parts.append(f"## Forecasting ({result.windows} windows: 4 past + current in)")
             parts += [FAITHFUL] if self.faithful else []
             parts += [_horizon_table(result, self.faithful)]
+            parts += [_occworld_scores(result)] if any("occworld" in row for row in result.rows) else []
             if self.intervals is not None:
                 note = INTERVALS.format(scenes=self.intervals.scenes)
                 parts += ["### 95 % intervals over the scenes", _interval_table(result, self.intervals), note]
@@ -103,6 +111,7 @@ class Report:
             for h, seconds in enumerate(result.horizons_s):
                 parts += [f"### IoU per class at {seconds:g} s", _class_table(result, h)]
             parts += [_pose_errors(result)] if _with_pose_error(result) else []
+            parts += ["### Planning", _plan_table(result), PLANS] if _planning(result) else []
         return "\n\n".join(parts) + "\n"
 
 
@@ -132,10 +141,13 @@ def _forecast_dict(result: ForecastResult, faithful: bool) -> dict[str, Any]:
             for h, seconds in enumerate(result.horizons_s)
         }
         mean = by_subset(partial(result.mean, name, faithful=faithful))
-        values = {"regime": regime_of(name), "horizons": horizons, "mean": mean}
+        occworld = [result.confusion(name, h).miou_occworld() for h in range(len(result.horizons_s))]
+        values = {"regime": regime_of(name), "horizons": horizons, "mean": mean, "miou_occworld": occworld}
         if name in _with_pose_error(result):
             position_m, heading_rad = result.ego_error(name).T.tolist()
             values |= {"ego_position_error_m": position_m, "ego_heading_error_rad": heading_rad}
+        if name in _planning(result):
+            values["planning"] = _plan_dict(result, name)
         return values
 
     rows = {name: row(name) for name in result.rows}
@@ -145,6 +157,30 @@ def _forecast_dict(result: ForecastResult, faithful: bool) -> dict[str, Any]:
 def _with_pose_error(result: ForecastResult) -> list[str]:
     """Rows whose ego position is not the true one."""
     return [name for name in result.rows if regime_of(name) in ("pred-ego", "action")]
+
+
+def _planning(result: ForecastResult) -> dict[str, list[int]]:
+    """Rows along a world's own motion, with the times that their plans reach."""
+    times = [s for s in PLAN_S if s <= result.horizons_s[-1]]
+    return {name: times for name in result.rows if times and regime_of(name) == "pred-ego"}
+
+
+def _plan_dict(result: ForecastResult, name: str) -> dict[str, Any]:
+    def at(convention: str, seconds: int) -> dict[str, float]:
+        return dict(zip(("l2_m", "collision"), result.plan(name, seconds, convention), strict=True))
+
+    return {c: {f"{s}s": at(c, s) for s in _planning(result)[name]} for c in PLAN_CONVENTIONS}
+
+
+def _plan_table(result: ForecastResult) -> str:
+    rows, times = [], list[int]()
+    for name, times in _planning(result).items():
+        for convention in PLAN_CONVENTIONS:
+            plans = [result.plan(name, s, convention) for s in times]
+            rows.append([name, convention, *(f"{m:.2f}" for m, _ in plans), *(f"{100 * c:.2f}" for _, c in plans)])
+    return _table(
+        ["forecast", "convention", *(f"L2 {s}s m" for s in times), *(f"collision {s}s %" for s in times)], rows
+    )
 
 
 def _pose_errors(result: ForecastResult) -> str:
@@ -180,6 +216,14 @@ def _horizon_table(result: ForecastResult, faithful: bool) -> str:
             cells.append(percent(result.mean(name, metric, faithful=faithful)))
         rows.append(cells)
     return _table(header, rows)
+
+
+def _occworld_scores(result: ForecastResult) -> str:
+    def row(name: str) -> str:
+        scores = (percent(result.confusion(name, h).miou_occworld()) for h in range(len(result.horizons_s)))
+        return f"{name} {' / '.join(scores)}"
+
+    return OCCWORLD_SCORE + "; ".join(map(row, result.rows)) + "."
 
 
 def _subset_table(result: ForecastResult) -> str:

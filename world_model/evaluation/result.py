@@ -83,6 +83,8 @@ class ForecastResult:
         windows: number of windows.
         pose_error: (R, H, 2) int64 sum over windows of the distance between the ego pose that the row took for true
             and the true one: of the positions in micrometres, of the headings in microradians.
+        plans: (R, K, 2) int64 of the rows along the world's own motion, see `plan_counts`; K steps up to the last
+            horizon.
     """
 
     horizons_s: tuple[float, ...]
@@ -90,6 +92,7 @@ class ForecastResult:
     counts: NDArray[Any]
     windows: int
     pose_error: NDArray[Any]
+    plans: NDArray[Any]
 
     @classmethod
     def zero(cls, rows: Sequence[str], horizons_s: Sequence[float], windows: int = 0) -> ForecastResult:
@@ -101,6 +104,7 @@ class ForecastResult:
             counts=np.zeros((*size, 2, *TABLE), np.int64),
             windows=windows,
             pose_error=np.zeros((*size, 2), np.int64),
+            plans=np.zeros((len(rows), steps_of(horizons_s)[-1], 2), np.int64),
         )
 
     def confusion(self, row: str, horizon: int, subset: str = "all") -> Confusion:
@@ -133,6 +137,19 @@ class ForecastResult:
         error: NDArray[Any] = self.pose_error[self.rows.index(row)] * 1e-6 / max(self.windows, 1)
         return error
 
+    def plan(self, row: str, seconds: int, convention: str) -> tuple[float, float]:
+        """L2 in metres and collision rate of a row at a time.
+
+        Args:
+            row: one along the world's own motion.
+            seconds: until when.
+            convention: "UniAD" (at that time) or "ST-P3" (mean over the steps until then).
+        """
+        last = round(seconds / STEP_S)
+        counts = self.plans[self.rows.index(row), (last - 1 if convention == "UniAD" else 0) : last]
+        micrometres, collisions = counts.mean(0) / max(self.windows, 1)
+        return float(micrometres) * 1e-6, float(collisions)
+
     def __add__(self, other: ForecastResult) -> ForecastResult:
         if (self.rows, self.horizons_s) != (other.rows, other.horizons_s):
             raise OptionError(
@@ -146,4 +163,5 @@ class ForecastResult:
             counts=self.counts + other.counts,
             windows=self.windows + other.windows,
             pose_error=self.pose_error + other.pose_error,
+            plans=self.plans + other.plans,
         )

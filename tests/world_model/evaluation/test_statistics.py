@@ -5,6 +5,8 @@ Rank correlation: monotone maps have 1, and what ranks between groups alone rank
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -40,9 +42,7 @@ def test_draws_are_scores_of_resampled_scenes() -> None:
     times = np.random.default_rng(3).multinomial(6, np.full(6, 1 / 6), draws)
     for d in (0, 17, 39):
         total = (times[d][:, None, None, None, None, None] * counts).sum(0)
-        result = ForecastResult(
-            horizons_s=(1.0, 2.0, 3.0), rows=ROWS, counts=total, windows=1, pose_error=np.zeros((2, 3, 2), np.int64)
-        )
+        result = replace(ForecastResult.zero(ROWS, (1.0, 2.0, 3.0), windows=1), counts=total)
         for r, row in enumerate(ROWS):
             for h in range(3):
                 want = [result.score(row, h, "miou"), result.score(row, h, "iou")]

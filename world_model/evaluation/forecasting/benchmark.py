@@ -31,9 +31,10 @@ from world_model.data.index import SceneIndex
 from world_model.evaluation.forecasting.actions import ActionModel
 from world_model.evaluation.forecasting.baselines import baselines
 from world_model.evaluation.forecasting.forecasts import forecast, motions_of
+from world_model.evaluation.forecasting.planning import plan_counts
 from world_model.evaluation.forecasting.scene_data import SceneData, Window, load_scene, with_tokens
 from world_model.evaluation.metrics import Confusion
-from world_model.evaluation.result import BASELINES, ForecastResult, ReconstructionResult, steps_of
+from world_model.evaluation.result import BASELINES, ForecastResult, ReconstructionResult, regime_of, steps_of
 from world_model.evaluation.windows import PAST
 from world_model.models.tokenizer import Tokenizer
 from world_model.rollouts import fixed_slots
@@ -179,19 +180,24 @@ class Benchmark:
         steps = [window.now + step for window in windows for step in self.steps]
         scene = windows[0].scene
         truths = [(scene.truth[frame].flatten(), scene.moving_voxels(frame), _mask(scene, frame)) for frame in steps]
-        for r, (labels, errors) in enumerate(self._forecasts(windows, rebuilt)):
+        for r, (labels, errors, poses) in enumerate(self._forecasts(windows, rebuilt)):
             result.pose_error[r] = errors.sum(0).numpy()
+            if poses is not None and regime_of(self.rows[r]) == "pred-ego":
+                result.plans[r] = plan_counts(poses, windows)
             for n, (found, truth) in enumerate(zip(labels.flatten(0, 1).flatten(1), truths, strict=True)):
                 result.counts[r, n % len(self.steps)] += _count(found, *truth)
         return result
 
-    def _forecasts(self, windows: list[Window], rebuilt: dict[int, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Row by row: labels (B, H, X, Y, Z) of B windows, and errors of the ego pose (B, H, 2), see `forecast`."""
+    def _forecasts(
+        self, windows: list[Window], rebuilt: dict[int, Tensor]
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        """Row by row: labels (B, H, X, Y, Z) of B windows, errors of the ego pose (B, H, 2) and ego poses, see
+        `forecast`."""
         steps, right = self.steps, torch.zeros(len(windows), len(self.steps), 2, dtype=torch.int64, device="cpu")
         for row in torch.stack([_baselines(window, steps) for window in windows], 1):
-            yield row, right
+            yield row, right, None
         if self.tokenizer is not None:
-            yield torch.stack([torch.stack([rebuilt[w.now + step] for step in steps]) for w in windows]), right
+            yield torch.stack([torch.stack([rebuilt[w.now + step] for step in steps]) for w in windows]), right, None
         motions = {regime: motions_of(windows, regime, steps[-1], self.actions) for regime in self.regimes}
         for name, regime in self.world_rows:
             yield forecast(self.worlds[name], self.tokenizer, windows, motions[regime], steps, self.slots)

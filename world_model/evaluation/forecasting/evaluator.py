@@ -27,7 +27,7 @@ from world_model.worlds.kinds import GEOMETRIC, II_WORLD, WEIGHT_FILES
 from world_model.worlds.token import TokenWorld
 from world_model.worlds.traffic import CONSTANT_VELOCITY, VOXELS
 
-PROTOCOL = 4
+PROTOCOL = 5
 """Raised when the same settings would give other numbers, so that old partial results are not mixed in."""
 
 GPU_SLOTS = 8
@@ -88,7 +88,9 @@ class Evaluator:
         """Score a scene, and keep its result on disk."""
         score = self.benchmark.score(scene, work)
         if (found := score.forecast) is not None:
-            self.forecasts.save(self._forecast_name(work), counts=found.counts, pose_error=found.pose_error)
+            self.forecasts.save(
+                self._forecast_name(work), counts=found.counts, pose_error=found.pose_error, plans=found.plans
+            )
         if (rebuilt := score.reconstruction) is not None:
             self.reconstructions.save(self._name(work), counts=rebuilt.counts, frames=np.array(rebuilt.frames))
 

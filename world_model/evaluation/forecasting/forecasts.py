@@ -43,7 +43,7 @@ def forecast(
     motions: Tensor | None,
     steps: Sequence[int],
     slots: int,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Forecast windows.
 
     Args:
@@ -55,13 +55,14 @@ def forecast(
         slots: of each batch, see `fixed_slots`.
 
     Returns:
-        (B, H, X, Y, Z) uint8 labels, each in the ego frame that the forecast took for true; and `pose_errors`.
+        (B, H, X, Y, Z) uint8 labels, each in the ego frame that the forecast took for true; `pose_errors`; and the ego
+        poses (B, K + 1, 4, 4) that it took for true, in the current frame.
 
     Raises:
         DataError: the world's occupancy is not labels of the grid.
         OptionError: there are no motions, and the world has none of its own.
     """
-    labels, errors = [], []
+    labels, errors, poses = [], [], []
     for rows, real in fixed_slots([w.number for w in windows], slots):
         chosen = [windows[row] for row in rows]
         commands = torch.stack([w.commands(steps[-1]) for w in chosen])
@@ -69,7 +70,8 @@ def forecast(
         found = roll(world, start, commands, None if motions is None else motions[rows], decode=steps)
         labels.append(torch.stack([found.occupancy[step] for step in steps], 1)[real])
         errors.append(pose_errors(found.ego_pose[:, list(steps)], chosen, steps)[real])
-    return torch.cat(labels), torch.cat(errors)
+        poses.append(found.ego_pose[real])
+    return torch.cat(labels), torch.cat(errors), torch.cat(poses)
 
 
 def _start(world: World, tokenizer: Tokenizer | None, windows: Sequence[Window], future: int) -> WorldState:
