@@ -15,7 +15,7 @@ from world_model.models.occsora import Trajectory
 
 @dataclass(frozen=True, kw_only=True)
 class ImportCheckpoint:
-    """Turn released checkpoints of I2-World (with faithful=True) or OccSora into this package's format.
+    """Turn released checkpoints of I2-World (with faithful=True), OccWorld or OccSora into this package's format.
 
     Every parameter is matched by name and shape against the published model; the full list of what is matched, missing,
     unexpected and wrongly shaped is printed, and nothing is written unless all of it fits. Files are read without
@@ -26,11 +26,11 @@ class ImportCheckpoint:
 
     file: Annotated[Path, tyro.conf.Positional]
     """Checkpoint of the tokenizer, e.g. ii_scene_tokenizer_4f.pth or epoch_125.pth; or of a world model that holds its
-    tokenizer."""
+    tokenizer, as OccWorld's latest.pth does."""
     world: Path | None = None
     """Checkpoint of the world model. Its own tokenizer, if it holds one, must be the given one."""
     out: Path
-    """Folder for tokenizer.safetensors and forecaster.safetensors, or OccSora's files."""
+    """Folder for tokenizer.safetensors and forecaster.safetensors, or the files of OccSora or OccWorld."""
     data_source: str = "Occ3D-nuScenes (weights of the original)"
     """What the weights were trained on, as every result will show it."""
     trajectory: Trajectory = "path_metres"

@@ -25,7 +25,8 @@ class VerifyGolden:
     plan queries, rollouts in both control modes, ego motion, losses with their gradients, metrics and pose arithmetic.
 
     The folder holds state dicts (tok_sd.npz, world_sd.npz), runs (tok_*.npz, world_*.npz) and reference values
-    (losses.npz, metrics.npz, pose_ops.npz); sizes are read off the arrays, and what is missing is reported as skipped.
+    (losses.npz, metrics.npz, pose_ops.npz); of OccWorld occworld_*.npz, each with its own weights. Sizes are read off
+    the arrays, and what is missing is reported as skipped.
     Prints the largest error of every stage beside its tolerance; the exit code is 1 if any lies beyond.
     """
 

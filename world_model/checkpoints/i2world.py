@@ -1,4 +1,4 @@
-"""Released checkpoints of I2-World and OccSora: read without executing anything, never half taken over.
+"""Released checkpoints of I2-World, OccWorld and OccSora: read without executing anything, never half taken over.
 
 The original of I2-World saves with mmcv: a dictionary with ``state_dict`` and ``meta``, parameters named with or
 without ``module.``, the tokenizer inside the world model's file or not, averaged weights in files of their own. OccSora
@@ -25,18 +25,23 @@ from world_model.models.forecaster import Forecaster
 from world_model.models.forecaster import base as base_forecaster
 from world_model.models.occsora import SoraTokenizer, SoraTransformer
 from world_model.models.occsora import base as base_occsora
+from world_model.models.occworld import OccWorld, OccWorldTokenizer
+from world_model.models.occworld import base as base_occworld
 from world_model.models.tokenizer import Tokenizer
 from world_model.models.tokenizer import base as base_tokenizer
 
-PublishedModel = Tokenizer | Forecaster | SoraTokenizer | SoraTransformer
+PublishedModel = Tokenizer | Forecaster | SoraTokenizer | SoraTransformer | OccWorldTokenizer | OccWorld
 WRAPPERS = ("state_dict", "ema_state_dict", "model_state_dict", "model", "ema")
 """Names under which a file may keep its state dict."""
 SORA_TOKENIZER, SORA_TRANSFORMER = "OccSora tokenizer", "OccSora transformer"
+OCCWORLD_TOKENIZER, OCCWORLD_FORECASTER = "OccWorld tokenizer", "OccWorld forecaster"
 ANCHORS = {
     "tokenizer": "vq.embedding.weight",
     "forecaster": "pose_encoder.pose_time_embedding",
     SORA_TOKENIZER: "encoder_gpt.conv_last.conv.weight",
     SORA_TRANSFORMER: "mlp_trag.fc1.weight",
+    OCCWORLD_FORECASTER: "transformer.temporal_attentions_en.0.0.0.in_proj_weight",
+    OCCWORLD_TOKENIZER: "vqvae.embedding.weight",
 }
 """A parameter that every model of a kind has: what stands before its name is the kind's prefix."""
 
@@ -93,8 +98,14 @@ class Options:
 def published_model(kind: str) -> PublishedModel:
     """The model that a published checkpoint fits: published sizes, ``faithful=True`` where there is such a switch.
 
-    OccSora's have no memory of their own: only their names and shapes are asked for.
+    Those of OccSora and OccWorld have no memory of their own: only their names and shapes are asked for.
     """
+    if kind in (OCCWORLD_TOKENIZER, OCCWORLD_FORECASTER):
+        with torch.device("meta"):
+            whole = OccWorld(base_occworld())
+        vae = whole.vae
+        del whole.vae  # it is a kind of its own
+        return vae if kind == OCCWORLD_TOKENIZER else whole
     if kind in (SORA_TOKENIZER, SORA_TRANSFORMER):
         tokenizer, transformer = base_occsora()
         with torch.device("meta"):
@@ -165,6 +176,8 @@ def split_kinds(content: Mapping[str, Any]) -> dict[str, tuple[str, dict[str, An
     """
     prefixes: dict[str, str] = {}
     for kind, anchor in ANCHORS.items():
+        if kind == OCCWORLD_TOKENIZER and SORA_TOKENIZER in prefixes:
+            continue  # it has a parameter of that name, too
         # The raw copies of averaged weights have no dots, so they are no anchors.
         found = [key[: -len(anchor)] for key in content if key == anchor or key.endswith("." + anchor)]
         if len(found) > 1:

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from world_model.checkpoints.checkpoint import (
     FORECASTER_FILE,
+    OCCWORLD_FILE,
+    OCCWORLD_TOKENIZER_FILE,
     SORA_TOKENIZER_FILE,
     SORA_TRANSFORMER_FILE,
     TOKENIZER_FILE,
@@ -21,6 +23,8 @@ from world_model.checkpoints.checkpoint import (
     weights_hash,
 )
 from world_model.checkpoints.i2world import (
+    OCCWORLD_FORECASTER,
+    OCCWORLD_TOKENIZER,
     SORA_TOKENIZER,
     SORA_TRANSFORMER,
     Match,
@@ -41,9 +45,15 @@ FILES = {
     "forecaster": FORECASTER_FILE,
     SORA_TOKENIZER: SORA_TOKENIZER_FILE,
     SORA_TRANSFORMER: SORA_TRANSFORMER_FILE,
+    OCCWORLD_TOKENIZER: OCCWORLD_TOKENIZER_FILE,
+    OCCWORLD_FORECASTER: OCCWORLD_FILE,
 }
 """What each model is written to; of each system the tokenizer comes first."""
-SYSTEMS = {"I2-World": ("tokenizer", "forecaster"), "OccSora": (SORA_TOKENIZER, SORA_TRANSFORMER)}
+SYSTEMS = {
+    "I2-World": ("tokenizer", "forecaster"),
+    "OccSora": (SORA_TOKENIZER, SORA_TRANSFORMER),
+    "OccWorld": (OCCWORLD_TOKENIZER, OCCWORLD_FORECASTER),
+}
 
 
 @dataclass(kw_only=True)
@@ -102,6 +112,8 @@ def import_files(
         )
     if isinstance(model := found.models.get(SORA_TRANSFORMER), SoraTransformer):
         model.config = replace(model.config, trajectory=trajectory)
+    if OCCWORLD_FORECASTER in found.weights:
+        _join_occworld(found)
     return _write(found, out, SYSTEMS[systems[0]], data_source, overwrite)
 
 
@@ -112,8 +124,9 @@ def _collect(path: Path, found: _Found) -> None:
         raise CheckpointError(
             f"{path} holds none of the original's models; its first names are {list(content)[:4]}",
             "parameters named ...vq.embedding.weight (tokenizer) or ...pose_encoder.pose_time_embedding (world model); "
-            "or OccSora's encoder_gpt... (tokenizer) or mlp_trag... (transformer)",
-            "give a checkpoint of I2-World's or OccSora's tokenizer or world model",
+            "or OccSora's encoder_gpt... (tokenizer) or mlp_trag... (transformer); or OccWorld's vqvae... and "
+            "transformer.temporal_attentions_en...",
+            "give a checkpoint of I2-World's, OccSora's or OccWorld's tokenizer or world model",
         )
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     for kind, (prefix, entries) in parts.items():
@@ -134,6 +147,12 @@ def _collect(path: Path, found: _Found) -> None:
             )
         found.models[kind] = model
         found.cards.setdefault(kind, {"file": path.name, "sha256": digest, "meta": _plain_meta(meta)})
+
+
+def _join_occworld(found: _Found) -> None:
+    """OccWorld's tokenizer lies in one file with its forecaster, as released."""
+    vae = found.weights.pop(OCCWORLD_TOKENIZER)
+    found.weights[OCCWORLD_FORECASTER] |= {f"vae.{name}": value for name, value in vae.items()}
 
 
 def _plain_meta(meta: dict[str, Any]) -> dict[str, Any]:
@@ -163,11 +182,11 @@ def _write(found: _Found, out: Path, kinds: tuple[str, str], data_source: str, o
     paths = {kind: out / FILES[kind] for kind in kinds if kind in found.weights}
     if not overwrite and (there := [str(path) for path in paths.values() if path.exists()]):
         raise OptionError(f"{', '.join(there)} exists", "a new folder", "choose another --out, or give --overwrite")
-    first = found.weights[kinds[0]]
+    first = found.weights.get(kinds[0], {})
     tokens = tokens_hash(first) if kinds[0] == "tokenizer" else weights_hash(first)
     for kind, path in paths.items():
         card = {"data_source": data_source, "imported": found.cards[kind]}
-        card |= {"tokens": tokens} if kind == kinds[1] else {}
+        card |= {"tokens": tokens} if kind == kinds[1] and first else {}
         save_model(path, found.models[kind], found.weights[kind], card)
         print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
     if kinds[1] not in paths:

@@ -72,4 +72,5 @@ def _cells(place: NDArray[Any]) -> NDArray[Any]:
         np.arange(np.ceil((c - h) / CELL_M - 0.5), np.floor((c + h) / CELL_M - 0.5) + 1) * CELL_M + CELL_M / 2
         for c, h in zip(centre, half, strict=True)
     ]
-    return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 2)
+    cells: NDArray[Any] = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 2)
+    return cells

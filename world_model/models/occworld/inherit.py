@@ -88,9 +88,9 @@ def _centres(points: Tensor, count: int) -> Tensor:
     """(count, C) centres of points (N, C): chosen far apart among distinct points, then moved by Lloyd's rounds."""
     generator = torch.Generator().manual_seed(0)
     points = points.float()
-    distinct = points.round(decimals=3).unique(dim=0)
+    distinct = torch.unique(points.round(decimals=3), dim=0)
     pick = torch.randperm(len(distinct), generator=generator)[:count]
-    centres = distinct[pick].repeat(-(-count // max(len(pick), 1)), 1)[:count].clone()
+    centres: Tensor = distinct[pick].repeat(-(-count // max(len(pick), 1)), 1)[:count].clone()
     for _ in range(ROUNDS):
         nearest = torch.cdist(distinct, centres).argmin(1)
         sums = torch.zeros_like(centres).index_add_(0, nearest, distinct)
