@@ -94,7 +94,7 @@ def recipe(args: Args, scenes: int, processes: int = 1) -> TrainConfig:
             warmup=0 if published else 50,
             ema=0.9999 if published else 0.995,
         )
-    otherwise = 1500 if first else 1_200_000 if published else 2500
+    otherwise = 2000 if first else 1_200_000 if published else 1200
     epochs = args.epochs or (200 if published and first else 0)
     step = batch * args.accumulate * processes
     return args.config(

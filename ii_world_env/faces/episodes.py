@@ -367,7 +367,7 @@ class Episodes:
         if checks:
             columns["self_check"] = dict(zip(checks, rest[len(facts) + len(terms) :], strict=False))
         if limits := limits_of(world):
-            columns["world_limits"] = {name: [value] * len(rows) for name, value in limits.items()}
+            columns["world_limits"] = {name: np.full(len(rows), value) for name, value in limits.items()}
         return columns, ends
 
     def _terms(self, state: State) -> list[str]:

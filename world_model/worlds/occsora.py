@@ -54,6 +54,7 @@ class SoraWorld(ReplayWorld):
 
     Attributes:
         starts_from_observation, answers_actions, horizon_steps: see `Limited`.
+        mode: how episodes are drawn, in words.
 
     Raises:
         ConfigError: the two do not belong together.
@@ -80,6 +81,8 @@ class SoraWorld(ReplayWorld):
         self.tokenizer, self.transformer = tokenizer.eval(), transformer.eval()
         super().__init__(tokenizer.config.grid, transformer.pos_embed.device)
         self.steps, self.ancestral, self.planned = min(steps, transformer.config.steps), ancestral, planned
+        # Results on disk are kept apart by it.
+        self.mode = f"episode, {self.steps} {'ancestral' if ancestral else 'DDIM'} steps, planned={planned}"
         self.starts_from_observation = transformer.config.history
         self.horizon_steps = tokenizer.config.frames - 1
 
