@@ -15,11 +15,14 @@ from pretend_gpu import GPU, DeviceMixed, pretend_gpu
 from tiny_scenes import write_scenes
 
 import ii_world_env  # noqa: F401
-from world_model import encode_tokens, refine_decoder, train_forecaster, train_geometric, train_tokenizer
+from world_model import encode_tokens, refine_decoder, train_forecaster, train_geometric, train_occsora, train_tokenizer
 from world_model.checkpoints.checkpoint import GEOMETRIC_FILE, load_geometric
 from world_model.checkpoints.shared import load_world
+from world_model.data.clips import load_clips
+from world_model.data.index import SceneIndex
 from world_model.evaluate import Evaluate, evaluate
 from world_model.prepare import Prepare, prepare
+from world_model.worlds import build_world
 
 ENV = "IIWorld-nuScenes-v0"
 
@@ -104,6 +107,16 @@ def test_training_and_evaluation(tmp_path: Path) -> None:
             refine_decoder.Args(**every, out=refined, checkpoint=world, tokens=tokens, iterations=1, batch=2)
         )
         train_geometric.main(train_geometric.Args(**every, out=geometric, preset="tiny", iterations=1))
+        small = train_occsora.SoraLossConfig(frames=1, voxels=1000, revive_every=1, mirror=True)
+        sora: dict[str, Any] = {**every, "preset": "tiny", "iterations": 1, "window_step": 8}
+        train_occsora.main(train_occsora.Args(**sora, out=tmp_path / "sora", loss=small))
+        second = {"stage": "transformer", "tokenizer": tmp_path / "sora", "batch": 2, "history": True}
+        train_occsora.main(train_occsora.Args(**sora, **second, out=tmp_path / "occsora"))
+        drawn = build_world("occsora", checkpoint=tmp_path / "occsora", device=str(gpu))
+        clips = load_clips(SceneIndex.load(data), [4, 5], future=3)
+        state = drawn.reset(clips)
+        still = torch.eye(4, device=gpu).expand(2, 4, 4)
+        assert drawn.occupancy(drawn.step(state, still, torch.full((2,), 2, device=gpu))).device == gpu
         shutil.copy(geometric / GEOMETRIC_FILE, refined)
         evaluate(
             Evaluate(

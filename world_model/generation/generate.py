@@ -108,8 +108,9 @@ def decisive(options: Generate, index: SceneIndex, scene: str, given: NDArray[An
 
 def _weights(options: Generate) -> str | None:
     """Short checksum of the model files: weights trained anew under the same path are another model."""
-    folder = options.checkpoint or bundled_path()
-    files = [folder / name for name in WEIGHT_FILES.get(options.world_name, ()) if (folder / name).exists()]
+    names = WEIGHT_FILES.get(options.world_name, ())
+    paths = [(options.checkpoint or bundled_path(name)) / name for name in names]
+    files = [path for path in paths if path.exists()]
     return f"{zlib.crc32(b''.join(file.read_bytes() for file in files)):08x}" if files else None
 
 

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from world_model.core.errors import ConfigError
+from world_model.data.augment import check_symmetric
 from world_model.data.index import SceneIndex
+from world_model.data.labels import unknown_as_free
 from world_model.models.occsora.diffusion import diffusion_loss
 from world_model.models.occsora.tokenizer import SoraTokenizer
 from world_model.models.occsora.trajectory import encode_trajectory
@@ -61,6 +63,8 @@ class SoraTokenizerTask(Task):
         workers: int = 2,
     ) -> None:
         super().__init__(model, seed=seed, shard=shard, context=context, workers=workers)
+        if config.mirror:
+            check_symmetric(model.config.grid)
         self.index, self.config = index, config
         self.scenes = window_starts(index, split, model.config.frames)
         self.usage = CodeUsage(model.config.codes, self.context)
@@ -88,12 +92,12 @@ class SoraTokenizerTask(Task):
 
     def _inputs(self, batch: Window) -> Tensor:
         """(N, C) what is quantized of the step's first group."""
-        return self.model.inputs(batch.labels[: self.shard.group]).movedim(1, -1).flatten(0, -2)
+        return self.model.inputs(unknown_as_free(batch.labels[: self.shard.group])).movedim(1, -1).flatten(0, -2)
 
     def loss(self, batch: Window, iteration: int, micro: int = 0) -> Loss:
         """Encode windows, decode some or all of their frames, compare."""
         frames = self.model.config.frames
-        latent, vq, codes = self.model.reconstruct(batch.labels)
+        latent, vq, codes = self.model.reconstruct(unknown_as_free(batch.labels))
         self.usage.count([codes])
         maps = self.model.decode_maps(latent)
         order = torch.randperm(frames, generator=draws(self.seed, iteration, -2), device="cpu").to(self.device)

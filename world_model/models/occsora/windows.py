@@ -15,8 +15,9 @@ from world_model.core.errors import DataError
 from world_model.core.files import NPY_HEADER, atomic_write, write_json
 from world_model.core.geometry import invert_pose, warp_voxels
 from world_model.core.grid import VoxelGrid
-from world_model.data.augment import Flip
+from world_model.data.augment import Flip, check_symmetric
 from world_model.data.index import SceneIndex
+from world_model.data.labels import unknown_as_free
 from world_model.models.occsora.tokenizer import SoraTokenizer
 from world_model.training.distributed import DistributedContext
 
@@ -28,7 +29,7 @@ class Window:
     """B windows.
 
     Attributes:
-        labels: (B, F, X, Y, Z) uint8.
+        labels: (B, F, X, Y, Z) uint8 true labels, 255 where nothing is known.
         ego_to_global: (B, F, 4, 4) float64.
         command: (B, F) int64.
     """
@@ -65,9 +66,9 @@ def read_drive(index: SceneIndex, start: int, frames: int, mirrored: bool = Fals
 
 
 def read_window(index: SceneIndex, start: int, frames: int, grid: VoxelGrid, mirrored: bool = False) -> Window:
-    """A window (B = 1) from its label files, as observed."""
+    """A window (B = 1) from its label files."""
     pose, command = read_drive(index, start, frames, mirrored)
-    labels = np.stack([index.read_labels(frame, grid.shape) for frame in range(start, start + frames)])
+    labels = np.stack([index.read_truth(frame, grid.shape) for frame in range(start, start + frames)])
     if mirrored:
         labels = np.ascontiguousarray(Flip(y=True).labels(labels))
     return Window(labels=torch.from_numpy(labels)[None], ego_to_global=pose[None], command=command[None])
@@ -161,6 +162,8 @@ def encode_windows(
         history: also encode the first frame of each window, carried along its drive.
     """
     config = tokenizer.config
+    if mirror:
+        check_symmetric(config.grid)
     scenes = places(index, split, config.frames, step, mirror)
     meta = {
         **{"tokenizer": weights, "data": index.fingerprint, "labels": index.labels_digest, "split": split},
@@ -173,7 +176,7 @@ def encode_windows(
         rows = []
         for place in scenes[number]:
             window = read_window(index, place.start, config.frames, config.grid, place.mirrored)
-            labels = window.labels.to(context.device)
+            labels = unknown_as_free(window.labels).to(context.device)
             latents = [tokenizer.latent(labels)]
             if history:
                 latents.append(tokenizer.latent(carried(labels[:, 0], window.ego_to_global, config.grid)))
