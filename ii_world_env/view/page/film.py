@@ -68,6 +68,10 @@ class Filmed(Protocol):
         """Let a recorder take a picture of every moment from now on."""
         ...
 
+    def draw(self) -> None:
+        """Show the present moment, and film it."""
+        ...
+
     def advance(self) -> None:
         """One step on."""
         ...
@@ -108,6 +112,7 @@ def film_page(show: Filmed, address: str, path: Path, seconds: float, size: tupl
         browser.ask(QUIET)
         recorder = PageRecorder(browser)
         show.film(recorder)
+        show.draw()
         for _ in range(max(1, round(seconds / STEP_S))):
             show.advance()
     return write_film(path, recorder.frames, FPS)

@@ -18,6 +18,7 @@ from typing import Any
 from ii_world_env.faces.config import EnvConfig
 from ii_world_env.view.drives.saved import Frames, is_drive, load_drive, open_files, save_drive
 from ii_world_env.view.drives.session import Session
+from ii_world_env.view.geometry.picture import Picture
 from ii_world_env.view.page.curves import Curves
 from ii_world_env.view.page.film import BETWEEN, PageRecorder, Recorder, stamp
 from ii_world_env.view.page.panel import PACES, Panel
@@ -102,8 +103,10 @@ class Show:
     # What is drawn ---------------------------------------------------------------------------------------------------
 
     def draw(self) -> None:
-        """Show the present moment."""
-        pictures = self.source.pictures()
+        """Show the present moment, and film it."""
+        self._draw(self.source.pictures())
+
+    def _draw(self, pictures: list[Picture]) -> None:
         self.panel.show_titles([one.title for one in pictures])
         self.scene.show(pictures, self.panel.look())
         at, count = self.source.place
@@ -114,27 +117,32 @@ class Show:
             self.curves.show(self.source.facts())
             self._show_branches()
         self.updates += 1
+        self._take()
+
+    def _take(self) -> None:
+        if self._film is not None and not self._film.take():
+            self._end_film()
 
     def advance(self) -> None:
         """One step on: compute it, glide there, show it."""
         begin = time.monotonic()
-        if isinstance(self.source, Session):
-            ended = self.source.drive.end()
-            self.source.step(begin)
-            pace = PACES[self.panel.pace.value]
-            self._glide(begin, STEP_S / pace if pace else 0.0)
-            if ended is None and self.source.drive.end() is not None:
-                self.playing = False
-        elif not self.source.forth():
-            self.playing = False
-        self.draw()
-        if self._film is not None and not self._film.take():
-            self._end_film()
         pace = PACES[self.panel.pace.value] if isinstance(self.source, Session) else 1.0
-        self._due_s = begin + STEP_S / pace if pace else begin
+        seconds = STEP_S / pace if pace else 0.0
+        self._due_s = begin + seconds
+        if not isinstance(self.source, Session):
+            self.playing = self.source.forth()
+            self.draw()
+            return
+        ended = self.source.drive.end()
+        self.source.step(begin)
+        pictures = self.source.pictures()
+        self._glide(pictures, begin, seconds)
+        if ended is None and self.source.drive.end() is not None:
+            self.playing = False
+        self._draw(pictures)
 
-    def _glide(self, begin: float, seconds: float) -> None:
-        motions = [picture.motion for picture in self.source.pictures()]
+    def _glide(self, pictures: list[Picture], begin: float, seconds: float) -> None:
+        motions = [picture.motion for picture in pictures]
         if not all(len(one) for one in motions):
             return
         count = BETWEEN + 1 if self._film is not None else GLIDES if seconds else 0
@@ -145,8 +153,7 @@ class Show:
             if late < 0:
                 time.sleep(-late)
             self.scene.glide([one[round(part / count * len(one)) - 1] for one in motions])
-            if self._film is not None and not self._film.take():
-                self._end_film()
+            self._take()
 
     def _show_branches(self) -> None:
         assert isinstance(self.source, Session)
@@ -283,7 +290,7 @@ class Show:
         scale = min(1.0, 960 / size[0])
         self.film(Recorder(page, (int(size[0] * scale) // 2 * 2, int(size[1] * scale) // 2 * 2)))
         self.panel.set(self.panel.film, label="End the film")
-        self.draw()
+        self.draw()  # its first picture
 
     def _end_film(self) -> None:
         film, self._film = self._film, None

@@ -117,6 +117,15 @@ def test_driving_by_keyboard_changes_the_scene(small_data: Path, tmp_path: Path)
         np.testing.assert_allclose(client.camera.position, camera, atol=1e-3)
         assert session.place[0] == steps
 
+        # A film of what this page sees, in its own size.
+        show.wish("film", client=client)
+        show.panel.real_time.value = False
+        until(lambda: show.panel.film.label == "End the film")
+        browser.press("s")
+        until(lambda: session.place[0] == steps + 1)
+        show.wish("film", client=client)
+        until(lambda: bool(list(tmp_path.glob("*.gif")) + list(tmp_path.glob("*.mp4"))))
+
         # Another camera is another picture; the driver sits in the car.
         browser.press("3")
         until(lambda: float(client.camera.position[2]) > 50)
