@@ -19,7 +19,7 @@ from world_model.core.files import check_writable, write_json, write_text
 from world_model.worlds import build_world, resolve_world
 from world_model.worlds.events import check_event
 from world_model.worlds.provenance import provenance, weights_source
-from world_model.worlds.traffic import CONSTANT_VELOCITY, DRAWN
+from world_model.worlds.traffic import DEFAULT_TRAFFIC, DRAWN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class Evaluate(DriveOptions):
     """Stage a named event at every start (python -m agents.scenarios lists them), in geometric or simulated."""
     seed: int = 0
     """Of the events' variants, and of drawn traffic."""
-    traffic: str = CONSTANT_VELOCITY
+    traffic: str = DEFAULT_TRAFFIC
     """How others move in the geometric world: constant-velocity, rigid, replay, log-like, sampled, aggressive."""
     out: Path = Path("outputs/planners")
     """Folder for results.json and results.md."""
@@ -100,7 +100,7 @@ def _report(results: dict[str, list[Episode]], options: Evaluate, scenes: Scenes
     answers = resolve_world(options.world, options.checkpoint)
     trained_on = weights_source(options.world, options.checkpoint)
     staged = "" if options.event is None else f" with the event {options.event}"
-    traffic = "" if options.traffic == CONSTANT_VELOCITY else f", traffic: {options.traffic}"
+    traffic = "" if options.traffic == DEFAULT_TRAFFIC else f", traffic: {options.traffic}"
     title = (
         f"{count} episodes of {options.horizon} steps{staged} in "
         f"{len({e.scene for r in results.values() for e in r})} scenes, "

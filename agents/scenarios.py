@@ -21,7 +21,7 @@ from world_model.pictures.strip import strip
 from world_model.pictures.video import write_film, write_png
 from world_model.worlds import build_world
 from world_model.worlds.events import EVENTS, check_event
-from world_model.worlds.traffic import CONSTANT_VELOCITY
+from world_model.worlds.traffic import DEFAULT_TRAFFIC
 
 WORLDS = ("geometric", "simulated")
 LEFT_M, BEHIND_M, VOXELS = 12.0, 12.0, (130, 60)
@@ -106,7 +106,7 @@ def _start(scenes: Scenes, options: Scenarios) -> Start:
 @torch.inference_mode()
 def _driven(world: str, event: str, start: Start, scenes: Scenes, options: Scenarios) -> list[NDArray[Any]]:
     """Pictures of a drive; after its end the last one stays."""
-    traffic = options.traffic if world == "geometric" else CONSTANT_VELOCITY
+    traffic = options.traffic if world == "geometric" else DEFAULT_TRAFFIC
     built = build_world(world, device="cpu", traffic=traffic)
     engine = Engine(built, EngineConfig(horizon=options.steps), needs_occupancy=True)
     staged = with_event([start], event, options.seed)

@@ -211,9 +211,9 @@ class IIWorldEnv(gym.Env[Any, NDArray[Any]]):
     | `faithful`    | None        | keep the published model's mistakes, for its weights; None: as the checkpoint says |
     | `self_check`  | True        | the geometric world believes what was observed where its network fails on the past |
     | `kept_mib`    | 0           | memory for start states that come again: repeated resets cost a fraction     |
-    | `traffic`     | "constant-velocity" | how others move in the geometric world: so, or as whole bodies: "rigid", |
-    |               |             | "replay" (as recorded), "log-like" (they react), "sampled", "aggressive"     |
-    |               |             | (they differ by the seed)                                                    |
+    | `traffic`     | "log-like"  | others in the geometric world: "constant-velocity" column by column, or as   |
+    |               |             | whole bodies: "rigid", "replay" (as recorded), "log-like" (they react),      |
+    |               |             | "sampled", "aggressive" (they differ by the seed)                            |
     | `agents`      | "voxels"    | where these bodies are known from: "voxels", or the "boxes" of the data set  |
     | `render_mode` | None        | "rgb_array"                                                                  |
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ii_world_env.task.rewards import RewardFunction
 from world_model.core.errors import KeywordError, OptionError
-from world_model.worlds.traffic import CONSTANT_VELOCITY, VOXELS
+from world_model.worlds.traffic import DEFAULT_TRAFFIC, VOXELS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ class EnvConfig:
     faithful: bool | None = None
     self_check: bool = True
     kept_mib: float = 0.0
-    traffic: str = CONSTANT_VELOCITY
+    traffic: str = DEFAULT_TRAFFIC
     agents: str = VOXELS
 
     def __post_init__(self) -> None:

@@ -16,7 +16,7 @@ from ii_world_env.view.page.film import film_page
 from ii_world_env.view.page.serve import address, hint, server, source_of
 from ii_world_env.view.page.show import Show
 from world_model.core.command import run
-from world_model.worlds.traffic import CONSTANT_VELOCITY
+from world_model.worlds.traffic import DEFAULT_TRAFFIC
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class View(DriveOptions):
     """you, or any planner of `python -m agents.evaluate`, such as idm, cem or ppo:PATH. Keys always win."""
     beside: tuple[str, ...] = ()
     """Other worlds beside it, such as simulated or replay (as recorded)."""
-    traffic: str = CONSTANT_VELOCITY
+    traffic: str = DEFAULT_TRAFFIC
     """How others move in the geometric world: constant-velocity, rigid, log-like, sampled or aggressive."""
     horizon: int = 40
     """Steps of 0.5 s until the destination; driving on after it is allowed."""

@@ -25,7 +25,7 @@ from world_model.worlds.kinds import (
 )
 from world_model.worlds.protocol import World
 from world_model.worlds.replay import ReplayWorld
-from world_model.worlds.traffic import CONSTANT_VELOCITY, VOXELS, TrafficConfig
+from world_model.worlds.traffic import DEFAULT_TRAFFIC, VOXELS, TrafficConfig
 from world_model.worlds.transport import TransportWorld
 
 WORLD_NAMES = (*LEARNED_NAMES, "transport", "replay", "simulated")
@@ -40,7 +40,7 @@ def build_world(
     dtype: str = "auto",
     faithful: bool | None = None,
     self_check: bool = True,
-    traffic: str = CONSTANT_VELOCITY,
+    traffic: str = DEFAULT_TRAFFIC,
     agents: str = VOXELS,
     grid: VoxelGrid = OCC3D,
 ) -> World:

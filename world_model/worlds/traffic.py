@@ -17,6 +17,7 @@ DRAWN = {"sampled": StyleKind(), "aggressive": AGGRESSIVE}
 """Traffic whose drivers differ from seed to seed."""
 REACTING = (LOG_LIKE, *DRAWN)
 """Traffic whose drivers answer, and which therefore has more than one future."""
+DEFAULT_TRAFFIC = LOG_LIKE
 TRAFFIC = (CONSTANT_VELOCITY, RIGID, REPLAY, *REACTING)
 MODE, SAMPLE = "mode", "sample"
 FUTURES = (MODE, SAMPLE)
@@ -52,7 +53,7 @@ class TrafficConfig:
         OptionError: there is no such traffic or source.
     """
 
-    traffic: str = CONSTANT_VELOCITY
+    traffic: str = DEFAULT_TRAFFIC
     agents: str = VOXELS
 
     def __post_init__(self) -> None:

@@ -20,7 +20,7 @@ from world_model.core.geometry import relative
 from world_model.core.grid import STEP_S
 from world_model.worlds import resolve_world
 from world_model.worlds.kinds import GEOMETRIC
-from world_model.worlds.traffic import CONSTANT_VELOCITY, VOXELS
+from world_model.worlds.traffic import DEFAULT_TRAFFIC, VOXELS
 
 TITLES = {"replay": "recorded (replay)", "learned": "learned", "simulated": "simulated"}
 
@@ -233,7 +233,7 @@ def fitting(config: EnvConfig) -> EnvConfig:
     """Without the options of traffic in worlds that have none to choose."""
     if config.world == GEOMETRIC or resolve_world(config.world, config.checkpoint) == GEOMETRIC:
         return config
-    return replace(config, traffic=CONSTANT_VELOCITY, agents=VOXELS)
+    return replace(config, traffic=DEFAULT_TRAFFIC, agents=VOXELS)
 
 
 def _title(world: str) -> str:

@@ -25,7 +25,7 @@ from world_model.worlds import World, build_world
 from world_model.worlds.build import DTYPES
 from world_model.worlds.kinds import GEOMETRIC, II_WORLD, WEIGHT_FILES
 from world_model.worlds.token import TokenWorld
-from world_model.worlds.traffic import CONSTANT_VELOCITY, VOXELS
+from world_model.worlds.traffic import DEFAULT_TRAFFIC, VOXELS
 
 PROTOCOL = 5
 """Raised when the same settings would give other numbers, so that old partial results are not mixed in."""
@@ -160,8 +160,8 @@ def load_benchmark(options: Evaluate, device: torch.device) -> Benchmark:
         tracked = name == GEOMETRIC
         if name in WEIGHT_FILES and not tracked:
             cards += [f"{name}, trained on {read_card(path, f).get('data_source')} data" for f in WEIGHT_FILES[name]]
-        for traffic in options.traffic if tracked else (CONSTANT_VELOCITY,):
-            worlds[name.rpartition(":")[2] if traffic == CONSTANT_VELOCITY else f"{name} {traffic}"] = build_world(
+        for traffic in options.traffic if tracked else (DEFAULT_TRAFFIC,):
+            worlds[name.rpartition(":")[2] if traffic == DEFAULT_TRAFFIC else f"{name} {traffic}"] = build_world(
                 name,
                 checkpoint=path,
                 device=str(device),

@@ -10,7 +10,7 @@ from typing import Literal
 from world_model.core.errors import OptionError
 from world_model.evaluation.result import steps_of
 from world_model.worlds.kinds import II_WORLD, LEARNED, WITH_MOTION, resolve_world
-from world_model.worlds.traffic import CONSTANT_VELOCITY, DRAWN, VOXELS, TrafficConfig
+from world_model.worlds.traffic import DEFAULT_TRAFFIC, DRAWN, VOXELS, TrafficConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class Evaluate:
     """Whose forecasts to score: learned (what the checkpoint holds), geometric, ii-world, occworld
     (or a mode: occworld-faithful, occworld-rewarp, occworld-conditioned), transport, replay,
     'package.module:Class'; one or more."""
-    traffic: tuple[str, ...] = (CONSTANT_VELOCITY,)
+    traffic: tuple[str, ...] = (DEFAULT_TRAFFIC,)
     """How others move in the geometric world: constant-velocity, rigid, log-like; a row for each."""
     agents: str = VOXELS
     """Where the geometric world knows others from: voxels, or the boxes of the data set."""
