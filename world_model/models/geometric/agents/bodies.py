@@ -177,7 +177,7 @@ def columns_in(tracks: Tracks, which: Tensor, grid: VoxelGrid, margin_m: float) 
     (size_x, size_y, _), voxel = grid.shape, grid.voxel_m
     middle, yaw = _middles(tracks, which), tracks.yaw.reshape(-1)[which]
     half_l, half_w = (part.reshape(-1)[which][:, None, None] / 2 + margin_m for part in (tracks.length, tracks.width))
-    reach = math.ceil(float(torch.hypot(half_l, half_w).max()) / voxel) + 1 if len(which) else 0
+    reach = math.ceil(torch.hypot(half_l, half_w).max().item() / voxel) + 1 if len(which) else 0
     line = torch.arange(-reach, reach + 1, device=which.device)
     low = middle.new_tensor(grid.lower_m[:2])
     own = ((middle - low) / voxel).floor().long()
