@@ -34,7 +34,7 @@ class Doctor:
     checkpoint: Path | None = None
     """Folder of a trained model. If not given: the bundled checkpoint."""
     world: str = "learned"
-    """learned, geometric, ii-world, transport, replay, simulated, or package.module:Class."""
+    """learned, geometric, ii-world, occworld, occsora, transport, replay, simulated, or package.module:Class."""
     split: str = "val"
     """Which scenes: train, val or all."""
     device: str = "auto"

@@ -31,7 +31,8 @@ class IIWorldEnv(gym.Env[Any, NDArray[Any]]):
     Frames: the ego frame has its origin at the rear axle on the ground, x forward, y left, z up, metres. One step
     is 0.5 s. ``world=`` chooses what answers the actions, and `info["world"]` names it: "learned" is the learned world
     that the checkpoint holds, "geometric" (what was observed is moved, a network corrects and completes it) before
-    "ii-world" (tokenizer and token forecaster); "transport" moves the observed occupancy with the ego, "replay" shows
+    "ii-world" (tokenizer and token forecaster); "occworld" and "occsora" are two more published worlds
+    (docs/concepts/worlds.md); "transport" moves the observed occupancy with the ego, "replay" shows
     the recorded occupancy from where the ego is, "simulated" goes on with the simulator that made the synthetic scenes,
     where other agents react to the ego.
 
@@ -191,8 +192,8 @@ class IIWorldEnv(gym.Env[Any, NDArray[Any]]):
     ## Arguments
     | Name          | Default     | Meaning                                                                      |
     |---------------|-------------|------------------------------------------------------------------------------|
-    | `world`       | "learned"   | "learned": what the checkpoint holds; "geometric", "ii-world", "transport",   |
-    |               |             | "replay", "simulated" or "package.module:Class"                              |
+    | `world`       | "learned"   | "learned": what the checkpoint holds; "geometric", "ii-world", "occworld",    |
+    |               |             | "occsora", "transport", "replay", "simulated" or "package.module:Class"      |
     | `checkpoint`  | None        | folder of a trained model; None is the bundled one; a list makes an ensemble |
     | `index`       | None        | index file of `python -m world_model.prepare`                                |
     | `data_root`   | None        | folder of the data; without `index` and `data_root` the bundled demo scenes  |

@@ -21,7 +21,7 @@ class EnvConfig:
 
     Args:
         world: "learned" (what the checkpoint holds: "geometric", else "ii-world"), "geometric", "ii-world",
-            "transport", "replay", "simulated", or "package.module:Class".
+            "occworld", "occsora", "transport", "replay", "simulated", or "package.module:Class".
         checkpoint: folder of a trained model; None is the bundled one; several (a list, or names separated by commas)
             make an ensemble, whose disagreement is part of the forecast trust.
         index: index file of `python -m world_model.prepare`.

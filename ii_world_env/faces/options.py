@@ -14,8 +14,8 @@ class DriveOptions:
     """World, data, modes and device of a command that drives."""
 
     world: str = "learned"
-    """learned (what the checkpoint holds), geometric, ii-world, transport, replay, simulated, or
-    package.module:Class."""
+    """learned (what the checkpoint holds), geometric, ii-world, occworld, occsora, transport, replay,
+    simulated, or package.module:Class."""
     checkpoint: Path | None = None
     """Folder of a trained world model. If not given: the bundled one."""
     index: Path | None = None

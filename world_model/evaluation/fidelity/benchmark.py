@@ -50,8 +50,9 @@ class Fidelity:
     index: Path | None = None
     """Index file from `python -m world_model.prepare`, or its folder. If not given: the bundled demo scenes."""
     worlds: tuple[str, ...] = ("learned", "transport")
-    """learned (what the checkpoint holds), geometric, ii-world, transport, simulated, 'package.module:Class', or
-    NAME=CHECKPOINT; one or more."""
+    """learned (what the checkpoint holds), geometric, ii-world, occworld (or a mode: occworld-faithful,
+    occworld-rewarp, occworld-conditioned), transport, simulated, 'package.module:Class', or NAME=CHECKPOINT; one or
+    more."""
     checkpoint: tuple[Path, ...] = ()
     """Checkpoint folders; each world takes the first that holds its kind of weights. If not given: the bundled one."""
     out: Path = Path("runs/fidelity")
