@@ -22,6 +22,7 @@ from world_model.checkpoints.occworld import load_occworld, load_occworld_tokeni
 from world_model.core.command import run
 from world_model.core.errors import OptionError
 from world_model.data.index import SceneIndex
+from world_model.evaluation.held_out import Forecast, HeldOut, filled, of_world
 from world_model.evaluation.windows import spread
 from world_model.models.occworld import PRESETS, OccWorld, OccWorldConfig, OccWorldTokenizer
 from world_model.models.occworld.config import CONDITIONED, FAITHFUL
@@ -32,6 +33,7 @@ from world_model.training.command import RESUMES, Job, Preset, TrainArgs, count_
 from world_model.training.distributed import DistributedContext
 from world_model.training.loop import TrainConfig
 from world_model.training.optim import OptimConfig, iterations_of
+from world_model.worlds.occworld import OccWorldWorld
 
 INHERIT_FRAMES = 32
 """Frames on which a tokenizer is fitted to the one that it starts from."""
@@ -123,6 +125,9 @@ def job(args: Args, index: SceneIndex, context: DistributedContext) -> Job:
         )
 
     mode = getattr(model.config, "mode", FAITHFUL)
+    look = None
+    if args.held_out_every:
+        look = HeldOut(index, args.held_out_split, args.held_out, lambda weights: _forecast(filled(model, weights)))
 
     def write(weights: dict[str, Tensor], card: dict[str, Any]) -> Path:
         kept = {k: v.half() if args.half else v for k, v in weights.items()}
@@ -131,6 +136,7 @@ def job(args: Args, index: SceneIndex, context: DistributedContext) -> Job:
 
     return Job(
         task=task,
+        look=look,
         config=config,
         identity={
             "model": config_to_json(model.config),
@@ -147,6 +153,14 @@ def job(args: Args, index: SceneIndex, context: DistributedContext) -> Job:
         card={"preset": args.preset, "stage": args.stage, "scenes": len(scenes), "mode": mode, **origin},
         following=following,
     )
+
+
+def _forecast(model: OccWorldTokenizer | OccWorld) -> Forecast:
+    """What a look shows: the reconstruction of the current frame, or the forecast along the recorded motion."""
+    if isinstance(model, OccWorld):
+        return of_world(OccWorldWorld(model))
+    device = model.class_embeds.weight.device
+    return lambda clips: {0: model.decode(model.token(model.encode(clips.occupancy[:, -1].to(device))))}
 
 
 def _tokenizer(args: Args, index: SceneIndex, context: DistributedContext) -> tuple[OccWorldTokenizer, dict[str, Any]]:

@@ -38,8 +38,9 @@ def args(data: Path, out: Path, stage: str, **changes: object) -> train_occworld
 @pytest.fixture(scope="module")
 def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs")
-    train_occworld.main(args(data, out / "tokenizer", "tokenizer"))
-    train_occworld.main(args(data, out / "faithful", "forecaster", init=out / "tokenizer"))
+    looks = {"held_out_every": 3, "held_out": 1}
+    train_occworld.main(args(data, out / "tokenizer", "tokenizer", **looks))
+    train_occworld.main(args(data, out / "faithful", "forecaster", init=out / "tokenizer", **looks))
     train_occworld.main(args(data, out / "whole", "adapter", init=out / "faithful", half=True))
     return out
 
@@ -56,6 +57,8 @@ def test_the_stages_hand_on_what_they_learned(trained: Path) -> None:
     assert whole.adapter is not None and whole.adapter.out.weight.abs().max() > 0
     again, _ = load_occworld_tokenizer(trained / "faithful")
     assert torch.equal(again.vqvae.embedding.weight, vae.vqvae.embedding.weight)
+    for folder in ("tokenizer", "faithful"):
+        assert (trained / folder / "held_out.csv").exists()
     assert read_card(trained / "whole", "occworld.safetensors")["stage"] == "adapter"
 
 
