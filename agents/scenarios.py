@@ -16,6 +16,7 @@ from ii_world_env.scenes import Scenes, Start, conditions, open_scenes, with_eve
 from world_model.core.command import run
 from world_model.core.files import check_writable
 from world_model.core.grid import VoxelGrid
+from world_model.pictures import caption
 from world_model.pictures.bev import birds_eye
 from world_model.pictures.strip import strip
 from world_model.pictures.video import write_film, write_png
@@ -120,7 +121,9 @@ def _driven(world: str, event: str, start: Start, scenes: Scenes, options: Scena
     pictures, cause = list[NDArray[Any]](), 0
     for _ in range(options.steps + 1):
         labels = engine.occupancy(state)[0, i : i + VOXELS[0], j : j + VOXELS[1]].cpu().numpy()
-        pictures.append(birds_eye(labels, scale=2, grid=near))
+        end = CAUSES[cause] if cause == CAUSES.index("collision") else ""
+        text = f"{world}  {float(state.speed_mps[0]) * 3.6:.0f} km/h  {end}"
+        pictures.append(caption(birds_eye(labels, scale=3, grid=near), text))
         if cause == CAUSES.index("collision"):
             continue
         state, result = engine.step(state, planner.act(state))

@@ -31,6 +31,7 @@ VERSION = 1
 TOKENIZER_FILE = "tokenizer.safetensors"
 FORECASTER_FILE = "forecaster.safetensors"
 GEOMETRIC_FILE = "geometric.safetensors"
+DRIVER_FILE = "driver.safetensors"
 OCCWORLD_TOKENIZER_FILE = "occworld_tokenizer.safetensors"
 OCCWORLD_FILE = "occworld.safetensors"
 SORA_TOKENIZER_FILE = "occsora_tokenizer.safetensors"
@@ -39,6 +40,7 @@ KINDS = {
     TOKENIZER_FILE: Tokenizer.__name__,
     FORECASTER_FILE: Forecaster.__name__,
     GEOMETRIC_FILE: GeometricForecaster.__name__,
+    DRIVER_FILE: "DriverNet",
     OCCWORLD_TOKENIZER_FILE: "OccWorldTokenizer",
     OCCWORLD_FILE: "OccWorld",
     SORA_TOKENIZER_FILE: "SoraTokenizer",

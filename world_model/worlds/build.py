@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from world_model.checkpoints.driver import shared_driver
 from world_model.checkpoints.shared import load_world, shared_geometric, with_faithful
 from world_model.core.errors import ConfigError, OptionError
 from world_model.core.grid import OCC3D, VoxelGrid
@@ -25,7 +26,7 @@ from world_model.worlds.kinds import (
 )
 from world_model.worlds.protocol import World
 from world_model.worlds.replay import ReplayWorld
-from world_model.worlds.traffic import DEFAULT_TRAFFIC, VOXELS, TrafficConfig
+from world_model.worlds.traffic import DEFAULT_TRAFFIC, REACTING, VOXELS, TrafficConfig
 from world_model.worlds.transport import TransportWorld
 
 WORLD_NAMES = (*LEARNED_NAMES, "transport", "replay", "simulated")
@@ -120,7 +121,9 @@ def _member(
         if faithful is not None:
             raise _no_switch(faithful, kind)
         numbers = torch.float32 if dtype == "auto" else _pick_dtype(dtype, place)
-        return GeometricWorld(shared_geometric(path, place, numbers)[0], self_check=self_check, traffic=others)
+        driver = shared_driver(path, place) if others.traffic in REACTING else None
+        forecaster = shared_geometric(path, place, numbers)[0]
+        return GeometricWorld(forecaster, self_check=self_check, traffic=others, driver=driver)
     if kind == OCCWORLD or kind in OCCWORLD_MODES:
         from world_model.checkpoints.occworld import shared_occworld
         from world_model.worlds.occworld import OccWorldWorld

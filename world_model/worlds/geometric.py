@@ -15,8 +15,9 @@ from world_model.data.clips import Clips
 from world_model.models.geometric import GeometricForecaster
 from world_model.models.geometric.agents.actors import Actors, staged
 from world_model.models.geometric.agents.bodies import Drawn, draw_all, near, place_bodies, without_bodies
-from world_model.models.geometric.agents.boxes import tracks_of_boxes
+from world_model.models.geometric.agents.boxes import boxes_before, tracks_of_boxes
 from world_model.models.geometric.agents.completion import completed
+from world_model.models.geometric.agents.driver_net import DriverNet
 from world_model.models.geometric.agents.drivers import road_of
 from world_model.models.geometric.agents.recorded import recorded
 from world_model.models.geometric.agents.scripts import Scripts
@@ -81,6 +82,7 @@ class GeometricWorld:
         self_check: forecast the known past at every reset, and let the evidence win where the network is worse.
         traffic: how others move, and where they are known from.
         rides: level motions follow the observed road (see `RoadPlane`).
+        driver: how others drive where the traffic reacts; None: by the Intelligent Driver Model.
     """
 
     needs_future_labels = False
@@ -92,9 +94,10 @@ class GeometricWorld:
         self_check: bool = True,
         traffic: TrafficConfig | None = None,
         rides: bool = True,
+        driver: DriverNet | None = None,
     ) -> None:
         self.model, self.grid, self.self_check = model.eval(), model.config.grid, self_check
-        self.traffic, self.rides = traffic or TrafficConfig(), rides
+        self.traffic, self.rides, self.driver = traffic or TrafficConfig(), rides, driver
 
     @property
     def device(self) -> torch.device:
@@ -133,9 +136,11 @@ class GeometricWorld:
         """What stands, what moves and how fast, the tracks of objects, and what was recorded of them."""
         motion = self.model.motion
         speed, going = motion.by_column(aligned)
-        boxes = None if clips.index is None else [clips.index.boxes(frame) for frame in clips.frame]
-        if self.traffic.agents == BOXES and boxes is not None and any(len(one.class_id) for one in boxes):
-            found = tracks_of_boxes(aligned[:, 0], boxes, self.grid)
+        index = clips.index
+        boxes = [] if index is None else [index.boxes(frame) for frame in clips.frame]
+        if index is not None and self.traffic.agents == BOXES and any(len(one.class_id) for one in boxes):
+            before = [boxes_before(index, frame) for frame in clips.frame]
+            found = tracks_of_boxes(aligned[:, 0], boxes, self.grid, before)
         else:
             found = find_tracks(aligned, speed.permute(0, 2, 3, 1), going[:, 0], self.grid)
         column_mps = motion.of_movers(aligned, speed, going)
@@ -192,7 +197,7 @@ class GeometricWorld:
         previous = previous_forecast(before, torch.where(level, next_to_curr, invert_pose(here) @ there), self.grid)
         number = (elapsed / STEP_S).round().long()
         if self.traffic.traffic in REACTING:
-            agents = agents.reacted(number, state.ego_to_start, next_to_curr, self.grid)
+            agents = agents.reacted(number, state.ego_to_start, next_to_curr, self.grid, self.driver)
         else:
             agents = agents.stepped(number)
         bodies = self._bodies(state, agents, there)

@@ -106,7 +106,7 @@ def movable_of(aligned: Tensor, ground_relative: bool) -> tuple[Tensor, Tensor]:
     """
     movable = is_movable(aligned)
     now = torch.where(movable[:, 0], aligned[:, 0], FREE)
-    return count_in_columns(movable) * (4 / movable.shape[-1]), ground_shift(aligned[:, 0]).lowered(
+    return count_in_columns(movable).float() * (4 / movable.shape[-1]), ground_shift(aligned[:, 0]).lowered(
         now
     ) if ground_relative else now
 

@@ -266,3 +266,35 @@ def test_some_bodies_can_be_drawn_alone() -> None:
 def test_near_is_told_from_where_the_ego_will_be() -> None:
     tracks, ahead = one(x=25.0, y=0.0), se2_matrix(*(torch.tensor([value]) for value in (10.0, 0.0, 0.5)))
     assert not near(tracks, STILL)[0, 0] and near(tracks, ahead)[0, 0]
+
+
+def circling(rate: float, speed_mps: float = 5.0) -> Tensor:
+    """(1, 5, X, Y, Z) frames of a car that comes along a circle and now heads along x, newest first."""
+    frames = []
+    for p in range(5):
+        t, radius = -0.5 * p, speed_mps / rate
+        angle = rate * t
+        x, y = radius * math.sin(angle), radius * (1 - math.cos(angle))
+        at = (torch.arange(96) + 0.5) * GRID.voxel_m + GRID.lower_m[0]
+        dx, dy = at[:, None] - x, at[None] - y
+        along, across = dx * math.cos(angle) + dy * math.sin(angle), dy * math.cos(angle) - dx * math.sin(angle)
+        labels = frame()
+        labels[:, :, 3:6][(along.abs() < 2.2) & (across.abs() < 1.0)] = CAR
+        frames.append(labels)
+    return torch.stack(frames)[None]
+
+
+def test_a_turn_is_seen_and_dies_away() -> None:
+    for rate in (-0.35, 0.35):
+        found = float(found_in(circling(rate), 4.5).tracks.yaw_rate[0, 0])
+        assert 0.5 < found / rate < 1.5
+    assert float(found_in(drive(CAR, (4.4, 2.0), 5.0), 5.0).tracks.yaw_rate[0, 0]) == 0.0
+    turning = one(speed=5.0, yaw_rate=0.4)
+    late = turning.coasted(8.0, 16)
+    assert 0.9 < float(late.yaw[0, 0]) / (0.4 * 2.0) < 1.2, "the turn of a time constant"
+    steps = turning
+    for _ in range(16):
+        steps = steps.coasted(0.5)
+    assert torch.allclose(steps.x, late.x, atol=1e-4) and torch.allclose(steps.yaw, late.yaw, atol=1e-5)
+    straight = one(x=1.0, speed=5.0)
+    assert torch.allclose(straight.coasted(2.0, 8).x, straight.advanced(2.0).x, atol=1e-5)

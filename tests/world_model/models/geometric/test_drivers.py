@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -129,3 +130,14 @@ def test_a_batch_equals_its_members() -> None:
     for row, single in enumerate((one, two)):
         alone = react(single, Styles.observed(single), ego(20, 0), OPEN, GRID)
         assert torch.equal(alone.x[0], after.x[row]) and torch.equal(alone.speed[0], after.speed[row])
+
+
+def test_a_leader_is_found_around_a_bend_and_not_in_the_next_lane() -> None:
+    radius, way = 150.0, 25.0
+    angle = way / radius
+    ahead = (radius * math.sin(angle), radius * (1 - math.cos(angle)), angle)
+    for lane_m, meets in ((0.0, True), (3.5, False), (-3.5, False)):
+        # On the circle, or on that of a lane beside it.
+        x, y = ahead[0] + lane_m * math.sin(angle), ahead[1] - lane_m * math.cos(angle)
+        after = driven(traffic((CAR, 0, 0, 0, 10)), ego(x, y, yaw=angle), 1)
+        assert (float(after.speed[0, 0]) < 9) == meets

@@ -8,7 +8,7 @@ Legend: B grids, K slots, J = K + 1 things to meet (the last is the ego), C curv
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +35,9 @@ POINTS, SPACING_M = 7, 2.5
 SHOULDER_M = 0.8
 """The middle of a vehicle keeps so far from the edge of the road."""
 FAR_M = 100.0
+SAME_WAY_SIDE_M = 0.2
+SAME_WAY_RAD = 0.3
+"""Whose headings differ by less go the same way."""
 HEADWAY_S = 0.9
 """Time gap that was chosen with the other figures of `DriverConfig`."""
 
@@ -84,41 +87,47 @@ class Styles(TensorState):
         desired_mps: (B, K) float32 speed on a free road; what has none stands.
         headway_s: (B, K) float32 time gap to what is ahead.
         heeds_ego: (B, K) bool, whether it brakes for the ego, too.
+        luck: (B, K) float32 in [0, 1], which of the possible ways a learned driver takes; NaN: the most likely.
     """
 
     desired_mps: Tensor
     headway_s: Tensor
     heeds_ego: Tensor
+    luck: Tensor = field(
+        metadata={"absent": lambda like, rows: torch.full_like(like[:1], float("nan")).repeat(rows, 1)}
+    )
 
     @classmethod
     def observed(cls, tracks: Tracks) -> Styles:
         """Everybody keeps the observed speed where the road is free, and `HEADWAY_S` where it is not."""
         headway = torch.full_like(tracks.speed, HEADWAY_S)
-        return cls(desired_mps=tracks.speed, headway_s=headway, heeds_ego=torch.ones_like(tracks.alive))
+        luck = torch.full_like(headway, float("nan"))
+        return cls(desired_mps=tracks.speed, headway_s=headway, heeds_ego=torch.ones_like(tracks.alive), luck=luck)
 
     @classmethod
     def likely(cls, tracks: Tracks, kind: StyleKind) -> Styles:
         """The most likely drivers of a kind: everybody in its middle, and everybody heeds the ego."""
         observed = cls.observed(tracks)
         speed, gap = observed.desired_mps * kind.faster, observed.headway_s * kind.closer
-        return cls(desired_mps=speed, headway_s=gap, heeds_ego=observed.heeds_ego)
+        return replace(observed, desired_mps=speed, headway_s=gap)
 
     def where(self, chosen: Tensor, other: Styles) -> Styles:
         """These in chosen rows (B,) bool, others elsewhere."""
-        names = [field.name for field in fields(Styles)]
+        names = [each.name for each in fields(Styles)]
         return Styles(**{n: torch.where(chosen[:, None], getattr(self, n), getattr(other, n)) for n in names})
 
     @classmethod
     def drawn(cls, tracks: Tracks, seed: Tensor, kind: StyleKind) -> Styles:
         """Drivers who differ: each grid's from its own seed (B,) int64, whatever else is in the batch."""
-        shape = (3, tracks.speed.shape[1])
+        shape = (4, tracks.speed.shape[1])
         rows = [torch.randn(shape, generator=torch.Generator().manual_seed(one)) for one in seed.tolist()]
-        speed, gap, other = torch.stack(rows, 1).to(tracks.speed.device)
+        speed, gap, other, luck = torch.stack(rows, 1).to(tracks.speed.device)
         observed, careless = cls.observed(tracks), torch.special.ndtr(other) < kind.careless
         return cls(
             desired_mps=observed.desired_mps * (kind.faster + kind.spread * speed).clamp(0.5, 2.0),
             headway_s=observed.headway_s * (kind.closer + kind.spread * gap).clamp(0.2, 2.0),
             heeds_ego=~careless,
+            luck=torch.special.ndtr(luck),
         )
 
 
@@ -136,9 +145,13 @@ class Road(TensorState):
 def road_of(labels: Tensor, memory: Tensor, grid: VoxelGrid) -> Road:
     """The road out of what was observed, labels and memory (B, X, Y, Z) uint8 without what moves."""
     on = ((labels == DRIVEABLE) | (memory == DRIVEABLE)).any(-1)
-    other = ((labels != FREE).any(-1) & ~on).float()[:, None]
+    return Road(off=around((labels != FREE).any(-1) & ~on, grid))
+
+
+def around(off: Tensor, grid: VoxelGrid) -> Tensor:
+    """(B, X, Y) bool where it is, or within `SHOULDER_M`."""
     reach = 2 * round(SHOULDER_M / grid.voxel_m) + 1
-    return Road(off=F.max_pool2d(other, reach, 1, reach // 2)[:, 0] > 0)
+    return F.max_pool2d(off.float()[:, None], reach, 1, reach // 2)[:, 0] > 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,7 +235,13 @@ def gaps(tracks: Tracks, curvature: Tensor, ego: EgoMotion, heeds_ego: Tensor, s
     depth = half_l * turn.cos().abs() + half_w * turn.sin().abs()
     breadth = half_l * turn.sin().abs() + half_w * turn.cos().abs()
     gap = along - depth - tracks.length[..., None] / 2
-    met = (aside.abs() < breadth + tracks.width[..., None] / 2 + side_m) & (along > 0)
+    # Of those that go the same way, headings tell more of the lane than a path that is guessed from the road: on one
+    # lane, what is ahead is turned by twice the angle under which it is seen.
+    parallel = wrapped(yaw - own_yaw)
+    same = parallel.abs() < SAME_WAY_RAD
+    aside = torch.where(same, c * dy - s * dx - parallel * along / 2, aside)
+    reach = breadth + tracks.width[..., None] / 2 + torch.where(same, SAME_WAY_SIDE_M, side_m)
+    met = (aside.abs() < reach) & (along > 0)
     count = tracks.x.shape[1]
     others = tracks.alive[:, None].expand(-1, count, -1)
     itself = torch.eye(count, count + 1, dtype=torch.bool, device=x.device)
@@ -232,8 +251,8 @@ def gaps(tracks: Tracks, curvature: Tensor, ego: EgoMotion, heeds_ego: Tensor, s
     return nearest.clamp(min=0.0), torch.where(nearest < FAR_M, lead, tracks.speed)
 
 
-def path_curvature(tracks: Tracks, road: Road, grid: VoxelGrid) -> Tensor:
-    """(B, K) the straightest of `CURVATURES` that stays on the road longest."""
+def free_points(tracks: Tracks, road: Road, grid: VoxelGrid) -> Tensor:
+    """(B, K, C) how many of the `POINTS` along each of `CURVATURES` lie on the road, up to the first that does not."""
     (size_x, size_y, _), low = grid.shape, grid.lower_m
     bend = tracks.x.new_tensor(CURVATURES)[:, None]
     way = SPACING_M * torch.arange(1, POINTS + 1, dtype=tracks.x.dtype, device=tracks.x.device)
@@ -245,7 +264,12 @@ def path_curvature(tracks: Tracks, road: Road, grid: VoxelGrid) -> Tensor:
     inside = (i >= 0) & (i < size_x) & (j >= 0) & (j < size_y)
     batch = torch.arange(len(tracks.x), device=x.device).view(-1, 1, 1, 1) * (size_x * size_y)
     off = road.off.reshape(-1)[torch.where(inside, batch + i * size_y + j, 0)] & inside
-    free = (~off).to(torch.uint8).cumprod(-1).sum(-1)
+    return (~off).to(torch.uint8).cumprod(-1).sum(-1)
+
+
+def path_curvature(tracks: Tracks, road: Road, grid: VoxelGrid) -> Tensor:
+    """(B, K) the straightest of `CURVATURES` that stays on the road longest."""
+    free, bend = free_points(tracks, road, grid), tracks.x.new_tensor(CURVATURES)
     # The first of equals is the straightest.
-    best = (free * len(CURVATURES) - torch.arange(len(CURVATURES), device=x.device)).argmax(-1)
-    return bend[:, 0].index_select(0, best.reshape(-1)).view(best.shape)
+    best = (free * len(CURVATURES) - torch.arange(len(CURVATURES), device=free.device)).argmax(-1)
+    return bend.index_select(0, best.reshape(-1)).view(best.shape)

@@ -16,6 +16,9 @@ from world_model.models.geometric.agents.completion import completed
 from world_model.models.geometric.agents.tracker import Found, find_tracks, observe_bodies
 from world_model.models.geometric.evidence import Observation, observe
 
+ARCS = 8
+"""Parts of a way that is several steps long."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FollowedMoment:
@@ -56,11 +59,11 @@ class FollowedMoment:
         return cls(seen=seen, found=replace(filled, tracks=tracks), grid=grid)
 
     def drawn(self, target_to_source: Tensor, elapsed_s: Tensor) -> Drawn:
-        """The bodies at constant speed and turn rate, ``elapsed_s`` (B,) later, in target frames (B, 4, 4)."""
-        now = self.found.tracks.advanced(elapsed_s[:, None])
+        """The bodies at constant speed, ``elapsed_s`` (B,) later, in target frames (B, 4, 4)."""
+        now = self.found.tracks.coasted(elapsed_s[:, None], ARCS)
         return place_bodies(self.seen.movers, self.found, now, target_to_source, self.grid)
 
     def without(self, labels: Tensor, target_to_source: Tensor, elapsed_s: Tensor) -> Tensor:
         """A copy of labels (B, X, Y, Z) without the bodies that `drawn` puts there."""
-        now = self.found.tracks.advanced(elapsed_s[:, None])
+        now = self.found.tracks.coasted(elapsed_s[:, None], ARCS)
         return without_bodies(labels, self.found, now, target_to_source, self.grid)

@@ -14,6 +14,7 @@ from torch import Tensor
 from world_model.core.geometry import invert_pose, planar_pose
 from world_model.core.grid import STEP_S, VoxelGrid
 from world_model.core.tensor_state import TensorState
+from world_model.models.geometric.agents.driver_net import DriverNet, drive_on
 from world_model.models.geometric.agents.drivers import EgoMotion, Road, Styles, react
 from world_model.models.geometric.agents.scripts import Scripts
 from world_model.models.geometric.agents.tracker import Found
@@ -63,10 +64,12 @@ class Agents(TensorState):
         return self.scripts.solid & self.now.alive
 
     def stepped(self, step: Tensor) -> Agents:
-        """One step later, the number (B,) of which is ``step``, at constant speed and turn rate."""
-        return replace(self, now=self.scripts.followed(self.now.advanced(STEP_S), step))
+        """One step later, the number (B,) of which is ``step``, at constant speed while turning dies away."""
+        return replace(self, now=self.scripts.followed(self.now.coasted(STEP_S), step))
 
-    def reacted(self, step: Tensor, ego_to_start: Tensor, next_to_curr: Tensor, grid: VoxelGrid) -> Agents:
+    def reacted(
+        self, step: Tensor, ego_to_start: Tensor, next_to_curr: Tensor, grid: VoxelGrid, net: DriverNet | None = None
+    ) -> Agents:
         """One step later, when drivers have answered to each other and to the ego.
 
         Args:
@@ -74,10 +77,15 @@ class Agents(TensorState):
             ego_to_start: (B, 4, 4) ego frame at the beginning of the step -> ego frame of the reset.
             next_to_curr: (B, 4, 4) next ego frame -> that ego frame.
             grid: the voxel grid.
+            net: how they drive; None: by the Intelligent Driver Model.
         """
         x, y, yaw = planar_pose(ego_to_start).unbind(-1)
         ego = EgoMotion(x=x, y=y, yaw=yaw, speed=next_to_curr[:, 0, 3].clamp(min=0) / STEP_S)
-        return replace(self, now=self.scripts.followed(react(self.now, self.styles, ego, self.road, grid), step))
+        if net is None:
+            now = react(self.now, self.styles, ego, self.road, grid)
+        else:
+            now = drive_on(net, self.now, self.styles, ego, self.road, grid)
+        return replace(self, now=self.scripts.followed(now, step))
 
     def seen_from(self, ego_to_start: Tensor) -> Tracks:
         """The agents in an ego frame, by transforms (B, 4, 4) from it to the frame of the reset."""

@@ -56,6 +56,12 @@ CERTAIN_GAIN, CERTAIN_MPS = 0.5, 1.5
 """What stands for the network moves if it was found again so much better at more than this speed."""
 
 
+TURN_PRIOR = 0.01
+"""Weight in s⁴ of an even motion against an acceleration."""
+TURN_LEAST_MPS, TURN_LEAST_RPS, TURN_MOST_RPS = 2.0, 0.12, 0.6
+"""Slower objects do not turn; smaller yaw rates are noise; vehicles do not turn faster."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Found(TensorState):
     """What is tracked in B grids.
@@ -112,12 +118,13 @@ def find_tracks(aligned: Tensor, velocity_mps: Tensor, moves: Tensor, grid: Voxe
     found = _Segments.of(columns, number, velocity_mps.reshape(-1, 2)[columns.place], going)
     earlier = [movable_columns(aligned[:, p], grid) for p in range(1, aligned.shape[1])]
     matched, share, stood = _matched(found, columns, number, _maps(aligned, earlier), grid)
-    fitted, bodies = _fitted(found, columns, number, earlier, matched, grid.voxel_m)
+    fitted, bodies, turn = _fitted(found, columns, number, earlier, matched, grid.voxel_m)
     velocity = _decided(found, fitted, matched, share - stood)
+    turn = turn * (share > CERTAIN_GAIN)
     row = _slots(found, velocity, batch)
     kept = row[number] < SLOTS
     slot.view(-1)[columns.place[kept]] = row[number][kept].to(torch.uint8)
-    return Found(tracks=_tracks(found, bodies, velocity, share, row, batch), slot=slot)
+    return Found(tracks=_tracks(found, bodies, velocity, turn, share, row, batch), slot=slot)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,8 +241,8 @@ def _fitted(
     earlier: Sequence[Columns],
     velocity_mps: Tensor,
     voxel_m: float,
-) -> tuple[Tensor, _Bodies]:
-    """Velocity (S, 2) of each segment, followed back in time frame by frame, and its box.
+) -> tuple[Tensor, _Bodies, Tensor]:
+    """Velocity (S, 2) of each segment, followed back in time frame by frame, its box, and its yaw rate (S,).
 
     Least squares over the middles of what was seen, with what the network and the search say as prior.
     """
@@ -259,7 +266,8 @@ def _fitted(
     small = small_classes(number.device)[found.label][:, None]
     mixed = NETWORK_SHARE * found.network_mps + (1 - NETWORK_SHARE) * velocity_mps
     fitted = _slope(times, centres, weights, prior, torch.where(small, velocity_mps, mixed))
-    return fitted, _bodies(columns, number, found.centre, axis, usual, voxel_m)
+    turn = torch.where(small[:, 0], 0.0, _yaw_rate(times, centres, weights, fitted))
+    return fitted, _bodies(columns, number, found.centre, axis, usual, voxel_m), turn
 
 
 def _by_class(values: dict[str, float], otherwise: float) -> list[float]:
@@ -292,6 +300,21 @@ def _slope(
     moment = ((weight * since)[..., None] * (place - mean)).sum(1)
     prior = spread.new_tensor(prior) if isinstance(prior, float) else prior
     return (moment + prior[..., None] * prior_mps) / (spread + prior)[:, None]
+
+
+def _yaw_rate(times_s: list[float], places: list[Tensor], weights: list[Tensor], velocity_mps: Tensor) -> Tensor:
+    """(S,) how fast the heading turns, out of a parabola through T places (S, 2); what noise explains is left out."""
+    place, weight = torch.stack(places, 1), torch.stack(weights, 1)
+    time = place.new_tensor(times_s)
+    terms = torch.stack((torch.ones_like(time), time, time.square() / 2), 1)
+    square = torch.einsum("st,ti,tj->sij", weight, terms, terms)
+    square = square + torch.diag(time.new_tensor((1e-3, 1e-3, TURN_PRIOR)))
+    accel = torch.linalg.solve(square, torch.einsum("st,ti,stc->sic", weight, terms, place - places[0][:, None]))[:, 2]
+    speed = velocity_mps.norm(dim=1)
+    # The velocity of the fit is that of the middle of the observed time; only its direction counts.
+    across = (velocity_mps[:, 0] * accel[:, 1] - velocity_mps[:, 1] * accel[:, 0]) / speed.clamp(min=1e-6)
+    rate = (across / speed.clamp(min=TURN_LEAST_MPS)).clamp(-TURN_MOST_RPS, TURN_MOST_RPS)
+    return torch.where((rate.abs() > TURN_LEAST_RPS) & (speed > TURN_LEAST_MPS), rate, 0.0)
 
 
 def _bodies(columns: Columns, number: Tensor, centre: Tensor, axis: Tensor, usual: Tensor, voxel_m: float) -> _Bodies:
@@ -334,7 +357,15 @@ def _slots(found: _Segments, velocity_mps: Tensor, batch: int) -> Tensor:
     return rank.clamp(max=SLOTS)
 
 
-def _tracks(found: _Segments, bodies: _Bodies, velocity_mps: Tensor, share: Tensor, slot: Tensor, batch: int) -> Tracks:
+def _tracks(
+    found: _Segments,
+    bodies: _Bodies,
+    velocity_mps: Tensor,
+    yaw_rate: Tensor,
+    share: Tensor,
+    slot: Tensor,
+    batch: int,
+) -> Tracks:
     kept = slot < SLOTS
     at = (found.grid * SLOTS + slot)[kept]
     speed = velocity_mps.norm(dim=1)
@@ -350,7 +381,7 @@ def _tracks(found: _Segments, bodies: _Bodies, velocity_mps: Tensor, share: Tens
         y=placed(bodies.middle[:, 1]),
         yaw=placed(yaw),
         speed=placed(speed),
-        yaw_rate=placed(torch.zeros_like(speed)),
+        yaw_rate=placed(yaw_rate * (speed > 0)),
         length=placed(bodies.length),
         width=placed(bodies.width),
         height=placed(usual_sizes(slot.device)[found.label, 2]),

@@ -16,8 +16,8 @@ from world_model.core.tensor_state import TensorState
 
 SLOTS = 32
 """Objects that are tracked in a grid; of more, those that move come first, then the nearest."""
-STRAIGHT_RPS = 1e-4
-"""Slower turns are computed as straight lines."""
+TURN_S = 2.0
+"""Time constant with which turning dies away."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +72,20 @@ class Tracks(TensorState):
         x = self.x + chord * (self.yaw + half).cos()
         y = self.y + chord * (self.yaw + half).sin()
         return replace(self, x=x, y=y, yaw=self.yaw + turn)
+
+    def coasted(self, dt_s: float | Tensor, parts: int = 1) -> Tracks:
+        """The objects after ``dt_s`` at constant speed, while their turning dies away: turns end, few go on for long.
+
+        Args:
+            dt_s: a number, or (B, 1).
+            parts: how many arcs the way is made of; one is enough for a step.
+        """
+        tracks, part = self, dt_s / parts
+        fade = torch.exp(-torch.as_tensor(part, dtype=self.x.dtype, device=self.x.device) / TURN_S)
+        for _ in range(parts):
+            tracks = tracks.advanced(part)
+            tracks = replace(tracks, yaw_rate=tracks.yaw_rate * fade)
+        return tracks
 
     def seen_from(self, start_to_ego: Tensor) -> Tracks:
         """The objects in another frame, by transforms (B, 4, 4) into it."""
