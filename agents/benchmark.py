@@ -13,7 +13,9 @@ from pathlib import Path
 
 from agents.comparison import report
 from agents.episodes import COLUMNS, PERCENT, Episode, drive, fixed_starts, markdown, summary
-from agents.planners.build import build_planner, check_planner
+from agents.planners.build import GUIDED, POLICIES, build_planner, check_planner
+from agents.planners.learned import BUNDLED
+from agents.planners.names import COMFORT
 from agents.starts import HORIZONS, starts_of
 from ii_world_env.engine import Engine, EngineConfig
 from ii_world_env.faces.options import DriveOptions
@@ -22,7 +24,7 @@ from ii_world_env.task.rewards import reward_function
 from world_model.core.command import run
 from world_model.core.errors import DataError, OptionError
 from world_model.core.files import check_writable, write_json, write_text
-from world_model.worlds import build_world, resolve_world
+from world_model.worlds import Stage, build_world, resolve_world
 
 __all__ = ["COLUMNS", "PERCENT", "Benchmark", "Episode", "benchmark", "drive", "fixed_starts", "markdown", "summary"]
 EPISODES_FILE, CONFIG_FILE = "episodes.csv", "config.json"
@@ -50,7 +52,8 @@ class Benchmark(DriveOptions):
     worlds: tuple[str, ...] = ("simulated",)
     """Worlds to drive in; with simulated among them, the gap of every other world to it is reported."""
     starts: tuple[str, ...] = ("regular", "long", "interactive")
-    """Kinds of starts: regular (8 s), long (20 s), interactive (others have to be minded; 8 s)."""
+    """Kinds of starts: regular (8 s), long (20 s), interactive (staged events, 8 s), demanding (recorded drivers minded
+    others, 8 s)."""
     split: str = "val"
     """Which scenes judge."""
     scenes: int | None = None
@@ -96,6 +99,9 @@ def benchmark(options: Benchmark) -> Rows:
             print(f"  {kind}: no such start in these scenes")
         for world in options.worlds if starts else ():
             engine = _engine(options, world, HORIZONS[kind])
+            if any(start.event for start in starts) and not isinstance(engine.world, Stage):
+                print(f"  {kind}: no events can be staged in {world}")
+                continue
             for name in names:
                 try:
                     _drive(options, engine, scenes, starts, (kind, world, name), rows)
@@ -155,7 +161,7 @@ def _earlier(options: Benchmark) -> Rows:
     source = open_scenes(index=options.index, split=options.split).index.fingerprint
     config, path = options.out / CONFIG_FILE, options.out / EPISODES_FILE
     setting = json.loads(json.dumps({**options.setting(source), "policies": {}}))
-    policies = {name: _digest(name) for name in options.planners if name.startswith("ppo:")}
+    policies = {name: _digest(name) for name in options.planners if _policy(name)}
     if path.exists() and config.exists():
         before = json.loads(config.read_text(encoding="utf-8-sig"))
         changed = {k: before.get(k) for k, v in setting.items() if k != "policies" and before.get(k) != v}
@@ -169,10 +175,18 @@ def _earlier(options: Benchmark) -> Rows:
     return _read(path) if path.exists() else {}
 
 
+def _policy(name: str) -> Path | None:
+    """The file of the policy that a planner drives with, or corrects; None: it has none."""
+    kind, colon, path = name.rpartition(GUIDED)[2].removesuffix(COMFORT).partition(":")
+    if kind not in POLICIES:
+        return None
+    return Path(path) if colon else BUNDLED
+
+
 def _digest(name: str) -> str:
     """Which file a policy is: a name may come to mean another one."""
-    path = Path(name.removeprefix("ppo:").removesuffix("+comfort"))
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else ""
+    path = _policy(name)
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path is not None and path.is_file() else ""
 
 
 def _read(path: Path) -> Rows:

@@ -33,8 +33,9 @@ class Evaluate(DriveOptions):
     """
 
     planners: tuple[str, ...] = tuple(SCRIPTED)
-    """Any of stand_still, constant_velocity, log_replay, idm; cem and mppi, which search (cem:WORLD in another world);
-    ppo:PATH for a policy that agents.train saved; package.module:Class. +comfort behind a name adds the limiter."""
+    """Any of stand_still, constant_velocity, log_replay, idm; cem and mppi, which search (cem:WORLD in another world,
+    cem@PRIOR around the plan of another planner than IDM); ppo, the bundled policy, or ppo:PATH for one that
+    agents.train saved; package.module:Class. +comfort behind a name adds the limiter."""
     split: str = "val"
     """Which scenes: train (or its parts fit and tune), val, all, or another that the data set names."""
     scenes: int | None = None

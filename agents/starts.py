@@ -1,4 +1,5 @@
-"""Where the benchmark's episodes begin: ordinary starts, long ones, and those at which others have to be minded."""
+"""Where the benchmark's episodes begin: ordinary starts, long ones, and those at which others have to be minded,
+because an event is staged or because the recorded driver minded someone."""
 
 from __future__ import annotations
 
@@ -7,13 +8,15 @@ from numpy.typing import NDArray
 
 from agents.episodes import fixed_starts
 from ii_world_env.ego.footprint import CENTER_M
-from ii_world_env.scenes import Scenes, Start
+from ii_world_env.scenes import Scenes, Start, with_event
 from world_model.core.errors import OptionError
 from world_model.core.grid import EGO_LENGTH_M, EGO_WIDTH_M, STEP_S
 from world_model.data.index import SceneIndex
+from world_model.worlds.events import EVENTS
 
-HORIZONS = {"regular": 16, "long": 40, "interactive": 16}
+HORIZONS = {"regular": 16, "long": 40, "interactive": 16, "demanding": 16}
 """Steps of 0.5 s of an episode, by kind of start; recordings that are shorter end it earlier."""
+EVENT_ORDER = tuple(EVENTS)
 LEAST_SPEED_MPS = 2.0
 WITHIN_S = 4.0
 
@@ -22,7 +25,8 @@ def starts_of(kind: str, scenes: Scenes, per_scene: int, limit: int | None = Non
     """The starts of a kind, the same for every planner and every run.
 
     Args:
-        kind: "regular" and "long" spread evenly over each scene; "interactive" spread over those of `demanding`.
+        kind: "regular", "long" and "interactive" spread evenly over each scene, and the last have events of
+            `world_model.worlds.events.EVENTS` in turn; "demanding" spread over those of `demanding`.
         scenes: the data, opened with the horizon of the kind.
         per_scene: starts in each scene, fewer where it has fewer.
         limit: take the first so many scenes.
@@ -32,7 +36,10 @@ def starts_of(kind: str, scenes: Scenes, per_scene: int, limit: int | None = Non
     """
     if kind not in HORIZONS:
         raise OptionError(f"starts {kind!r}", f"one of {tuple(HORIZONS)}", "choose one of them")
-    if kind != "interactive":
+    if kind == "interactive":
+        plain = fixed_starts(scenes, per_scene, limit)
+        return [with_event([start], EVENT_ORDER[n % len(EVENT_ORDER)])[0] for n, start in enumerate(plain)]
+    if kind != "demanding":
         return fixed_starts(scenes, per_scene, limit)
     starts, allowed = [], set(scenes.starts)
     for scene in scenes.numbers[:limit]:

@@ -1,4 +1,4 @@
-"""Drive the bundled scenes inside the learned world with three planners: a table, and a film of one scene.
+"""Drive the bundled scenes inside the learned world with scripted planners and a learned one: a table, and a film.
 
     python examples/quickstart.py
 
@@ -18,16 +18,14 @@ import numpy as np
 import tyro
 
 import ii_world_env  # noqa: F401  (registers the environment)
-from agents.planners.idm import IDM
-from agents.planners.planner import Planner
-from agents.planners.scripted import ConstantVelocity, LogReplay
+from agents.planners.build import build_planner
 from world_model.core.files import write_json
 from world_model.pictures import birds_eye, caption, strip, voxels_3d, write_gif
 
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    """Drive scenes with three planners, print a table, write a film."""
+    """Drive scenes with four planners, print a table, write a film."""
 
     data_root: str | None = None
     """Folder with an index, see `python -m world_model.prepare`. If not given: the bundled demo scenes."""
@@ -41,6 +39,8 @@ class Args:
     """At most so many scenes."""
     steps: int = 16
     """Steps of 0.5 s in an episode."""
+    planners: tuple[str, ...] = ("constant_velocity", "idm", "log_replay", "ppo")
+    """As in agents.evaluate; ppo is the bundled policy."""
     out: Path = Path("outputs/quickstart")
     """Folder of the film and the table."""
     short: bool = False
@@ -60,7 +60,7 @@ def main(args: Args) -> None:
     )
     face: Any = env.unwrapped  # the environment without gym.make's wrappers: its state is what planners read
     names = [face.scenes.name(number) for number in face.scenes.numbers][: 1 if args.short else args.scenes]
-    planners: list[Planner] = [ConstantVelocity(face.engine), IDM(face.engine), LogReplay(face.engine)]
+    planners = [build_planner(name, face.engine, face.scenes) for name in args.planners]
     seconds = time.perf_counter() - begin
     print(f"{len(names)} scenes, {len(planners)} planners, {face.episodes.world_name} world, ready in {seconds:.1f} s")
 

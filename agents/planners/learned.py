@@ -23,6 +23,20 @@ from ii_world_env.engine import Engine, State
 from ii_world_env.observations.build import OBSERVATION_MODES, Observation, build_observation, needs_before
 from world_model.core.errors import CheckpointError, ConfigError, OptionError
 
+BUNDLED = Path(__file__).parents[1] / "assets" / "policy.safetensors"
+"""Trained in forecasts of the bundled geometric world; README.md beside it says how, and how well it drives."""
+
+
+def bundled_policy(engine: Engine) -> PolicyPlanner:
+    """The policy that comes with the package, as "ppo".
+
+    Raises:
+        CheckpointError: the engine has another action mode than kinematic.
+    """
+    planner = PolicyPlanner(engine, BUNDLED)
+    planner.name = "ppo"
+    return planner
+
 
 class PolicyPlanner:
     """Acts with a policy that `python -m agents.train` or `python -m agents.imitate` saved.

@@ -17,6 +17,7 @@ from agents.episodes import Episode
 from agents.starts import demanding, starts_of
 from ii_world_env.scenes import open_scenes
 from world_model.core.errors import OptionError
+from world_model.worlds.events import EVENTS
 
 
 def rows_of(out: Path) -> list[dict[str, str]]:
@@ -47,9 +48,24 @@ def test_every_start_is_driven_once_and_a_second_call_adds_what_is_missing(
         benchmark(replace(more, per_scene=2))
 
 
-def test_interactive_starts_are_those_with_something_in_the_way(street_data: Path) -> None:
+def test_interactive_starts_have_every_event_in_turn(street_data: Path) -> None:
     scenes = open_scenes(index=street_data, horizon=8)
-    assert starts_of("interactive", scenes, 2) == [], "the recordings have no boxes"
+    plain, staged = (starts_of(kind, scenes, 4) for kind in ("regular", "interactive"))
+    assert [(s.scene, s.frame) for s in staged] == [(s.scene, s.frame) for s in plain]
+    assert [start.event for start in staged[:5]] == list(EVENTS) and staged == starts_of("interactive", scenes, 4)
+
+
+def test_worlds_that_cannot_stage_events_are_named(
+    street_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = Benchmark(index=street_data, device="cpu", per_scene=1, out=tmp_path, worlds=("transport",))
+    assert benchmark(replace(options, starts=("interactive",), planners=("idm",))) == {}
+    assert "no events can be staged in transport" in capsys.readouterr().out
+
+
+def test_demanding_starts_are_those_with_something_in_the_way(street_data: Path) -> None:
+    scenes = open_scenes(index=street_data, horizon=8)
+    assert starts_of("demanding", scenes, 2) == [], "the recordings have no boxes"
     index = scenes.index
     boxes = {
         "box_start": np.concatenate((np.arange(26), np.full(len(index.token) - 25, 25))).astype(np.int64),

@@ -13,12 +13,13 @@ from street import SMALL, street_clips
 
 from agents.benchmark import fixed_starts
 from agents.planners.build import build_planner
+from agents.planners.comfort import Comfortable
 from agents.planners.elsewhere import Elsewhere
 from agents.planners.forecast import forecast, scores
 from agents.planners.idm import IDM
 from agents.planners.learned import PPOPlanner
 from agents.planners.residual import Residual
-from agents.planners.scripted import ConstantVelocity
+from agents.planners.scripted import ConstantVelocity, LogReplay
 from agents.planners.search import METHODS, Search, SearchConfig
 from agents.policies import PolicyFacts, make_policy, save_policy
 from ii_world_env.engine import CAUSES, Engine, EngineConfig
@@ -134,3 +135,13 @@ def test_a_policy_guides_the_search() -> None:
         actions = search.act(state)
         assert torch.allclose(actions, alone.act(state), atol=1e-6)
         state, _ = runner.step(state, actions)
+
+
+def test_a_name_says_whose_plan_is_corrected() -> None:
+    planner = build_planner("cem@log_replay", engine())
+    assert isinstance(planner, Search) and isinstance(planner.prior, LogReplay) and planner.name == "cem@log_replay"
+    elsewhere = build_planner("mppi:transport@idm+comfort", engine())
+    assert isinstance(elsewhere, Comfortable) and elsewhere.name == "mppi:transport@idm+comfort"
+    for name in ("fast@idm", "cem@nobody"):
+        with pytest.raises(OptionError, match="planner"):
+            build_planner(name, engine())

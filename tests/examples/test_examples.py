@@ -64,7 +64,7 @@ def test_quickstart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     example.main(example.Args(short=True, out=tmp_path))
     said = capsys.readouterr().out
     results = json.loads((tmp_path / "results.json").read_text())
-    assert set(results["summary"]) == {"constant_velocity", "idm", "log_replay"}
+    assert set(results["summary"]) == {"constant_velocity", "idm", "log_replay", "ppo"}
     for name, row in results["summary"].items():
         assert name in said and row["episodes"] == 1 and 0 <= row["progress"] <= 1 and np.isfinite(row["reward"])
     assert "synthetic" in results["data_source"] and results["data_source"] in said
