@@ -10,12 +10,15 @@ from street import SMALL, street_clips
 
 from agents.benchmark import Episode, fixed_starts, markdown, summary
 from agents.evaluate import SCRIPTED, Evaluate, evaluate
+from agents.planners.build import build_planner
 from agents.planners.idm import IDM
+from agents.planners.learned import BUNDLED
 from agents.planners.planner import Planner
 from agents.planners.scripted import ConstantVelocity, LogReplay, StandStill
+from agents.policies import read_facts
 from ii_world_env.engine import CAUSES, Engine, EngineConfig, State
 from ii_world_env.scenes import open_scenes
-from world_model.core.errors import OptionError, OutputError
+from world_model.core.errors import CheckpointError, OptionError, OutputError
 from world_model.core.geometry import se2_matrix
 from world_model.data.clips import Clips
 from world_model.worlds import TransportWorld
@@ -152,3 +155,20 @@ def test_intervals_contain_the_mean_and_close_where_scenes_agree() -> None:
 def test_unknown_planners_are_named() -> None:
     with pytest.raises(OptionError, match="idm"):
         Evaluate(planners=("autopilot",))
+
+
+def test_the_bundled_policy_drives_at_once() -> None:
+    engine = Engine(TransportWorld(SMALL), EngineConfig(horizon=4))
+    planner = build_planner("ppo", engine)
+    facts = read_facts(BUNDLED)
+    assert planner.name == "ppo" and facts.prior == "idm" and BUNDLED.stat().st_size < 100_000
+    state = engine.reset(street_clips(SMALL, cars_x_m=(15.0,)))
+    planner.reset(state)
+    prior = IDM(engine)
+    for _ in range(3):
+        actions = planner.act(state)
+        assert actions.shape == (1, 2) and float(actions.abs().max()) <= 1
+        assert not torch.equal(actions, prior.act(state))
+        state, _ = engine.step(state, actions)
+    with pytest.raises(CheckpointError, match="action mode"):
+        build_planner("ppo", Engine(TransportWorld(SMALL), EngineConfig(action="delta")))
