@@ -4,7 +4,7 @@ Two members go through the same weights: queries, which ask for the next frame, 
 Nothing flows from the poses to the maps, and tokens never look at other frames: so what a past frame said stays as it
 is, and one step needs one frame only (`cache`).
 
-Source: Zheng et al., ECCV 2024. Legend: B windows, F frames of a window, n frames at hand, h x w cells, C width.
+Source: Zheng et al., ECCV 2024. Legend: B windows, F frames of a window, n given frames, h x w cells, C width.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class _Keep:
         self.part, self.at, self.seen, self.size = part, at, seen, size
 
     def __call__(self, tokens: Tensor) -> Tensor:
-        """Add (B, n, ...) of the frames at hand; returns (B, m, ...) of all frames so far."""
+        """Add (B, n, ...) of the given frames; returns (B, m, ...) of all frames so far."""
         if self.part is None:
             return tokens
         rows = torch.arange(len(tokens), device=tokens.device)[:, None]
