@@ -25,7 +25,7 @@ from world_model.models.geometric.riding import RoadPlane
 
 MARGIN_M = 0.6
 """Columns of an object lie up to so far outside its box."""
-NEAR_M = 20.0
+NEAR_M = 30.0
 """Objects nearer to the ego keep their voxels, whatever the network makes of them."""
 
 
