@@ -42,9 +42,9 @@ from world_model.pictures.bev import birds_eye
 from world_model.pictures.strip import strip
 from world_model.pictures.video import write_png
 from world_model.simulator import Simulator
+from world_model.simulator.dataset.rebuild import recorded_state
 from world_model.simulator.traffic.wild import arc_step
 from world_model.worlds import agents_of, build_world
-from world_model.worlds.rebuild import recorded_state
 
 CAR, STEPS, SHORT, DROP_MPS, BRAKE_MPS2 = CLASS_ID["car"], 16, 6, 1.5, -6.0
 TRAFFIC = ("constant-velocity", "rigid", "log-like")

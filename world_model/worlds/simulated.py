@@ -26,11 +26,11 @@ from world_model.models.geometric.agents.actors import Actors
 from world_model.models.geometric.agents.tracks import SLOTS, Tracks, wrapped
 from world_model.simulator import SimState, Simulator
 from world_model.simulator.dataset.config import GENERATOR_VERSION
+from world_model.simulator.dataset.rebuild import generator_of, recorded_state
 from world_model.simulator.simulator import SimulatorConfig
 from world_model.simulator.town.paths import CONNECTOR
 from world_model.simulator.town.town import Town, town_of
 from world_model.simulator.traffic.actor import with_actor, without
-from world_model.worlds.rebuild import generator_of, recorded_state
 
 TOWNS_KEPT = 32
 """Towns of 25 MB each that stay in memory: a town that is needed again and again is not built again and again."""

@@ -19,9 +19,9 @@ from world_model.data.clips import Clips, load_clips
 from world_model.data.demo import demo_root
 from world_model.data.index import SceneIndex
 from world_model.simulator.dataset.config import KEEP_EVERY, DatasetConfig, scene_states
+from world_model.simulator.dataset.rebuild import dataset_config, recorded_state
 from world_model.simulator.town.town import build_town
 from world_model.worlds import Populated, SelfDriving, World, build_world
-from world_model.worlds.rebuild import dataset_config, recorded_state
 from world_model.worlds.simulated import SimulatedState, SimulatedWorld
 
 PAST = 4

@@ -23,9 +23,9 @@ from world_model.evaluation.partial import PartialResults
 from world_model.evaluation.result import steps_of
 from world_model.evaluation.windows import PAST, spread, with_labels
 from world_model.simulator.dataset.config import GENERATOR_VERSION
+from world_model.simulator.dataset.rebuild import dataset_config
 from world_model.worlds.protocol import World
 from world_model.worlds.provenance import provenance
-from world_model.worlds.rebuild import dataset_config
 from world_model.worlds.simulated import SimulatedWorld
 
 PROTOCOL = 1

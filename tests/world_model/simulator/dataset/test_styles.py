@@ -18,10 +18,10 @@ from world_model.simulator.dataset import export
 from world_model.simulator.dataset.calibration import report
 from world_model.simulator.dataset.config import DatasetConfig
 from world_model.simulator.dataset.export import identity, make_dataset, statistics_of, write_scene
+from world_model.simulator.dataset.rebuild import dataset_config
 from world_model.simulator.dataset.styles import draw_labels, scene_style
 from world_model.simulator.sensing.labels import Labels
 from world_model.simulator.simulator import SimulatorConfig
-from world_model.worlds.rebuild import dataset_config
 
 ON_HILLS = SimulatorConfig(terrain="hills")
 HILLS = DatasetConfig(scenes=1, seed=4, val_fraction=0.0, labels_style="varied", simulator=ON_HILLS)

@@ -14,8 +14,8 @@ from world_model.prepare import Prepare, prepare
 from world_model.simulator.dataset.calibration import report, write_picture
 from world_model.simulator.dataset.config import DatasetConfig, scene_states
 from world_model.simulator.dataset.export import identity, make_dataset, statistics_of
+from world_model.simulator.dataset.rebuild import recorded_state
 from world_model.simulator.traffic.wild import MANOEUVRES, MAX_SPEED_MPS, NORMAL_STEPS, WILD_STEPS, wild_motion
-from world_model.worlds.rebuild import recorded_state
 
 CONFIG = DatasetConfig(scenes=4, seed=3, wild=0.5, val_fraction=0.25)
 

@@ -16,10 +16,10 @@ import numpy as np
 
 from world_model.core.errors import ConfigError, DataError
 from world_model.data.index import SceneIndex
-from world_model.simulator import SimState
 from world_model.simulator.dataset.config import START_US, STYLE_OPTIONS, DatasetConfig, SceneDrive
 from world_model.simulator.dataset.scenarios import read_config
 from world_model.simulator.simulator import SimulatorConfig
+from world_model.simulator.state import SimState
 
 MARK_NAME = "synthetic.json"
 SCENES_KEPT = 64
