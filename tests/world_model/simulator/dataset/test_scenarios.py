@@ -22,12 +22,12 @@ from world_model.data.scenarios.scenarionet import find_scenarios, read_scenario
 from world_model.make_synthetic import Arguments
 from world_model.make_synthetic import main as make
 from world_model.prepare import DRAWN, Prepare, prepare
+from world_model.simulator.dataset import rebuild
 from world_model.simulator.dataset.rebuild import dataset_config, recorded_state
 from world_model.simulator.dataset.scenarios import scenario_path
 from world_model.simulator.town import town
 from world_model.simulator.town.scenario_town import build_scenario_town, origin_of
 from world_model.simulator.traffic.replay import read_log
-from world_model.worlds import rebuild
 from world_model.worlds.simulated import SimulatedWorld
 
 
