@@ -208,14 +208,15 @@ class _Shown:
         for side in range(len(SIDES)):
             part = slice(ends[side], ends[side + 1])
             filled = ends[side] < ends[side + 1]
-            values = (centers[part], sizes[part], colors[part]) if filled else nothing
+            at, edges, color = (centers[part], sizes[part], colors[part]) if filled else nothing
             if side == len(self.voxels):
                 name = f"{self.root}/around/voxels/{side}"
-                self.voxels.append(instances(self.scene, name, *values, faces=CUBE_FACES[2 * side : 2 * side + 2]))
+                shape = CUBE_FACES[2 * side : 2 * side + 2]
+                self.voxels.append(instances(self.scene, name, at, edges, color, shape))
             else:
                 node = self.voxels[side]
-                node.batched_positions, node.batched_scales, node.batched_colors = values
-                node.batched_wxyzs = upright(len(values[0]))
+                node.batched_positions, node.batched_scales, node.batched_colors = at, edges, color
+                node.batched_wxyzs = upright(len(at))
             self.voxels[side].visible = bool(filled)
 
     def _show_band(self, name: str, corners: NDArray[Any], color: tuple[int, int, int]) -> None:
