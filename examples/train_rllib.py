@@ -1,9 +1,9 @@
-"""Train a driving policy with RLlib: sampling workers in processes of their own, on one machine or a cluster, one learner.
+"""Train a driving policy with RLlib: sampling workers in processes of their own, here or on a cluster, and one learner.
 
     pip install -e '.[ray]'
     python examples/train_rllib.py --workers 2
-    python examples/train_rllib.py --workers 2 --iterations 40        # again: goes on from the checkpoint in --out
-    RAY_ADDRESS=auto python examples/train_rllib.py --workers 64      # on a running cluster
+    python examples/train_rllib.py --iterations 40                # again: goes on as it began, from the checkpoint
+    RAY_ADDRESS=auto python examples/train_rllib.py --workers 64  # on a running cluster
 
 The environment is the one of `gym.make`, unchanged. RLlib's own extra pins an older gymnasium; the extra `ray` of this
 package takes RLlib without that pin.

@@ -21,6 +21,7 @@ from world_model.checkpoints.occsora import load_sora_tokenizer, load_sora_trans
 from world_model.core.command import run
 from world_model.core.errors import ConfigError, OptionError
 from world_model.data.index import SceneIndex
+from world_model.evaluation.held_out import HeldOut, filled, of_world
 from world_model.models.occsora import PRESETS, SoraTokenizer, SoraTransformer
 from world_model.models.occsora.training import SoraLossConfig, SoraTokenizerTask, SoraTransformerTask
 from world_model.models.occsora.windows import encode_windows, window_starts
@@ -28,6 +29,7 @@ from world_model.training.command import RESUMES, Job, Preset, TrainArgs, count_
 from world_model.training.distributed import DistributedContext
 from world_model.training.loop import TrainConfig
 from world_model.training.optim import OptimConfig, iterations_of
+from world_model.worlds.occsora import SoraWorld
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,8 +195,17 @@ def transformer_job(args: Args, index: SceneIndex, context: DistributedContext) 
         copy_model(args.tokenizer or args.out, args.out, SORA_TOKENIZER_FILE)
         return args.out
 
+    look = None
+    if args.held_out_every:
+        look = HeldOut(
+            index,
+            args.held_out_split,
+            args.held_out,
+            lambda weights: of_world(SoraWorld(tokenizer, filled(model, weights))),
+        )
     return Job(
         task=task,
+        look=look,
         config=config,
         identity={"model": config_to_json(model.config), "tokenizer": card["weights"], "window_step": every, **origin},
         title=(

@@ -17,7 +17,14 @@ import torch
 from numpy.typing import NDArray
 from tiny_scenes import write_scenes
 
-from world_model import encode_tokens, refine_decoder, train_forecaster, train_geometric, train_tokenizer
+from world_model import (
+    encode_tokens,
+    refine_decoder,
+    train_forecaster,
+    train_geometric,
+    train_occsora,
+    train_tokenizer,
+)
 from world_model.core.errors import DataError, OptionError
 from world_model.data.index import SceneIndex
 from world_model.prepare import Prepare, prepare
@@ -214,6 +221,21 @@ def test_every_training_command_looks_at_held_out_windows(data: Path, tmp_path: 
         assert list(rows[0]) == ["iteration", *columns] and [row["iteration"] for row in rows] == ["1"]
         assert len(PICTURES) == 1 and PICTURES[0].dtype == np.uint8 and PICTURES[0].shape[2] == 3
         assert all(0 <= float(row[name]) <= 100 for row in rows for name in columns)
+
+
+def test_occsora_looks_where_it_forecasts(data: Path, tmp_path: Path) -> None:
+    """Its transformer does; its tokenizer says that it does not."""
+    shared: dict[str, Any] = {"index": data, "preset": "tiny", "iterations": 1, "batch": 1, "device": "cpu"}
+    looks: dict[str, Any] = {"held_out_every": 1, "held_out": 1, "held_out_split": "train"}
+    first, small = tmp_path / "tokenizer", train_occsora.SoraLossConfig(frames=2, voxels=1000)
+    with pytest.raises(OptionError, match="forecasts of its own"):
+        train_occsora.main(train_occsora.Args(out=first, loss=small, **shared, **looks))
+    train_occsora.main(train_occsora.Args(out=first, loss=small, **shared))
+    train_occsora.main(
+        train_occsora.Args(out=tmp_path / "s", stage="transformer", tokenizer=first, split="all", **shared, **looks)
+    )
+    (row,) = table(tmp_path / "s" / "held_out.csv")
+    assert set(row) == {"iteration", *(f"{m}_{s}s" for s in (1, 2, 3) for m in ("miou", "iou"))}
 
 
 def test_a_split_without_windows_is_named_before_training(data: Path, tmp_path: Path) -> None:
