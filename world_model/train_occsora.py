@@ -68,7 +68,7 @@ class Args(TrainArgs):
     """What the tokenizer is trained for; None takes the preset's: base, published, compares every voxel."""
 
 
-NANO_LOSS = SoraLossConfig(frames=2, voxels=16_000, revive_every=20, mirror=True)
+NANO_LOSS = SoraLossConfig(frames=2, voxels=16_000, rare_weight=2.0, revive_every=20, mirror=True)
 WINDOWS_PER_SCENE = 5
 """Windows that an epoch takes of every scene, as published."""
 

@@ -22,7 +22,7 @@ from world_model.prepare import Prepare, prepare
 from world_model.training.batch_norm import group_batch_norm
 from world_model.training.loop import Trainer
 
-SMALL_LOSS = train_occsora.SoraLossConfig(frames=2, voxels=1000, revive_every=2, mirror=True)
+SMALL_LOSS = train_occsora.SoraLossConfig(frames=2, voxels=1000, rare_weight=2.0, revive_every=2, mirror=True)
 
 
 @pytest.fixture(scope="module")

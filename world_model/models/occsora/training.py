@@ -31,18 +31,22 @@ class SoraLossConfig:
     Args:
         frames: frames of a window that are compared, drawn anew at every step; 0 all, as published.
         voxels: voxels per grid in the loss (stratified, weighted to stand for all); 0 all, as published.
+        rare_weight: weight of `rare_class_loss`, which lifts rare classes where voxels are drawn; not published.
         revive_every: iterations between moving codes that nothing used onto inputs; 0 never, as published.
         mirror: half of the windows have left and right swapped; not published.
     """
 
     frames: int = 0
     voxels: int = 0
+    rare_weight: float = 0.0
     revive_every: int = 0
     mirror: bool = False
 
     def __post_init__(self) -> None:
-        if min(self.frames, self.voxels, self.revive_every) < 0:
+        if min(self.frames, self.voxels, self.rare_weight, self.revive_every) < 0:
             raise ConfigError(f"{self}", "numbers >= 0", "change them")
+        if self.rare_weight and not self.voxels:
+            raise ConfigError(f"rare_weight={self.rare_weight} with a loss of every voxel", "voxels > 0", "set both")
 
 
 class SoraTokenizerTask(Task):
@@ -108,8 +112,11 @@ class SoraTokenizerTask(Task):
         return rebuilt + vq, {**parts, "vq": vq.detach()}
 
     def _compare(self, maps: Tensor, labels: Tensor, generator: torch.Generator) -> Loss:
-        table, patch = self.model.class_embeds.weight, self.model.config.patch
-        return entropy_lovasz(self.model.rows(maps), table, labels, patch, generator, voxels=self.config.voxels)
+        config, table, patch = self.config, self.model.class_embeds.weight, self.model.config.patch
+        return entropy_lovasz(
+            self.model.rows(maps), table, labels, patch, generator,
+            voxels=config.voxels, rare_weight=config.rare_weight,
+        )  # fmt: skip
 
     def end_step(self) -> dict[str, Tensor]:
         """Note which codes the step has used."""
