@@ -105,8 +105,8 @@ def place_bodies(
     index, b, k, place, source = (part[mine][last] for part in (index, b, k, at.place, source))
     lift = lift_of(matrix[b], place[:, 0], place[:, 1], grid.voxel_m)
     if road is not None:
-        ends = (torch.stack((tracks.x, tracks.y), -1) for tracks in (then, now))
-        rise = (road.climb(*ends, grid) / grid.voxel_m).round().long()
+        start, end = (torch.stack((tracks.x, tracks.y), -1) for tracks in (then, now))
+        rise = (road.climb(start, end, grid) / grid.voxel_m).round().long()
         if bool(rise.any()):
             rise = rise.reshape(-1)[k]
             lift = -rise if lift is None else lift - rise
@@ -120,7 +120,7 @@ def near(now: Tracks, target_to_source: Tensor) -> Tensor:
     """(B, K) bool, the objects within `NEAR_M` of the ego in target frames, by transforms (B, 4, 4) from these to the
     frame of ``now``."""
     away = torch.stack((now.x, now.y), -1) - target_to_source[:, None, :2, 3].float()
-    return away.norm(dim=-1) < NEAR_M
+    return torch.linalg.vector_norm(away, dim=-1) < NEAR_M
 
 
 def without_bodies(
