@@ -18,6 +18,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
+from agents.learning.held_out import held_out_episodes
 from agents.planners.build import build_planner, check_planner
 from agents.planners.planner import Planner
 from agents.policies import POLICY_FILE, PolicyFacts, make_policy, save_policy
@@ -26,12 +27,14 @@ from ii_world_env.faces.options import DriveOptions
 from ii_world_env.sb3_vec_env import IIWorldVecEnv
 from world_model.core.errors import OptionError
 from world_model.core.files import check_writable, write_json, write_text
+from world_model.training.report import csv_text
+from world_model.training.report_options import ReportOptions
 
 CURVE_COLUMNS = ("round", "samples", "loss", "episodes", "progress", "collision", "off_road")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Imitate(DriveOptions):
+class Imitate(ReportOptions, DriveOptions):
     """Teach a policy to drive like a planner: behaviour cloning with one round, DAgger with more.
 
     Try:
@@ -100,8 +103,10 @@ def imitate(options: Imitate) -> ActorCriticPolicy:
     policy: ActorCriticPolicy = make_policy(
         options.facts(), venv.observation_space, venv.action_space, options.learning_rate
     )
-    plain = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()}
-    write_json(options.out / "config.json", json.loads(json.dumps(plain)))
+    plain = json.loads(json.dumps(asdict(options), default=str))
+    look, looks = held_out_episodes(options, options, options.world, options.facts()), list[dict[str, float]]()
+    reports = options.reports(options.out, plain)
+    write_json(options.out / "config.json", plain)
     samples, curve, clock = Samples(inner, venv, teacher, options.seed), [], time.perf_counter()
     for number in range(options.rounds):
         ends = samples.collect(policy, options.steps, 0.5**number)
@@ -110,11 +115,18 @@ def imitate(options: Imitate) -> ActorCriticPolicy:
         curve.append((number, len(samples), loss, len(ends), *means))
         save_policy(path, policy, options.facts())
         _write_curve(options.out / "curve.csv", curve)
+        reports(number + 1, dict(zip(CURVE_COLUMNS[1:], map(float, curve[-1][1:]), strict=True)))
+        if look is not None and ((number + 1) % options.held_out_every == 0 or number + 1 == options.rounds):
+            found = look(policy, None)
+            looks.append({"round": number, **found.values})
+            write_text(options.out / "held_out.csv", csv_text(looks))
+            reports(number + 1, {f"held_out/{name}": v for name, v in found.values.items()}, found.pictures)
         print(
             f"  round {number + 1}/{options.rounds}: {len(samples)} samples, {time.perf_counter() - clock:.0f} s, loss "
             f"{loss:.4f}; {len(ends)} episodes: progress {means[0]:.0%}, collision {means[1]:.0%}",
             flush=True,
         )
+    reports(options.rounds, last=True)
     venv.close()
     print(f"wrote {POLICY_FILE}, curve.csv and config.json in {options.out}")
     return policy

@@ -14,7 +14,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
 from agents.episodes import fixed_starts
-from agents.learning.held_out import HeldOutEpisodes
+from agents.learning.held_out import held_out_episodes
 from agents.learning.learners import OFF_POLICY, learner_class, policy_class
 from agents.learning.normalise import memory_of, recall, wrapped, wrapper_of
 from agents.learning.options import Train
@@ -22,16 +22,13 @@ from agents.learning.recorder import CURVE_COLUMNS, CURVE_FILE, FILES, MODEL_FIL
 from agents.policies import POLICY_FILE, policy_keywords
 from agents.prior_env import PriorVecEnv
 from agents.resume import described, go_on
-from ii_world_env.engine import Engine, EngineConfig
 from ii_world_env.observations.extractor import ClassMapExtractor, StandardExtractor
 from ii_world_env.sb3_vec_env import IIWorldVecEnv
-from ii_world_env.scenes import open_scenes
-from ii_world_env.task.rewards import reward_function
 from world_model.core.errors import CheckpointError, OptionError
 from world_model.core.files import check_writable, write_json
 from world_model.training.report import Reports
 from world_model.training.report_options import ReportOptions
-from world_model.worlds import build_world, resolve_world
+from world_model.worlds import resolve_world
 
 __all__ = ["CURVE_COLUMNS", "RESUMES", "Train", "resumed_seed", "train"]
 CONFIG_FILE = "config.json"
@@ -179,14 +176,9 @@ def _checked_buffer(options: Train, venv: VecEnv) -> int:
 def _recorder(options: Train, model: BaseAlgorithm, venv: VecEnv, tables: dict[str, str], reports: Reports) -> Recorder:
     # A run that began with an earlier version goes on with its extractor.
     grouped = type(getattr(model.policy, "features_extractor", None)) is not ClassMapExtractor
-    facts, look = replace(options.facts(), grouped=grouped), None
-    if options.held_out_every:
-        # In the last world of a curriculum: looks stay comparable.
-        world = build_world(options.stages[-1][0], checkpoint=options.checkpoint, device=options.device)
-        config = EngineConfig(action=options.action, horizon=options.horizon)
-        engine = Engine(world, config, reward_function(options.reward), needs_occupancy=True)
-        scenes = open_scenes(index=options.index, split=options.held_out_split, horizon=options.horizon)
-        look = HeldOutEpisodes(engine, scenes, facts, options.held_out)
+    facts = replace(options.facts(), grouped=grouped)
+    # In the last world of a curriculum: looks stay comparable.
+    look = held_out_episodes(options, options, options.stages[-1][0], facts)
     return Recorder(
         options.out,
         facts,

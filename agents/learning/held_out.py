@@ -12,15 +12,39 @@ from agents.episodes import COLUMNS, drive, fixed_starts
 from agents.learning.normalise import Normaliser
 from agents.planners.learned import PolicyPlanner
 from agents.policies import PolicyFacts
-from ii_world_env.engine import Engine, State
-from ii_world_env.scenes import Scenes
+from ii_world_env.engine import Engine, EngineConfig, State
+from ii_world_env.faces.options import DriveOptions
+from ii_world_env.scenes import Scenes, open_scenes
+from ii_world_env.task.rewards import reward_function
 from world_model.evaluation.windows import spread
 from world_model.pictures.bev import birds_eye
 from world_model.pictures.strip import strip
 from world_model.training.report import Look
+from world_model.training.report_options import ReportOptions
+from world_model.worlds import build_world
 
 PICTURES = 6
 """Moments of the first episode in the picture."""
+
+
+def held_out_episodes(
+    options: DriveOptions, reports: ReportOptions, world: str, facts: PolicyFacts
+) -> HeldOutEpisodes | None:
+    """What the options of a command ask for; None: no looks.
+
+    Args:
+        options: how it drives.
+        reports: the same command's options of reports.
+        world: to judge in.
+        facts: how the policy drives.
+    """
+    if not reports.held_out_every:
+        return None
+    built = build_world(world, checkpoint=options.checkpoint, device=options.device)
+    config = EngineConfig(action=options.action, horizon=options.horizon)
+    engine = Engine(built, config, reward_function(options.reward), needs_occupancy=True)
+    scenes = open_scenes(index=options.index, split=reports.held_out_split, horizon=options.horizon)
+    return HeldOutEpisodes(engine, scenes, facts, reports.held_out)
 
 
 class HeldOutEpisodes:

@@ -25,11 +25,14 @@ def test_a_policy_learns_from_a_teacher_and_is_judged(
     shared: dict[str, Any] = {"world": "small_worlds:Transport", "index": small_data, "action": action}
     out = tmp_path / "run"
     options = Imitate(
-        teacher="idm+comfort", observation=observation, prior=prior, rounds=2, epochs=10, out=out, **SIZE, **shared
-    )
+        teacher="idm+comfort", observation=observation, prior=prior, rounds=2, epochs=10, out=out, held_out_every=2,
+        held_out=1, held_out_split="all", **SIZE, **shared,
+    )  # fmt: skip
     imitate(options)
     curve = np.genfromtxt(out / "curve.csv", delimiter=",", names=True)
     assert list(curve["samples"]) == [64, 128] and np.isfinite(curve["loss"]).all()
+    looks = np.genfromtxt(out / "held_out.csv", delimiter=",", names=True)
+    assert float(looks["round"]) == 1 and 0 <= float(looks["pdms"]) <= 1
     drive = Evaluate(
         planners=(f"ppo:{out / 'policy.safetensors'}",), split="all", per_scene=1, horizon=4, out=tmp_path / "e",
         device="cpu", **shared,

@@ -27,7 +27,8 @@ class ReportOptions:
     """package.module:name of a function that is called with every Report of the run, or of a class of such: the way to
     Weights & Biases and the like."""
     held_out_every: int = 0
-    """Steps between two looks at held-out data: metrics (held_out.csv) and a picture; 0: none."""
+    """Steps (of agents.imitate: rounds) between two looks at held-out data: metrics (held_out.csv) and a picture; 0:
+    none."""
     held_out: int = 8
     """How many windows of held-out data (of policies: episodes) a look takes."""
     held_out_split: str = "val"
