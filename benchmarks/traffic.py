@@ -67,8 +67,8 @@ class Args:
     """Every so many frames of a scene are a start."""
     parts: tuple[Literal["whole", "displacement", "answer"], ...] = ("whole", "displacement", "answer")
     """What to measure."""
-    driver: str = "idm"
-    """Who drives the others: idm, or a folder of `world_model.train_driver`."""
+    driver: str = "learned"
+    """Who drives the others: learned (the bundled driver), idm, or a folder of `world_model.train_driver`."""
     picture: Path | None = None
     """Also draw a braking ego with a follower."""
 
@@ -315,7 +315,7 @@ def main(args: Args) -> None:
     """Measure and print."""
     index = SceneIndex.load(args.index)
     frames = starts(index, args)
-    net = None if args.driver == "idm" else shared_driver(args.driver)
+    net = None if args.driver == "idm" else shared_driver(None if args.driver == "learned" else args.driver)
     for traffic in TRAFFIC if "whole" in args.parts else ():
         shares = np.array(whole(index, frames, traffic))
         print(f"whole: {traffic:18s} {int((shares >= 0.8).sum())} of {len(shares)} cars", flush=True)

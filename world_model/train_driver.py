@@ -27,7 +27,7 @@ from world_model.training.task import Loss, Task
 BLIND_M = (12.0, 60.0)
 """Beyond a distance drawn from this range no road is known in a drive: observed frames show parts of it."""
 TURNS_UNKNOWN = 0.3
-"""Share of the drives in which nobody is known to turn, as where tracks have just been found."""
+"""Share of the drives in which no turn is known, as where tracks have just been found."""
 SHORTEST_M = 0.3
 """Way in a step from which its curvature is known."""
 HARDEST_MPS2 = 9.0

@@ -1,4 +1,4 @@
-"""The learned driver of other road users, where a checkpoint holds one beside its world model."""
+"""The learned driver of other road users: a checkpoint's own, if it holds one, else the bundled one."""
 
 from __future__ import annotations
 
@@ -18,15 +18,12 @@ def _driver(path: str, stamp: tuple[int, ...], device: str) -> tuple[DriverNet, 
     return net.eval().requires_grad_(False), card
 
 
-def shared_driver(checkpoint: str | Path | None = None, device: torch.device | str = "cpu") -> DriverNet | None:
+def shared_driver(checkpoint: str | Path | None = None, device: torch.device | str = "cpu") -> DriverNet:
     """The driver for forecasting only: loaded once per process for each (checkpoint, device).
 
     Args:
-        checkpoint: folder, or a driver's file; None is the bundled folder.
+        checkpoint: folder, or a driver's file; where it holds no driver, and for None, the bundled one is taken.
         device: where it is put.
-
-    Returns:
-        The driver; None where the folder holds none.
 
     Raises:
         CheckpointError: the file is damaged.
@@ -34,5 +31,5 @@ def shared_driver(checkpoint: str | Path | None = None, device: torch.device | s
     path = bundled_path(DRIVER_FILE) if checkpoint is None else Path(checkpoint)
     path = path / DRIVER_FILE if path.is_dir() else path
     if path.name != DRIVER_FILE or not path.exists():
-        return None
+        path = bundled_path(DRIVER_FILE) / DRIVER_FILE
     return _driver(str(path), stamp_of(path), str(device))[0]

@@ -141,6 +141,12 @@ class Simulator:
             move_actor(motion, state.script, -1, state.time_s + dt_s)
         return replace(state, ego=ego, motion=motion, time_s=state.time_s + dt_s, step_index=state.step_index + 1)
 
+    def look(self, state: SimState) -> SimState:
+        """The same moment, seen once more: what has just been put into the scene is observed, too."""
+        scene = crop(town_of(state), state)
+        heights = cast_rays(scene.occluder, scene.ground_m)
+        return replace(state, memory=remember(state.memory, state.ego, state.ego, heights[0], 0.0))
+
     def labels(self, state: SimState) -> Labels:
         """Occ3D-like labels of a state, ego frame."""
         town = town_of(state)

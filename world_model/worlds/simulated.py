@@ -147,7 +147,7 @@ class SimulatedWorld:
 
     def _with(self, scene: SimState, actors: Actors) -> SimState:
         self._hold_town(scene)
-        return _staged(scene, actors)
+        return self._simulator.look(_staged(scene, actors))
 
     def agents(self, state: SimulatedState) -> Tracks:
         """The nearest movable road users as they truly are, parked ones too, (B, SLOTS) in the current ego frame."""

@@ -80,10 +80,10 @@ def test_drives_are_reproducible_and_the_arms_differ() -> None:
 
 def test_a_short_training_resumes_to_the_same_weights(tmp_path: Path) -> None:
     args = Args(out=tmp_path, scenes=1, batch=64, save_every=2, iterations=4)
-    assert shared_driver(tmp_path) is None
+    bundled = shared_driver(tmp_path)
     first = shared_driver(main(args))
     (tmp_path / DRIVER_FILE).unlink()
     second = shared_driver(main(args))
-    assert first is not None and second is not None
+    assert bundled is shared_driver() and bundled is not first
     for a, b in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(a, b)

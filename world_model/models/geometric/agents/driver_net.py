@@ -1,6 +1,6 @@
 """A driver that was learned: a small network reads what a road user meets on several paths, and says how it goes on.
 
-It sees no lanes and no signals, as nobody does who sees voxels: the road ahead along arcs, the others and the ego on
+It sees no lanes and no signals, which voxels do not show: the road ahead along arcs, the others and the ego on
 them, and what the Intelligent Driver Model would do, which it corrects. Its answer is a mixture of Gaussians over
 acceleration and curvature (Bishop, Mixture Density Networks, 1994): drivers at a junction have more than one future.
 
