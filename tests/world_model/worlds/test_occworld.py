@@ -51,7 +51,7 @@ def motions(steps: int, batch: int = 2, seed: int = 0) -> Tensor:
     return invert_pose(se2_matrix(torch.rand(batch, steps), 0.2 * torch.randn(batch, steps), torch.zeros(batch, steps)))
 
 
-def drive(world: OccWorldWorld, steps: int = 7, batch: int = 2, seed: int = 0) -> list[OccWorldState]:
+def drive(world: OccWorldWorld, steps: int = 4, batch: int = 2, seed: int = 0) -> list[OccWorldState]:
     commands = torch.arange(batch)[:, None].expand(-1, steps) % 3
     return roll(world, world.reset(clips(batch)), commands, motions(steps, batch, seed), keep_states=True).states
 
@@ -72,7 +72,7 @@ def test_every_mode_is_a_world(mode: str) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_the_cache_changes_nothing_beyond_full_windows(mode: str) -> None:
-    """Seven steps through windows of four: twice the older half is forgotten."""
+    """Four steps through windows of four: twice the older half is forgotten."""
     double = model().double()
     fast, slow = (drive(OccWorldWorld(double, mode, cached=cached)) for cached in (True, False))
     for a, b in zip(fast, slow, strict=True):
@@ -84,7 +84,7 @@ def test_the_cache_changes_nothing_beyond_full_windows(mode: str) -> None:
 def test_faithful_occupancy_ignores_the_action_and_the_others_answer_it() -> None:
     for mode in MODES:
         world = OccWorldWorld(model(), mode)
-        one, other = (drive(world, steps=5, seed=seed) for seed in (0, 1))
+        one, other = (drive(world, steps=3, seed=seed) for seed in (0, 1))
         same = [torch.equal(a.labels, b.labels) for a, b in zip(one, other, strict=True)]
         assert all(same) if mode == "faithful" else not any(same[1:])
         assert not torch.equal(one[-1].proposal, other[-1].proposal)
@@ -104,7 +104,7 @@ def test_rewarp_follows_an_action_that_is_not_the_proposal() -> None:
 
 def test_a_batch_equals_singles_in_any_phase() -> None:
     world = OccWorldWorld(model().double(), "conditioned")
-    states = drive(world, steps=4)
+    states = drive(world)
     mixed = OccWorldState.cat([states[1].index(0), states[4].index(1)])
     step, command = motions(1)[:, 0], torch.tensor([1, 0])
     together = world.step(mixed, step, command)
