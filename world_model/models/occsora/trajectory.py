@@ -7,6 +7,7 @@ from torch import Tensor
 
 from world_model.core.geometry import invert_pose
 from world_model.models.occsora.config import SoraTransformerConfig
+from world_model.models.occworld.motion import displacement_of
 
 LIDAR_X_M = 0.94
 """The LiDAR of nuScenes stands so far ahead of the ego frame's origin, x to the right and y forward."""
@@ -21,10 +22,7 @@ def lidar_steps(ego_to_global: Tensor) -> Tensor:
     Returns:
         (B, F, 2) float32; zero for the last keyframe.
     """
-    step = invert_pose(ego_to_global[:, :-1]) @ ego_to_global[:, 1:]
-    lever = torch.tensor([LIDAR_X_M, 0.0, 0.0], dtype=step.dtype, device=step.device)
-    moved = step[..., :3, 3] + step[..., :3, :3] @ lever - lever
-    flat = torch.stack((-moved[..., 1], moved[..., 0]), -1).float()
+    flat = displacement_of(invert_pose(ego_to_global[:, 1:]) @ ego_to_global[:, :-1], LIDAR_X_M).float()
     return torch.cat((flat, torch.zeros_like(flat[:, :1])), 1)
 
 
