@@ -44,6 +44,8 @@ def test_limits_hold_whatever_the_network_says() -> None:
         after = drive_on(net, tracks, styles, ego, road, OCC3D)
         assert (after.speed >= 0).all() and ((after.speed - tracks.speed) <= 0.5 * 2.8 + 1e-4).all()
         assert ((after.speed - tracks.speed) >= -0.5 * 7.0 - 1e-4).all()
+        people = replace(tracks, class_id=torch.full_like(tracks.class_id, CLASS_ID["pedestrian"]))
+        assert torch.equal(drive_on(net, people, styles, ego, road, OCC3D).speed, tracks.speed)
         mean = (after.speed + tracks.speed) / 2
         assert ((after.yaw - tracks.yaw).abs() <= 0.5 * 4.0 / mean.clamp(min=0.1) + 1e-3).all()
 

@@ -169,10 +169,12 @@ def features_of(tracks: Tracks, styles: Styles, ego: EgoMotion, road: Road, grid
 
 
 def drive_on(net: DriverNet, tracks: Tracks, styles: Styles, ego: EgoMotion, road: Road, grid: VoxelGrid) -> Tracks:
-    """The objects one step later, driven by the network; what stood at the reset stands on. See `react`."""
+    """The objects one step later, driven by the network; what stood at the reset stands on, and people and cycles keep
+    their velocity: a column beside their place is as wrong as none. See `react`."""
     read = features_of(tracks, styles, ego, road, grid)
     accel, curvature = net(read.flatten(0, 1)).taken(styles.luck.flatten()).view(*tracks.x.shape, 2).unbind(-1)
-    speed = tracks.speed
+    speed, small = tracks.speed, small_classes(tracks.x.device)[tracks.class_id.long()]
+    accel, curvature = accel.masked_fill(small, 0.0), curvature.masked_fill(small, 0.0)
     after = (speed + STEP_S * accel.clamp(-HARDEST_MPS2, STRONGEST_MPS2)).clamp(min=0) * (styles.desired_mps > 0)
     mean = (speed + after) / 2
     most = (GRIP_MPS2 / mean.square().clamp(min=0.1)).clamp(max=TIGHTEST)
