@@ -108,13 +108,13 @@ def rows_of(path: Path) -> list[dict[str, float]]:
     """What an earlier run has logged."""
     if not path.exists():
         return []
-    with path.open(newline="") as stream:
+    with path.open(newline="", encoding="utf-8") as stream:
         return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(stream)]
 
 
 def write_rows(path: Path, rows: list[dict[str, float]]) -> None:
     """The whole table; short enough to be written anew."""
-    with path.open("w", newline="") as stream:
+    with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, COLUMNS)
         writer.writeheader()
         writer.writerows(rows)

@@ -120,6 +120,7 @@ class Episodes:
             traffic=config.traffic,
             agents=config.agents,
         )
+        self._limits = limits_of(world)
         trust, reward = trust_of(world, config.checkpoint), reward_function(config.reward)
         check_pessimism(config.pessimism, config.least_trust, trust)
         if config.pessimism:
@@ -366,8 +367,8 @@ class Episodes:
         columns |= zip(facts, rest, strict=False)
         if checks:
             columns["self_check"] = dict(zip(checks, rest[len(facts) + len(terms) :], strict=False))
-        if limits := limits_of(world):
-            columns["world_limits"] = {name: np.full(len(rows), value) for name, value in limits.items()}
+        if self._limits:
+            columns["world_limits"] = {name: np.full(len(rows), value) for name, value in self._limits.items()}
         return columns, ends
 
     def _terms(self, state: State) -> list[str]:

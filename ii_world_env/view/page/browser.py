@@ -67,7 +67,7 @@ class Browser:
         result: dict[str, Any] = answer["result"]
         return result
 
-    def open(self, address: str, size: tuple[int, int] = (1280, 720)) -> None:
+    def visit(self, address: str, size: tuple[int, int] = (1280, 720)) -> None:
         """Open a page."""
         self.call("Page.enable")
         self.call("Runtime.enable")
@@ -151,6 +151,6 @@ def _port(file: Path, process: subprocess.Popen[bytes]) -> int:
     end = time.monotonic() + START_S
     while time.monotonic() < end and process.poll() is None:
         with contextlib.suppress(OSError, ValueError, IndexError):
-            return int(file.read_text().splitlines()[0])
+            return int(file.read_text(encoding="utf-8").splitlines()[0])
         time.sleep(0.05)
     raise ConfigError("Chromium did not start", "a DevTools port", "try `chromium --headless --version`")

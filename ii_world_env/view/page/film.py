@@ -107,7 +107,7 @@ def film_page(show: Filmed, address: str, path: Path, seconds: float, size: tupl
         OutputError: the film cannot be written.
     """
     with open_browser() as browser:
-        browser.open(address, size)
+        browser.visit(address, size)
         browser.wait_for(READY)
         browser.ask(QUIET)
         recorder = PageRecorder(browser)

@@ -64,7 +64,7 @@ def until(true: Callable[[], bool], limit_s: float = 240.0) -> None:
 
 
 def opened(browser: Browser, place: str) -> None:
-    browser.open(place, SIZE)
+    browser.visit(place, SIZE)
     browser.wait_for(READY)
     browser.ask(QUIET)
 

@@ -264,7 +264,7 @@ def test_some_bodies_can_be_drawn_alone() -> None:
 
 
 def test_near_is_told_from_where_the_ego_will_be() -> None:
-    tracks, ahead = one(x=35.0, y=0.0), se2_matrix(*(torch.tensor([value]) for value in (10.0, 0.0, 0.5)))
+    tracks, ahead = one(x=45.0, y=0.0), se2_matrix(*(torch.tensor([value]) for value in (10.0, 0.0, 0.5)))
     assert not near(tracks, STILL)[0, 0] and near(tracks, ahead)[0, 0]
 
 
