@@ -41,7 +41,8 @@ def test_traffic(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyP
     module = program("traffic", monkeypatch)
     module.main(module.Args(index=demo_root(), split="all", scenes=1, stride=40))
     text = capsys.readouterr().out
-    assert text.count("whole: ") == 3 and text.count("displacement: ") == 4 and text.count("F1") == 4
+    assert text.count("whole: ") == 3 and text.count("displacement 3 s") == text.count("displacement 8 s") == 5
+    assert text.count("F1") == 4
 
 
 def test_area_under_the_curve(monkeypatch: pytest.MonkeyPatch) -> None:
