@@ -51,6 +51,29 @@ def test_limits_hold_whatever_the_network_says() -> None:
 
 
 @torch.no_grad()
+def test_a_network_that_wants_to_accelerate_stops_behind_an_ego_that_it_heeds() -> None:
+    everybody, _, _, road = scene(1)
+    first = torch.arange(SLOTS)[None] == 0
+    where = {"x": -22.0, "y": 0.0, "yaw": 0.0, "speed": 10.0}
+    tracks = replace(
+        everybody, alive=first, **{k: torch.where(first, v, torch.zeros(1, SLOTS)) for k, v in where.items()}
+    )
+    standing = EgoMotion(**{name: torch.zeros(1) for name in ("x", "y", "yaw", "speed")})
+    net = DriverNet()
+    net.out.bias.copy_(torch.full_like(net.out.bias, 50.0))
+    net.out.weight.zero_()
+    styles = Styles.observed(tracks)
+    front = {}
+    for heeds in (True, False):
+        now, each = tracks, replace(styles, heeds_ego=torch.full_like(styles.heeds_ego, heeds))
+        for _ in range(6):
+            straight = replace(now, yaw=torch.zeros_like(now.yaw), y=torch.zeros_like(now.y))
+            now = drive_on(net, straight, each, standing, road, OCC3D)
+        front[heeds] = float(now.x[0, 0]) + 4.5 / 2
+    assert -4.0 < front[True] < -0.7 and front[False] > 2.0  # the ego's rear is 0.75 m behind its axle
+
+
+@torch.no_grad()
 def test_rows_do_not_meet_and_luck_decides() -> None:
     tracks, styles, ego, road = scene()
     torch.manual_seed(0)

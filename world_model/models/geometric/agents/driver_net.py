@@ -41,6 +41,8 @@ FLOOR = (0.15, 0.05)
 """Least deviations of the parts, in these units."""
 HARDEST_MPS2, STRONGEST_MPS2, TIGHTEST, GRIP_MPS2 = 7.0, 2.8, 0.2, 4.0
 """No road user brakes or accelerates harder, turns tighter (1/m), or pulls sideways more than this."""
+STANDOFF_M = 1.0
+"""Space that is kept to the ego, however hard that brakes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,12 +172,21 @@ def features_of(tracks: Tracks, styles: Styles, ego: EgoMotion, road: Road, grid
 
 def drive_on(net: DriverNet, tracks: Tracks, styles: Styles, ego: EgoMotion, road: Road, grid: VoxelGrid) -> Tracks:
     """The objects one step later, driven by the network; what stood at the reset stands on, and people and cycles keep
-    their velocity: a column beside their place is as wrong as none. See `react`."""
+    their velocity: a column beside their place is as wrong as none. See `react`.
+
+    No vehicle that heeds the ego goes faster than lets it stop behind it, however hard that brakes (Krauss, 1998).
+    """
     read = features_of(tracks, styles, ego, road, grid)
     accel, curvature = net(read.flatten(0, 1)).taken(styles.luck.flatten()).view(*tracks.x.shape, 2).unbind(-1)
     speed, small = tracks.speed, small_classes(tracks.x.device)[tracks.class_id.long()]
     accel, curvature = accel.masked_fill(small, 0.0), curvature.masked_fill(small, 0.0)
-    after = (speed + STEP_S * accel.clamp(-HARDEST_MPS2, STRONGEST_MPS2)).clamp(min=0) * (styles.desired_mps > 0)
+    alone = replace(tracks, alive=torch.zeros_like(tracks.alive))
+    gap, lead = gaps(alone, curvature, ego, styles.heeds_ego, DriverConfig().side_m)
+    reach = HARDEST_MPS2 * STEP_S
+    room = (reach**2 + lead.clamp(min=0).square() + 2 * HARDEST_MPS2 * (gap - STANDOFF_M)).clamp(min=0)
+    safe = torch.where((gap < FAR_M) & ~small, (room.sqrt() - reach - speed) / STEP_S, STRONGEST_MPS2)
+    accel = torch.minimum(accel, safe).clamp(-HARDEST_MPS2, STRONGEST_MPS2)
+    after = (speed + STEP_S * accel).clamp(min=0) * (styles.desired_mps > 0)
     mean = (speed + after) / 2
     most = (GRIP_MPS2 / mean.square().clamp(min=0.1)).clamp(max=TIGHTEST)
     curvature = torch.maximum(torch.minimum(curvature, most), -most)
