@@ -49,7 +49,7 @@ def server(host: str, port: int) -> Iterator[Any]:
     with contextlib.redirect_stdout(io.StringIO()):  # it prints a banner of its own
         made = viser.ViserServer(host=host, port=port, verbose=False)
     # Any page could ask for a public tunnel to this machine.
-    vars(made)["request_share_url"] = lambda verbose=True: None
+    made.__dict__["request_share_url"] = lambda verbose=True: None
     try:
         yield made
     finally:
