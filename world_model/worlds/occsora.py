@@ -19,7 +19,7 @@ from world_model.models.occsora.windows import carried
 from world_model.worlds.replay import ReplayState, ReplayWorld
 
 SAMPLING_STEPS = 20
-"""Steps of DDIM: more changed nothing in the pictures of the bundled weights."""
+"""Steps of DDIM (Song et al., ICLR 2021) of a draw; the published sampler takes all 1,000 (``ancestral``)."""
 
 
 @dataclass(frozen=True, kw_only=True)
